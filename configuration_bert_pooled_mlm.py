@@ -1,0 +1,76 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of BERT with both a masked-language-modelling (MLM) head and its original pooler.
+
+It is `BertConfig` plus three fields. The file travels inside every checkpoint, beside
+`modeling_bert_pooled_mlm.py`, and is what `AutoConfig` runs under `trust_remote_code=True`.
+"""
+
+import json
+
+from transformers import BertConfig
+
+__all__ = ["AUTO_MAP", "BertPooledMLMConfig"]
+
+_MODELING = "modeling_bert_pooled_mlm"
+AUTO_MAP = {
+    "AutoConfig": "configuration_bert_pooled_mlm.BertPooledMLMConfig",
+    "AutoModel": f"{_MODELING}.BertPooledMLMModel",
+    "AutoModelForMaskedLM": f"{_MODELING}.BertPooledMLMForMaskedLM",
+    "AutoModelForPreTraining": f"{_MODELING}.BertPooledMLMForMaskedLM",
+    "AutoModelForSequenceClassification": f"{_MODELING}.BertPooledMLMForSequenceClassification",
+}
+
+
+class BertPooledMLMConfig(BertConfig):
+    """`BertConfig` with the fields of the pooled MLM model.
+
+    Args:
+        sparse_prediction: In training mode with labels, run the MLM head on the labelled positions only. The loss
+            and its gradients stay the same; the logits are then those rows, `(labelled positions, vocab_size)`.
+            Evaluation always gives all positions. (The name is ModernBERT's.)
+        return_logits: Whether `BertPooledMLMModel` runs the MLM head and returns its logits. `False` spares whoever
+            wants sentence vectors the vocabulary-sized product. `BertPooledMLMForMaskedLM` does not read it;
+            `forward(return_logits=...)` works in both and wins.
+        pooler_source: Where the pooler came from, as `convert.py` records it: the donor's repo or folder name, its
+            revision, the sha256 of both tensors, the lineage measured.
+        **kwargs: The fields of `BertConfig`.
+
+    Raises:
+        ValueError: A field above has a value of another type. The message names field, value and choices.
+    """
+
+    model_type = "bert_pooled_mlm"
+    # Trainer's evaluation gathers every output that is not named here: the logits are what metrics read.
+    keys_to_ignore_at_inference = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
+
+    def __init__(
+        self,
+        sparse_prediction: bool = False,
+        return_logits: bool = True,
+        pooler_source: dict | None = None,
+        **kwargs,
+    ):
+        for name, value in (("sparse_prediction", sparse_prediction), ("return_logits", return_logits)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r}: expected True or False")
+        if pooler_source is not None and not isinstance(pooler_source, dict):
+            raise ValueError(f"pooler_source={pooler_source!r}: expected a dict or None")
+        super().__init__(**kwargs)
+        self.sparse_prediction = sparse_prediction
+        self.return_logits = return_logits
+        self.pooler_source = pooler_source
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The text of config.json, with the `auto_map` that points to the code in the same folder.
+
+        In memory, transformers writes the origin of the code into `auto_map` (`user/repo--module.Class`), and
+        4.41 to 5.0 need it there for `from_pretrained(other_weights, config=config)`. Saved, it would tie a trained
+        checkpoint to the repo that it was started from.
+        """
+        fields = json.loads(super().to_json_string(use_diff=use_diff))
+        return json.dumps({**fields, "auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n"
+
+
+# transformers 4.48 forgets to register classes loaded with trust_remote_code, and would then save them without code.
+BertPooledMLMConfig.register_for_auto_class()

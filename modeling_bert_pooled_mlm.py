@@ -1,0 +1,265 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""BERT with a masked-language-modelling (MLM) head that keeps its original pooler.
+
+`BertForMaskedLM` (transformers) has no pooler, so continued pre-training loses `bert.pooler.dense.*`. The classes here
+are transformers' own BERT classes plus that pooler, under its standard names, fed by the same single encoder pass.
+During MLM training the pooler is frozen; a checkpoint that has none is refused instead of being completed at random.
+BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
+"""
+
+import importlib
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import BertForMaskedLM, BertForSequenceClassification
+from transformers.models.bert.modeling_bert import BertPooler
+from transformers.utils import ModelOutput, logging
+
+if __package__:
+    from .configuration_bert_pooled_mlm import BertPooledMLMConfig
+else:  # Imported from a checkout's root. Not an import statement: the scanners of remote code would follow it.
+    BertPooledMLMConfig = importlib.import_module("configuration_bert_pooled_mlm").BertPooledMLMConfig
+
+__all__ = [
+    "BertPooledMLMForMaskedLM",
+    "BertPooledMLMForSequenceClassification",
+    "BertPooledMLMModel",
+    "BertPooledMLMModelOutput",
+    "BertPooledMLMOutput",
+]
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class BertPooledMLMOutput(ModelOutput):
+    """Output of `BertPooledMLMForMaskedLM`: the logits come first after the loss, as in `MaskedLMOutput`.
+
+    Args:
+        loss: Scalar, float32; with `labels` only.
+        logits: `(batch, sequence, vocab_size)`, before the softmax. In training mode with `sparse_prediction` and
+            labels: `(labelled positions, vocab_size)`, in the order of `labels[labels != -100]`. `None` without
+            `return_logits`.
+        last_hidden_state: `(batch, sequence, hidden_size)`.
+        pooler_output: `(batch, hidden_size)`: dense layer and tanh over the final state of [CLS].
+        hidden_states: With `output_hidden_states`: the embeddings' and each layer's `(batch, sequence, hidden_size)`.
+        attentions: With `output_attentions`: each layer's `(batch, heads, sequence, sequence)`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class BertPooledMLMModelOutput(ModelOutput):
+    """Output of `BertPooledMLMModel`: the fields of `BertPooledMLMOutput`, ordered as `BertModel` gives them.
+
+    Without labels, the elements are those of `BertModel`, then the logits: code that takes element 0 for the hidden
+    states (the feature-extraction pipeline, older sentence-transformers) keeps working.
+    """
+
+    loss: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    logits: torch.FloatTensor | None = None
+
+
+class _KeptPooler:
+    """The family's promises at loading: no pooler and no logits made up at random, and a frozen pooler stays frozen."""
+
+    config_class = BertPooledMLMConfig
+    pooler_is_trained = True
+    # Whole units for `device_map="auto"`; transformers 4.41 to 4.48 look for them on the class itself.
+    _no_split_modules = ["BertEmbeddings", "BertLayer"]
+    # What checkpoints of BertForPreTraining, and those of transformers before 4.31, hold besides.
+    _keys_to_ignore_on_load_unexpected = [r"^cls\.seq_relationship\.", r"embeddings\.position_ids$"]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *model_args,
+        allow_missing_pooler: bool = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """Loads a pooled or a stock BERT checkpoint that has a pooler.
+
+        Args:
+            pretrained_model_name_or_path: A folder or a Hub id.
+            *model_args: Passed on to the class.
+            allow_missing_pooler: Start a new, random pooler where the checkpoint has none.
+            output_loading_info: Also return transformers' dict of missing, unexpected and mismatched keys.
+            **kwargs: All that `PreTrainedModel.from_pretrained` takes.
+
+        Raises:
+            ValueError: The checkpoint has no pooler, or (under `ignore_mismatched_sizes`) one of another shape. The
+                message holds the command that grafts the original one.
+        """
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        random_keys = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+        random_pooler = [key for key in random_keys if "pooler.dense." in key]
+        if random_pooler and not allow_missing_pooler:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has no usable pooler: {', '.join(random_pooler)} would be random, "
+                "different at each load. Graft the original one with bert-pooled-mlm, and load the folder that it "
+                f"writes: `python convert.py {pretrained_model_name_or_path}`. To train a new pooler from scratch "
+                "instead, pass allow_missing_pooler=True."
+            )
+        model._freeze_pooler()  # transformers 5.x resets requires_grad of every parameter while loading
+        model._after_loading(random_keys)
+        return (model, info) if output_loading_info else model
+
+    def _freeze_pooler(self) -> None:
+        self.bert.pooler.requires_grad_(self.pooler_is_trained)
+
+    def _after_loading(self, random_keys: list[str]) -> None:
+        """A class's own answer to the parameters that the checkpoint did not have."""
+
+
+class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
+    """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
+
+    The pooler (`bert.pooler`) is frozen: the MLM loss gives it no gradient, and neither weight decay nor DDP may touch
+    it. `model.bert.pooler.requires_grad_(True)` thaws it.
+    """
+
+    output_class = BertPooledMLMOutput
+    pooler_is_trained = False
+    accepts_loss_kwargs = True  # Trainer passes num_items_in_batch, and does not divide the loss again
+
+    def __init__(self, config: BertPooledMLMConfig):
+        super().__init__(config)
+        self.bert.pooler = BertPooler(config)
+        self._freeze_pooler()
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        return_logits: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> BertPooledMLMOutput | BertPooledMLMModelOutput | tuple:
+        """One encoder pass; then the pooler, and the MLM head where its logits or a loss are wanted.
+
+        Takes what `BertForMaskedLM.forward` takes (`output_hidden_states` and the like through `**kwargs`), and:
+
+        Args:
+            labels: `(batch, sequence)`: token ids where there is something to predict, -100 elsewhere.
+            return_logits: Whether to return the logits, and so to run the MLM head when there are no labels. Default:
+                yes; in `BertPooledMLMModel` the config's `return_logits`.
+            num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices: the loss is
+                the summed cross-entropy over this number. Default: those of this call, hence their mean.
+            return_dict: `False` for a tuple of what is not `None`, in the order of the output class.
+        """
+        if return_dict is None:  # torchscript is 4.x's; tracing wants tuples
+            return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)
+        if return_logits is None:
+            return_logits = self._returns_logits()
+        encoded = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            return_dict=True,
+            **kwargs,
+        )
+        loss = logits = None
+        states = encoded.last_hidden_state
+        if labels is not None:
+            labels = labels.to(states.device)
+            if self.training and self.config.sparse_prediction:
+                labelled = labels != -100
+                states, labels = states[labelled], labels[labelled]
+            logits = self.cls(states)
+            loss = self._mlm_loss(logits, labels, num_items_in_batch)
+        elif return_logits:
+            logits = self.cls(states)
+        output = self.output_class(
+            loss=loss,
+            logits=logits if return_logits else None,
+            last_hidden_state=encoded.last_hidden_state,
+            pooler_output=encoded.pooler_output,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return output if return_dict else output.to_tuple()
+
+    @staticmethod
+    def _mlm_loss(logits, labels, num_items_in_batch):
+        """Cross-entropy in float32; 0 with zero gradients, not NaN, where nothing is labelled."""
+        total = cross_entropy(
+            logits.float().view(-1, logits.size(-1)), labels.reshape(-1), ignore_index=-100, reduction="sum"
+        )
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels != -100).sum().clamp(min=1)
+        elif torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.to(total.device)
+        return total / num_items_in_batch
+
+    def _returns_logits(self) -> bool:
+        return True
+
+
+class BertPooledMLMModel(BertPooledMLMForMaskedLM):
+    """Drop-in for `BertModel` by its outputs, plus the MLM head's logits; its pooler is trainable.
+
+    For MLM training take `BertPooledMLMForMaskedLM` (`AutoModelForMaskedLM`): here the pooler gets no gradient from
+    the MLM loss, and DDP stops at parameters without one.
+    """
+
+    output_class = BertPooledMLMModelOutput
+    pooler_is_trained = True
+
+    def __init__(self, config: BertPooledMLMConfig, add_pooling_layer: bool = True):
+        if not add_pooling_layer:
+            raise ValueError(
+                "BertPooledMLMModel always has its pooler: add_pooling_layer=False is for "
+                "transformers.BertModel.from_pretrained(folder, add_pooling_layer=False), which reads the same folder."
+            )
+        super().__init__(config)
+
+    def _returns_logits(self) -> bool:
+        return self.config.return_logits
+
+    def _after_loading(self, random_keys: list[str]) -> None:
+        if any(key.startswith("cls.predictions.") for key in random_keys):
+            self.config.return_logits = False
+            self._keys_to_ignore_on_save = [key for key in self.state_dict() if key.startswith("cls.")]
+            logger.warning(
+                "The checkpoint has no MLM head: no logits are returned (return_logits=False), and the head is not "
+                "saved. To train a new one, load with AutoModelForMaskedLM."
+            )
+
+
+class BertPooledMLMForSequenceClassification(_KeptPooler, BertForSequenceClassification):
+    """`BertForSequenceClassification` on the checkpoint's own, trainable pooler: only `classifier.*` is new."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
+
+
+BertPooledMLMModel.register_for_auto_class("AutoModel")
+BertPooledMLMForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+BertPooledMLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,0 +1,74 @@
+"""Tiny seeded checkpoints, and a fresh Python process to read them in, shared by all tests."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizerFast
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPE = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "max_position_embeddings": 64,
+}
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(123)))
+
+
+def randomize(model: torch.nn.Module, seed: int, scale: float = 0.02) -> None:
+    """Moves every parameter, as training does: a pooler's bias, zero at initialisation, moves too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * scale)
+
+
+def save_tokenizer(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+
+
+def make_donor(seed: int = 0, **shape) -> BertForPreTraining:
+    """A stock BERT with a trained-looking pooler and an MLM head."""
+    torch.manual_seed(seed)
+    model = BertForPreTraining(BertConfig(**{**SHAPE, **shape})).eval()
+    randomize(model, seed)
+    return model
+
+
+def save_donor(folder: Path, seed: int = 0, **shape) -> Path:
+    save_tokenizer(folder)
+    make_donor(seed, **shape).save_pretrained(folder)
+    return folder
+
+
+def save_lost(folder: Path, donor: Path, seed: int = 1, drift: float = 0.001, **kwargs) -> Path:
+    """What continued pre-training of `donor` with stock `BertForMaskedLM` leaves: a moved encoder, no pooler."""
+    save_tokenizer(folder)
+    model = BertForMaskedLM.from_pretrained(donor, **kwargs)
+    randomize(model, seed, drift)
+    model.save_pretrained(folder)
+    return folder
+
+
+def run_python(code: str, cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess:
+    """Runs `code` in a fresh process, in `cwd`, with caches of its own and no way to the Hub."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
+    variables |= {"HF_HOME": str(cwd / "hf-home"), "HF_HUB_OFFLINE": "1", **env}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], cwd=cwd, env=variables, capture_output=True, text=True
+    )
+
+
+def answer(code: str, cwd: Path, *args: str, **env: str):
+    """What a fresh process prints as its last line, as JSON. Fails with its whole output if it fails."""
+    done = run_python(code, cwd, *args, **env)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,30 @@
+"""Fixtures: a donor, the MLM checkpoint that lost its pooler, and a pooled one made from the donor."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import save_donor, save_lost, save_tokenizer
+
+torch.set_num_threads(1)  # tiny models: threads cost more than they bring
+
+
+@pytest.fixture(scope="session")
+def donor(tmp_path_factory) -> Path:
+    return save_donor(tmp_path_factory.mktemp("checkpoints") / "donor")
+
+
+@pytest.fixture(scope="session")
+def lost(tmp_path_factory, donor) -> Path:
+    return save_lost(tmp_path_factory.mktemp("checkpoints") / "lost", donor)
+
+
+@pytest.fixture(scope="session")
+def pooled(tmp_path_factory, donor) -> Path:
+    """Saved by the package's own class from the donor: no converter involved."""
+    from bert_pooled_mlm import BertPooledMLMForMaskedLM
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "pooled"
+    save_tokenizer(folder)
+    BertPooledMLMForMaskedLM.from_pretrained(donor).save_pretrained(folder)
+    return folder
