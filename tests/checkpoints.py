@@ -72,3 +72,31 @@ def answer(code: str, cwd: Path, *args: str, **env: str):
     done = run_python(code, cwd, *args, **env)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def batch(rows: int = 3, length: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Seeded token ids in two segments; each row is three tokens shorter than the one before."""
+    generator = torch.Generator().manual_seed(seed)
+    valid = torch.arange(length) < length - 3 * torch.arange(rows).unsqueeze(1)
+    return {
+        "input_ids": torch.randint(5, SHAPE["vocab_size"], (rows, length), generator=generator) * valid,
+        "attention_mask": valid.long(),
+        "token_type_ids": (torch.arange(length) >= length // 2).expand(rows, -1) * valid.long(),
+    }
+
+
+def mlm_batch(rows: int = 3, length: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch with labels at a third of its tokens, more in the first row than in the others; -100 elsewhere."""
+    inputs = batch(rows, length, seed)
+    chosen = (torch.arange(length) % 3 == 1) & inputs["attention_mask"].bool()
+    chosen[0, 2] = True
+    inputs["labels"] = inputs["input_ids"].masked_fill(~chosen, -100)
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(chosen, WORDS.index("[MASK]"))
+    return inputs
+
+
+def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> set[str]:
+    """The names of the tensors that are not in both, bit for bit."""
+    return (first.keys() ^ second.keys()) | {
+        name for name in first.keys() & second.keys() if not torch.equal(first[name], second[name])
+    }

