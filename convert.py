@@ -182,7 +182,7 @@ class Folder:
         self.roots = [path.resolve(), *([cache / "blobs"] if (cache / "blobs").is_dir() else [])]
 
     def where(self, name: str) -> str:
-        return str(self.path / name)
+        return f"{self.label}/{name} (in the Hub's cache)" if self.commit else str(self.path / name)
 
     def names(self) -> set[str]:
         return {entry.name for entry in self.path.iterdir()}
@@ -190,14 +190,11 @@ class Folder:
     def local(self, name: str) -> Path:
         """The file's path, once it is certain that it is a plain file inside the folder."""
         path = self.path / name
-        if not any(path.resolve().is_relative_to(root) for root in self.roots):
-            raise ConversionError(
-                f"{path}: a link that leads out of the folder, to {path.resolve()}: copy the file in"
-            )
+        target = Path(os.path.realpath(path))  # Path.resolve raises at a circle of links
+        if not any(target.is_relative_to(root) for root in self.roots):
+            raise ConversionError(f"{path}: a link that leads out of the folder, to {target}; copy the file in")
         if not path.is_file():
-            raise ConversionError(
-                f"{path}: expected a file; found {'none' if not path.exists() else 'something else'}"
-            )
+            raise ConversionError(f"{path}: expected a file, found something else or a dead link; remove it")
         return path
 
     def size(self, name: str) -> int:
@@ -250,31 +247,27 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             f"{repo_id}: gated on the Hub; accept its terms on its page, then set HF_TOKEN or run `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
-        raise NotOnHub(
+        raise ConversionError(
             f"{repo_id}: no such folder, and no such repository on the Hub (a private one needs HF_TOKEN or "
             "`hf auth login`)"
         ) from error
     except RevisionNotFoundError as error:
-        raise NotOnHub(f"{repo_id}: the repository on the Hub has no such revision") from error
+        raise ConversionError(f"{repo_id}: the repository on the Hub has no such revision") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise HubError(
             f"{repo_id}: no such folder, not in the local cache, and the Hub is not asked (HF_HUB_OFFLINE is set, or "
             f"it can't be reached); go online, or run `hf download {repo_id}` elsewhere and pass the folder"
         ) from error
     except EntryNotFoundError as error:
-        raise NotOnHub(f"{repo_id}: a file is missing on the Hub: {_first_line(error)}") from error
+        raise ConversionError(f"{repo_id}: a file is missing on the Hub: {_first_line(error)}") from error
     except HFValidationError as error:
-        raise NotOnHub(f"{repo_id}: no such folder, and not a repository id of the Hub") from error
+        raise ConversionError(f"{repo_id}: no such folder, and not a repository id of the Hub") from error
     except (OSError, *HfHubHTTPError.__bases__) as error:  # the second: requests', httpx's or httpx2's own base class
         raise HubError(f"{repo_id}: no such folder, and the Hub failed ({_first_line(error)}); try again") from error
 
 
 class HubError(ConversionError):
     """The Hub has, or may have, the thing, but did not give it."""
-
-
-class NotOnHub(ConversionError):
-    """The Hub has no such thing."""
 
 
 def _first_line(error: BaseException) -> str:
@@ -436,12 +429,14 @@ def read_header(place: Place, name: str) -> dict[str, Tensor]:
                 raise ConversionError(f"{where}: the header's entry of {key!r} is not one of a tensor; it is damaged")
         if dtype not in DTYPE_BYTES:
             raise ConversionError(f"{where}: {key} has the unknown dtype {dtype!r}; expected {', '.join(FLOATS)}")
-        if not all(map(_is_count, [*shape, begin, end])):
-            raise ConversionError(f"{where}: {key} has the shape {shape} at {begin} to {end}; expected whole numbers")
+        if len(shape) > 8 or not all(map(_is_count, [*shape, begin, end])):
+            raise ConversionError(
+                f"{where}: {key} has the shape {str(shape)[:80]} at {begin} to {end}; expected a few whole numbers"
+            )
         tensors[key] = Tensor(place, name, dtype, tuple(shape), 8 + length + begin)
         if end - begin != tensors[key].nbytes:
             raise ConversionError(
-                f"{where}: {key} ({dtype} {shape}) needs {tensors[key].nbytes} bytes; the header gives it {end - begin}"
+                f"{where}: {key} ({dtype} {shape}) has {tensors[key].nbytes} bytes; the header says {end - begin}"
             )
     end = 8 + length
     for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
@@ -467,9 +462,9 @@ def read_pickle(place: Folder, name: str) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # torch raises whatever a damaged pickle runs into
         raise ConversionError(
-            f"{path}: torch.load(weights_only=True) refused it ({_first_line(error)}). It is damaged or holds more than "
-            "tensors, and unpickling that could run code. If you trust it, save it anew from the program that wrote it: "
-            "model.save_pretrained(folder)"
+            f"{path}: torch.load(weights_only=True) refused it ({_first_line(error)}). It is damaged, or holds more "
+            "than tensors, and unpickling that could run code. If you trust it, load it in the program that wrote it "
+            "and save it anew: model.save_pretrained(folder)"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(
@@ -595,9 +590,7 @@ def read_config(place: Place) -> dict:
         if not _is_count(value) or value == 0:
             raise ConversionError(f"{where}: {field} is {value!r}; expected a positive whole number")
     if config["num_hidden_layers"] > LAYER_LIMIT:
-        raise ConversionError(
-            f"{where}: num_hidden_layers is {config['num_hidden_layers']}; at most {LAYER_LIMIT} are"
-        )
+        raise ConversionError(f"{where}: num_hidden_layers is {config['num_hidden_layers']}, above {LAYER_LIMIT}")
     if not isinstance(config.get("tie_word_embeddings", True), bool):
         raise ConversionError(
             f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}; expected true or false"
@@ -715,8 +708,8 @@ def _settle_tied(place: Place, config: dict, stored: dict[str, Tensor], dropped:
             dropped[copy] = f"tied to {original}"
         else:
             raise ConversionError(
-                f"{place.where('')}: {copy} differs from {original}, which config.json ties it to; a load would lose it. "
-                "If the model was trained untied, set tie_word_embeddings to false in config.json"
+                f"{place.where('')}: {copy} differs from {original}, which config.json ties it to; a load would lose "
+                "it. If the model was trained untied, set tie_word_embeddings to false in config.json"
             )
 
 
@@ -764,7 +757,8 @@ class Plan:
     copied: list[str]
     left_behind: list[str]
     notes: list[str]
-    tokenizer_config: dict | None = None  # where the input's has to be completed
+    tokenizer_config: dict | None  # where the input's has to be completed
+    name: str  # that the model card loads it by
     card: str = ""
 
     @property
@@ -870,8 +864,8 @@ class Donors:
             if fitting:
                 return closest(checkpoint, fitting), notes
         raise ConversionError(
-            f"{checkpoint.place.where('')}: no donor found for its pooler; name the model that its training started from "
-            f"with --pooler-from FOLDER_OR_HUB_ID. Not taken: {' | '.join(notes) or 'nothing to try'}"
+            f"{checkpoint.place.where('')}: no donor found for its pooler; name the model that its training started "
+            f"from with --pooler-from FOLDER_OR_HUB_ID. Not taken: {' | '.join(notes) or 'nothing to try'}"
         )
 
 
@@ -981,6 +975,7 @@ def plan_conversion(
     replace_pooler: bool = False,
     force_donor: bool = False,
     overwrite: bool = False,
+    name: str | None = None,
 ) -> Plan:
     """Decides everything that is going to be written.
 
@@ -990,14 +985,14 @@ def plan_conversion(
     config, place = checkpoint.config, checkpoint.place
     if checkpoint.has_pooler and not replace_pooler and not is_converted(config):
         raise ConversionError(
-            f"{place.where('')}: has a pooler already (bert.pooler.dense.*), and loads without a random one. If that one "
-            "was random when it was saved, graft the original over it: --replace-pooler"
+            f"{place.where('')}: has a pooler already (bert.pooler.dense.*), and loads without a random one. If that "
+            "one was random when it was saved, graft the original over it: --replace-pooler"
         )
     check_output(checkpoint, output, overwrite)
     donor, notes = None, []
     tensors = {key: tensor for key, tensor in checkpoint.tensors.items() if key not in POOLER or not replace_pooler}
     dropped = "replaced (--replace-pooler)"
-    checkpoint.dropped.update({key: dropped for key in checkpoint.tensors.keys() - tensors.keys()})
+    checkpoint.dropped.update(dict.fromkeys(sorted(checkpoint.tensors.keys() - tensors.keys()), dropped))
     if not all(key in tensors for key in POOLER):
         donor, notes = donors.find(checkpoint, pooler_from, pooler_revision, force_donor)
         with reading(donor.place):
@@ -1007,8 +1002,8 @@ def plan_conversion(
                 raise ConversionError(f"{donor}: {key} has values that are not finite as {FLOATS[checkpoint.dtype]}")
     names = place.names()
     copied = sorted(names.intersection(COPIED))
-    for name in copied:
-        place.local(name)
+    for file in copied:
+        place.local(file)
     handled = {"config.json", "README.md", *copied, *(tensor.file for tensor in checkpoint.tensors.values())}
     plan = Plan(
         checkpoint=checkpoint,
@@ -1021,6 +1016,7 @@ def plan_conversion(
         left_behind=sorted(names - handled - set(WEIGHT_FILES)),
         notes=notes,
         tokenizer_config=completed_tokenizer(place),
+        name=name or output.name,
     )
     plan.config = output_config(plan)
     plan.card = model_card(plan)
@@ -1215,7 +1211,7 @@ CARD_BEGIN, CARD_END = "<!-- bert-pooled-mlm: begin -->", "<!-- bert-pooled-mlm:
 def model_card(plan: Plan) -> str:
     """The input's README with its metadata merged and our section added once; a new one where there is none."""
     place, donor = plan.checkpoint.place, plan.donor
-    body = f"# {plan.output.name}\n"
+    body = f"# {plan.name}\n"
     if "README.md" in place.names():
         with place.open("README.md") as file:
             body = file.read(JSON_LIMIT).decode("utf-8", errors="replace").replace("\r\n", "\n")
@@ -1238,8 +1234,8 @@ def card_section(plan: Plan) -> str:
     lines = [
         "## The pooler",
         "",
-        "This checkpoint was trained with masked-language modelling, which leaves the pooler out. Its original pooler was",
-        "grafted back with bert-pooled-mlm, so `pooler_output` is the same at every load.",
+        "This checkpoint was trained with masked-language modelling, which leaves the pooler out. Its original was",
+        "grafted back with bert-pooled-mlm: `pooler_output` is the same at every load.",
         "",
         f"- donor: `{source.get('donor', 'its own')}`{revision}",
     ]
@@ -1254,13 +1250,13 @@ def card_section(plan: Plan) -> str:
             "```python",
             "from transformers import AutoModel, AutoTokenizer",
             "",
-            f'tokenizer = AutoTokenizer.from_pretrained("{plan.output.name}")',
-            f'model = AutoModel.from_pretrained("{plan.output.name}"{remote})',
+            f'tokenizer = AutoTokenizer.from_pretrained("{plan.name}")',
+            f'model = AutoModel.from_pretrained("{plan.name}"{remote})',
             'vector = model(**tokenizer("A sentence.", return_tensors="pt")).pooler_output',
             "```",
             "",
-            f'`SentenceTransformer("{plan.output.name}"{remote})` gives the same vectors. The pooler was trained for the',
-            "encoder before it was adapted: the further training moved the encoder, the less the two fit.",
+            f'`SentenceTransformer("{plan.name}"{remote})` gives the same vectors. The pooler was trained for',
+            "the encoder before it was adapted: the further training moved the encoder, the less the two fit.",
         ]
     )
 
@@ -1417,7 +1413,7 @@ def convert(
 
     Args:
         checkpoint: A folder or Hub id, saved from `BertForMaskedLM`.
-        output_dir: Where the result goes; default: `<checkpoint>-pooled` beside it (of a Hub id: in the current folder).
+        output_dir: Where the result goes; default: `<checkpoint>-pooled` beside it (of a Hub id: in this folder).
         pooler_from: The donor, a folder or Hub id; default: found and verified.
         revision: The checkpoint's branch, tag or commit on the Hub.
         pooler_revision: The donor's.
@@ -1477,6 +1473,7 @@ def convert(
             replace_pooler=replace_pooler,
             force_donor=force_donor,
             overwrite=overwrite,
+            name=push_to_hub,
         )
         _describe(plan, report)
         if dry_run:
@@ -1611,8 +1608,8 @@ def push(folder: Path, repo_id: str, private: bool, plan: Plan) -> str:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="convert.py",
-        description="Grafts the original pooler into BERT checkpoints that lost it in MLM training, so that pooler_output "
-        "is the same at every load.",
+        description="Grafts the original pooler into BERT checkpoints that lost it in MLM training, so that "
+        "pooler_output is the same at every load.",
         epilog="Exit codes: 0 done, or pooled already; 1 refused, for the reason on stderr; 2 usage.",
     )
     parser.add_argument(
@@ -1654,6 +1651,8 @@ def main(argv: list[str] | None = None) -> int:
         parser().error("--push-to-hub takes one CHECKPOINT")
     if arguments.force_donor and not arguments.pooler_from:
         parser().error("--force-donor needs --pooler-from DONOR: a guess is not forced")
+    if arguments.pooler_revision and not arguments.pooler_from:
+        parser().error("--pooler-revision needs --pooler-from DONOR")
     if arguments.private and not arguments.push_to_hub:
         parser().error("--private needs --push-to-hub REPO_ID")
     options = {
