@@ -47,6 +47,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.logging import set_verbosity_error
 from tqdm import tqdm
 
 __all__ = ["ConversionError", "ConversionReport", "convert", "main"]
@@ -316,7 +317,7 @@ def read_json(place: Place, name: str) -> dict:
     if size > JSON_LIMIT:
         raise ConversionError(f"{place.where(name)}: {size} bytes; expected at most {JSON_LIMIT} of such a file")
     with place.open(name) as file:
-        return parse_json(file.read(), place.where(name))
+        return parse_json(file.read(size), place.where(name))
 
 
 def parse_json(text: bytes, where: str) -> dict:
@@ -364,7 +365,7 @@ class Tensor:
             left = self.nbytes
             while left:
                 piece = file.read(min(left, CHUNK))
-                if not piece:
+                if not 0 < len(piece) <= left:
                     raise ConversionError(f"{self.place.where(self.file)}: ended {left} bytes early; was it changed?")
                 left -= len(piece)
                 yield memoryview(piece)
@@ -1596,9 +1597,9 @@ def push(folder: Path, repo_id: str, private: bool, plan: Plan) -> str:
             repo_id = HfApi().create_repo(repo_id, private=private or None, exist_ok=True).repo_id
             message = f"BERT with its pooler ({source}), in the {plan.format} format of bert-pooled-mlm"
             return HfApi().upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url
-    except ConversionError as error:
+    except (ConversionError, RuntimeError, ValueError) as error:  # the last two: what a refused file upload raises
         raise ConversionError(
-            f"{error}. {folder} is complete; to try the upload again: hf upload {repo_id} {folder} ."
+            f"{_first_line(error)}. {folder} is complete; to try the upload again: hf upload {repo_id} {folder} ."
         ) from error
 
 
@@ -1662,6 +1663,7 @@ def main(argv: list[str] | None = None) -> int:
             "force_donor", "overwrite", "dry_run",
         )
     }  # fmt: skip
+    set_verbosity_error()  # huggingface_hub logs each retry, and would bury the one clear line
     donors, results, written = Donors(), [], set()
     for checkpoint in arguments.checkpoints:
         output = arguments.output_dir
