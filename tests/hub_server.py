@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import socket
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,14 +21,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS_SUFFIXES = (".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 DATE = "2026-01-01T00:00:00.000Z"
 # One part for old names ("bert-base-chinese"), two for all others.
-REPO = r"(?P<repo>[^/]+(?:/(?!(?:refs|resolve|revision|tree|paths-info|commits)(?:/|$))[^/]+)?)"
+REPO = r"(?P<repo>[^/]+(?:/(?!(?:refs|resolve|revision|tree|paths-info)(?:/|$))[^/]+)?)"
 REVISION = r"(?P<revision>[^/]+)"
 # Which method answers, and may therefore be asked for by anyone; `write_…` needs the right to write.
 ROUTES = {
     rf"/api/models/{REPO}(?:/revision/{REVISION})?": "info",
     rf"/api/models/{REPO}/tree/{REVISION}(?:/(?P<path>.+))?": "tree",
     rf"/api/models/{REPO}/paths-info/{REVISION}": "paths_info",
-    rf"/api/models/{REPO}/commits/{REVISION}": "commits",
     rf"/api/models/{REPO}/refs": "refs",
     rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)": "resolve",
     r"/api/whoami-v2": "whoami",
@@ -49,6 +49,7 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
         super().__init__(message)
         self.status = status
+        self.body = {"error": message}
         self.headers = headers | {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
 
 
@@ -213,7 +214,9 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address) -> None:
-        """Quiet: clients that go away are what some tests are about."""
+        """Clients that go away are what some tests are about; a mistake of this file is not."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -234,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = self._route(url.path)
         except Refusal as refusal:
-            self._send(refusal.status, {"error": str(refusal)}, **refusal.headers)
+            self._send(refusal.status, refusal.body, **refusal.headers)
         else:
             if answer is not None:
                 self._send(200, answer)
@@ -346,14 +349,6 @@ class _Handler(BaseHTTPRequestHandler):
         entries = self._entries(repo.at(revision), form.get("expand", [""])[0])
         return [entry for entry in entries if entry["path"] in form.get("paths", [])]
 
-    def commits(self, repo: Repo, revision: str) -> list[dict]:
-        """Newest first. (Branches are not followed: what was committed before, anywhere.)"""
-        upto = repo.commits.index(repo.at(revision)) + 1
-        return [
-            {"id": commit.sha, "title": commit.title, "message": commit.description, "authors": [], "date": DATE}
-            for commit in reversed(repo.commits[:upto])
-        ]
-
     def refs(self, repo: Repo) -> dict:
         def listed(kind: str, refs: dict[str, str]) -> list[dict]:
             return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in refs.items()]
@@ -377,10 +372,10 @@ class _Handler(BaseHTTPRequestHandler):
         if blob.lfs:
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(blob.size)}
         start, stop, status = 0, blob.size, 200
-        if match := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
-            first, last = match.groups()
-            start = int(first) if first else max(0, blob.size - int(last))
-            stop = min(int(last) + 1, blob.size) if first and last else blob.size
+        if match := re.fullmatch(r"bytes=(?:(\d+)-(\d*)|-(\d+))", self.headers.get("Range", "")):
+            first, last, suffix = match.groups()
+            start = int(first) if first else max(0, blob.size - int(suffix))
+            stop = min(int(last) + 1, blob.size) if last else blob.size
             if start >= stop:
                 raise Refusal(416, "Range not satisfiable", **{"Content-Range": f"bytes */{blob.size}"})
             status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{blob.size}"
@@ -409,13 +404,15 @@ class _Handler(BaseHTTPRequestHandler):
         return {"errors": [], "warnings": []}
 
     def create(self) -> dict:
-        """Private by `private` or, from newer clients, by `visibility`; 409 if it exists, as `exist_ok` expects."""
+        """Private by `private` or, from newer clients, by `visibility`; 409 and its address if it exists."""
         wanted = json.loads(self.body)
         repo = Repo(f"{wanted.get('organization') or 'user'}/{wanted['name']}")
         if self._token(needed=True) != self.hub.TOKEN:
             raise Refusal(403, f"You don't have the rights to create a model under the namespace of {repo.id}")
         if repo.id in self.hub.repos:
-            raise Refusal(409, "You already created this model repo")
+            refusal = Refusal(409, "You already created this model repo")
+            refusal.body["url"] = f"{self.hub.url}/{repo.id}"
+            raise refusal
         repo.private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
         rules = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
         repo.commit({".gitattributes": Blob(".gitattributes", rules.encode())}, "initial commit")
