@@ -24,6 +24,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -36,7 +37,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import yaml
-from huggingface_hub import HfApi, HfFileSystem, ModelCardData, hf_hub_download, metadata_load, try_to_load_from_cache
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -47,6 +48,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.utils import yaml_dump
 from huggingface_hub.utils.logging import set_verbosity_error
 from tqdm import tqdm
 
@@ -83,6 +86,7 @@ DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 WEIGHT_FILES = (
@@ -120,6 +124,7 @@ HEADER_LIMIT = 8 << 20  # bytes; a BERT of 24 layers needs 0.05 MB
 JSON_LIMIT = 8 << 20  # bytes
 LAYER_LIMIT = 1024
 CHUNK = 4 << 20  # bytes
+MESSAGE_LIMIT = 4000  # characters
 # Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.9, unrelated encoders stay below 0.05.
 LINEAGE_THRESHOLD = 0.5
 # Two donors whose distances (1 - cosine) are this close cannot be told apart.
@@ -165,7 +170,15 @@ KNOWN_DONORS = (
 
 
 class ConversionError(Exception):
-    """A refusal: what is wrong, where, what was expected and found, and what to do. Nothing has been written."""
+    """A refusal, in one line: what is wrong, where, what was expected and found, and what to do.
+
+    Names out of the checkpoint's files stand in it, so what is not printable is escaped, and the length is bounded.
+    """
+
+    def __init__(self, message: str):
+        if len(message) > MESSAGE_LIMIT:
+            message = f"{message[: MESSAGE_LIMIT // 2]} [...] {message[-MESSAGE_LIMIT // 2 :]}"
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 # --- Where files lie: a folder, or a repo on the Hub -----------------------------------------------------------------
@@ -176,11 +189,12 @@ class Folder:
 
     def __init__(self, path: Path, label: str | None = None, commit: str | None = None):
         self.path = path
-        self.label = label or path.resolve().name
+        self.label = label or os.path.basename(os.path.abspath(path))
         self.commit = commit
         # A snapshot in the Hub's cache holds links into the blobs/ of its repo, and nowhere else.
-        cache = path.resolve().parent.parent
-        self.roots = [path.resolve(), *([cache / "blobs"] if (cache / "blobs").is_dir() else [])]
+        real = Path(os.path.realpath(path))
+        blobs = real.parent.parent / "blobs"
+        self.roots = [real, blobs] if real.parent.name == "snapshots" else [real]
 
     def where(self, name: str) -> str:
         return f"{self.label}/{name} (in the Hub's cache)" if self.commit else str(self.path / name)
@@ -280,18 +294,24 @@ def reading(place: Place) -> contextlib.AbstractContextManager:
     return hub_errors(place.label) if isinstance(place, HubRepo) else contextlib.nullcontext()
 
 
+def local_path(name: str | os.PathLike) -> Path:
+    """`name` as a path that has a last part; unlike `Path.expanduser` and `resolve`, this never raises."""
+    path = Path(os.path.expanduser(name))
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
+
+
 def open_place(name: str, revision: str | None = None) -> Place:
     """The folder, cached snapshot or Hub repo that `name` stands for.
 
     Raises:
         ConversionError: There is none, or the Hub did not answer.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = local_path(name)
+    if os.path.isdir(path):
         if revision is not None:
             raise ConversionError(f"{name}: a folder has no revision {revision!r}; leave the revision out")
         return Folder(path)
-    if path.exists():
+    if os.path.exists(path):
         raise ConversionError(f"{name}: expected a checkpoint's folder, found a file; pass the folder that holds it")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or name.endswith("/"):
         raise ConversionError(f"{name}: no such folder")
@@ -322,10 +342,11 @@ def read_json(place: Place, name: str) -> dict:
 
 def parse_json(text: bytes, where: str) -> dict:
     def without_duplicates(pairs):
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        found: dict = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {key!r} stands there twice")
+            found[key] = value
         return found
 
     try:
@@ -344,7 +365,7 @@ def parse_json(text: bytes, where: str) -> dict:
 class Tensor:
     """A tensor that has not been read: where its bytes lie."""
 
-    place: Place | None
+    place: Place
     file: str
     dtype: str  # safetensors' code
     shape: tuple[int, ...]
@@ -376,20 +397,29 @@ class Tensor:
     def values(self) -> np.ndarray:
         """The values, float64, flat."""
         raw = self.read()
-        if self.dtype == "BF16":  # the upper half of a float32
-            return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
-        return np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            if self.dtype == "BF16":  # the upper half of a float32
+                return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
+            return np.frombuffer(raw, NUMPY[self.dtype]).astype(np.float64)
 
     def cast(self, dtype: str) -> Tensor:
-        """In memory, in another floating dtype; the bits as they are where it is the same."""
-        if dtype == self.dtype:
-            raw = self.read()
-        elif dtype == "BF16":  # round to nearest, ties to even, as torch does
-            bits = self.values().astype("<f4").view("<u4")
-            raw = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2").tobytes()
+        """In memory, in another floating dtype; the bits as they are where it is the same.
+
+        Raises:
+            ConversionError: A value is not finite, or too large for `dtype`.
+        """
+        values = self.values()
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = values.astype("<f4" if dtype == "BF16" else NUMPY[dtype])
+        if dtype == "BF16":  # round to nearest, ties to even, as torch does
+            bits = narrow.view("<u4")
+            rounded = ((bits.astype("<u8") + ((bits >> 16) & 1) + 0x7FFF) >> 16).astype("<u2")
+            narrow, finite = rounded, (rounded & 0x7F80) != 0x7F80
         else:
-            with np.errstate(over="ignore"):  # an overflow is refused as a value that is not finite
-                raw = self.values().astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+            finite = np.isfinite(narrow)
+        if not (finite.all() and np.isfinite(values).all()):
+            raise ConversionError(f"{self.place.where(self.file)}: its pooler is not finite as {FLOATS[dtype]}")
+        raw = self.read() if dtype == self.dtype else narrow.tobytes()
         return dataclasses.replace(self, dtype=dtype, data=memoryview(raw))
 
     def sha256(self) -> str:
@@ -474,10 +504,13 @@ def read_pickle(place: Folder, name: str) -> dict[str, Tensor]:
         )
     tensors = {}
     for key, value in state.items():
-        if value.dtype not in codes or value.layout != torch.strided:
-            raise ConversionError(f"{path}: {key} has the dtype {value.dtype}; expected {', '.join(FLOATS.values())}")
-        raw = value.contiguous().reshape(-1).view(torch.uint8).numpy()
-        tensors[str(key)] = Tensor(None, name, codes[value.dtype], tuple(value.shape), 0, memoryview(raw))
+        if value.dtype not in codes or value.layout != torch.strided or value.device.type != "cpu":
+            found = f"{value.dtype}, {value.layout}, on {value.device}"
+            raise ConversionError(f"{path}: {key} is {found}; expected values of {', '.join(FLOATS.values())}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ConversionError(f"{path}: {key} is an expanded view, of more values than are stored; save it anew")
+        raw = value.resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
+        tensors[str(key)] = Tensor(place, name, codes[value.dtype], tuple(value.shape), 0, memoryview(raw))
     return tensors
 
 
@@ -579,8 +612,8 @@ def read_config(place: Place) -> dict:
     if "config.json" not in names:
         raise ConversionError(f"{place.where('')}: no config.json; pass the folder that save_pretrained wrote")
     config, where = read_json(place, "config.json"), place.where("config.json")
-    architectures = config.get("architectures") or []
-    if "model_type" not in config and any(str(name).startswith("Bert") for name in architectures):
+    architectures = config.get("architectures")
+    if "model_type" not in config and str(architectures).startswith("['Bert"):
         config["model_type"] = "bert"  # as in the earliest checkpoints
     if config.get("model_type") not in ("bert", MODEL_TYPE):
         raise ConversionError(
@@ -874,7 +907,8 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     """Of two flat float64 arrays; 0 where one of them has no direction."""
     if one.shape != other.shape:
         return 0.0
-    product = float(one @ other) / (math.sqrt(float(one @ one) * float(other @ other)) or 1.0)
+    with np.errstate(all="ignore"):
+        product = float(one @ other / np.sqrt((one @ one) * (other @ other)))
     return product if math.isfinite(product) else 0.0
 
 
@@ -910,11 +944,11 @@ def named_donors(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     while place is not None:
         following = None
         for name, found_by in _names_in(place, config):
-            path = Path(name).expanduser()
-            if name not in seen and path.resolve() != checkpoint.place.path.resolve():
+            path = local_path(name)
+            if name not in seen and os.path.realpath(path) != os.path.realpath(checkpoint.place.path):
                 seen.add(name)
                 yield name, found_by
-                following = following or (Folder(path) if (path / "config.json").is_file() else None)
+                following = following or (Folder(path) if os.path.isfile(path / "config.json") else None)
         if following is not None:
             config = read_json(following, "config.json")
         place = following
@@ -933,8 +967,8 @@ def _names_in(place: Folder, config: dict) -> Iterator[tuple[str, str]]:
 
 def _as_donors(name: str) -> list[str]:
     """A folder that exists, a Hub id, or the well-known model at the end of a path that is gone."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = local_path(name)
+    if os.path.isdir(path):
         return [name]
     ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) else []
     ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
@@ -949,9 +983,12 @@ def read_card_metadata(place: Folder) -> dict:
     """
     if "README.md" not in place.names():
         return {}
+    if place.size("README.md") > JSON_LIMIT:
+        raise ConversionError(f"{place.where('README.md')}: more than {JSON_LIMIT} bytes; move it away")
     try:
         return metadata_load(place.local("README.md")) or {}
-    except (yaml.YAMLError, ValueError) as error:
+    # The last four: what PyYAML's own constructors run into.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ConversionError(
             f"{place.where('README.md')}: its metadata is not valid YAML ({_first_line(error)}); mend or remove it"
         ) from error
@@ -998,9 +1035,6 @@ def plan_conversion(
         donor, notes = donors.find(checkpoint, pooler_from, pooler_revision, force_donor)
         with reading(donor.place):
             tensors |= {key: donor.tensor(key).cast(checkpoint.dtype) for key in POOLER}
-        for key in POOLER:
-            if not np.isfinite(tensors[key].values()).all():
-                raise ConversionError(f"{donor}: {key} has values that are not finite as {FLOATS[checkpoint.dtype]}")
     names = place.names()
     copied = sorted(names.intersection(COPIED))
     for file in copied:
@@ -1021,7 +1055,7 @@ def plan_conversion(
     )
     plan.config = output_config(plan)
     plan.card = model_card(plan)
-    disk = next(parent for parent in output.resolve().parents if parent.exists())
+    disk = next(parent for parent in Path(os.path.abspath(output)).parents if parent.exists())
     if plan.nbytes > shutil.disk_usage(disk).free:
         free = shutil.disk_usage(disk).free
         raise ConversionError(f"{disk}: {plan.nbytes} bytes to write, {free} free; make room or choose another -o")
@@ -1030,11 +1064,9 @@ def plan_conversion(
 
 def check_output(checkpoint: Checkpoint, output: Path, overwrite: bool) -> None:
     """Refuses a destination that could cost the user anything."""
-    target = output.resolve()
-    if isinstance(checkpoint.place, Folder):
-        source = checkpoint.place.path.resolve()
-        if target == source or target.is_relative_to(source) or source.is_relative_to(target):
-            raise ConversionError(f"{output}: inside the checkpoint, or around it; choose a folder beside it with -o")
+    target, source = Path(os.path.realpath(output)), Path(os.path.realpath(checkpoint.place.path))
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise ConversionError(f"{output}: inside the checkpoint, or around it; choose a folder beside it with -o")
     if not os.path.lexists(output):
         return
     if not overwrite:
@@ -1073,6 +1105,8 @@ def completed_tokenizer(place: Folder) -> dict | None:
 def output_config(plan: Plan) -> dict:
     """The input's config.json, made that of the output; nothing of its own code is followed."""
     config = {key: value for key, value in plan.checkpoint.config.items() if key not in ("auto_map", "_name_or_path")}
+    if not _is_source(config.get("pooler_source")):
+        config.pop("pooler_source", None)
     config["architectures"] = [ARCHITECTURE[plan.format]]
     if plan.format == "pooled":
         config = {"sparse_prediction": False, "return_logits": True, **config}
@@ -1089,6 +1123,23 @@ def output_config(plan: Plan) -> dict:
             **({"forced": plan.donor.objections} if plan.donor.objections else {}),
         }
     return config
+
+
+def _is_source(source: object) -> bool:
+    """Whether `pooler_source` is what this program writes; it comes from the input, and goes into the model card."""
+    match source:
+        case {
+            "donor": str(donor),
+            "revision": str() | None,
+            "sha256": dict(digests),
+            "lineage_cosine": float() | int(),
+        }:
+            forced = source.get("forced", [])
+            text = [donor, source["revision"] or "", *digests, *digests.values()]
+            return isinstance(forced, list) and all(
+                isinstance(it, str) and it.isprintable() for it in [*text, *forced]
+            )
+    return False
 
 
 # --- Step 3: write ---------------------------------------------------------------------------------------------------
@@ -1119,7 +1170,7 @@ def write_output(plan: Plan, folder: Path, progress: tqdm) -> None:
             with source.open("rb") as code, flushed(folder / name) as target:
                 shutil.copyfileobj(code, target)
     with flushed(folder / "README.md") as file:
-        file.write(plan.card.encode())
+        file.write(plan.card.encode(errors="replace"))
     _sync_folder(folder)
 
 
@@ -1145,7 +1196,7 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], progress: tqdm | N
 
 def write_json(path: Path, value: object) -> None:
     with flushed(path) as file:
-        file.write((json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -1214,18 +1265,16 @@ def model_card(plan: Plan) -> str:
     place, donor = plan.checkpoint.place, plan.donor
     body = f"# {plan.name}\n"
     if "README.md" in place.names():
-        with place.open("README.md") as file:
-            body = file.read(JSON_LIMIT).decode("utf-8", errors="replace").replace("\r\n", "\n")
-        body = re.sub(r"\A---\n.*?\n---\n", "", body, flags=re.DOTALL)  # read_card_metadata has it
+        body = REGEX_YAML_BLOCK.sub("", place.local("README.md").read_text(encoding="utf-8-sig"), count=1)
         body = re.sub(f"\n*{CARD_BEGIN}.*?{CARD_END}\n*", "\n", body, flags=re.DOTALL)
-    data = ModelCardData(**read_card_metadata(place), ignore_metadata_errors=True)
-    data.library_name = data.library_name or "transformers"
-    data.pipeline_tag = data.pipeline_tag or "feature-extraction"
-    data.tags = list(dict.fromkeys([*(data.tags or []), "bert", "bert-pooled-mlm", "sentence-transformers"]))
-    if donor is not None and "/" in donor.place.label and not data.base_model:
-        data.base_model = donor.place.label
-        data.base_model_relation = "finetune"
-    return f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n\n{CARD_BEGIN}\n{card_section(plan)}\n{CARD_END}\n"
+    data = read_card_metadata(place)
+    tags = [tag for tag in data["tags"] if isinstance(tag, str)] if isinstance(data.get("tags"), list) else []
+    data = {"library_name": "transformers", "pipeline_tag": "feature-extraction", **data}
+    data["tags"] = [*tags, *(tag for tag in ("bert", "bert-pooled-mlm", "sentence-transformers") if tag not in tags)]
+    if donor is not None and "/" in donor.place.label and not data.get("base_model"):
+        data |= {"base_model": donor.place.label, "base_model_relation": "finetune"}
+    head = yaml_dump(data).strip()
+    return f"---\n{head}\n---\n\n{body.strip()}\n\n{CARD_BEGIN}\n{card_section(plan)}\n{CARD_END}\n"
 
 
 def card_section(plan: Plan) -> str:
@@ -1441,6 +1490,7 @@ def convert(
     if force_donor and pooler_from is None:
         raise ValueError("force_donor needs pooler_from: a guess is not forced")
     checkpoint = os.fspath(checkpoint)
+    output = local_path(output_dir if output_dir is not None else default_output(checkpoint))
     try:
         if push_to_hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", push_to_hub):
             raise ConversionError(f"{push_to_hub}: not a repository id of the Hub; expected user/name or name")
@@ -1448,7 +1498,6 @@ def convert(
         if isinstance(place, HubRepo):
             with hub_errors(place.label):
                 place = place.download([*place.names().intersection({"README.md", *COPIED}), *weight_files(place)])
-        output = Path(output_dir) if output_dir is not None else default_output(checkpoint, place)
         read = read_checkpoint(place)
         report = ConversionReport(
             status="planned",
@@ -1464,6 +1513,8 @@ def convert(
         if is_converted(read.config) and read.has_pooler and written_as == format and not replace_pooler:
             report.status = "already pooled"
             return report
+        if not dry_run:
+            restore(output)
         plan = plan_conversion(
             read,
             output,
@@ -1491,11 +1542,11 @@ def convert(
                 write_output(plan, folder, bar)
             if verify:
                 report.verified = verify_output(plan, folder)
-            put_in_place(folder, output)
+            put_in_place(folder, output, overwrite)
         report.status = "converted"
     except OSError as error:
-        path = error.filename or checkpoint
-        raise ConversionError(f"{path}: {error.strerror or _first_line(error)}; nothing was written") from error
+        where = f"{checkpoint} -> {output}" if error.filename is None else error.filename
+        raise ConversionError(f"{where}: {error.strerror or _first_line(error)}; nothing was written") from error
     if push_to_hub is not None:
         report.pushed = push(output, push_to_hub, private, plan)
     return report
@@ -1519,12 +1570,9 @@ def _describe(plan: Plan, report: ConversionReport) -> None:
             report.cast = f"the pooler from {FLOATS[stored]} to the checkpoint's {FLOATS[report.dtype]}"
 
 
-def default_output(checkpoint: str, place: Place) -> Path:
-    if Path(checkpoint).expanduser().is_dir():
-        path = Path(checkpoint).expanduser()
-        path = path if path.name not in ("", "..") else path.resolve()
-        return path.with_name(f"{path.name}-pooled")
-    return Path(f"{checkpoint.split('/')[-1]}-pooled")
+def default_output(checkpoint: str) -> Path:
+    path = local_path(checkpoint)
+    return path.with_name(f"{path.name}-pooled") if path.name and os.path.isdir(path) else Path(f"{path.name}-pooled")
 
 
 @contextlib.contextmanager
@@ -1537,26 +1585,27 @@ def building(output: Path) -> Iterator[Path]:
     created = [parent for parent in output.parents if not parent.exists()]
     output.parent.mkdir(parents=True, exist_ok=True)
     for stale in output.parent.glob(f"{glob.escape(prefix)}*"):
-        if not _is_running(stale.name.removeprefix(prefix)):
+        if stale not in BUILDING and not _is_running(stale.name.removeprefix(prefix).partition("-")[0]):
             shutil.rmtree(stale)
-    replaced = _replaced(output)
-    if replaced.exists():  # a run was killed between the two renames of put_in_place
-        if output.exists():
-            shutil.rmtree(replaced)
-        else:
-            replaced.rename(output)
-    folder = output.with_name(f"{prefix}{os.getpid()}")
+    folder = output.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+    folder.mkdir()
+    BUILDING.add(folder)
     try:
-        folder.mkdir()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        BUILDING.discard(folder)
         for parent in created:
             with contextlib.suppress(OSError):  # not empty: it holds the output
                 parent.rmdir()
 
 
+BUILDING: set[Path] = set()  # by this process
+
+
 def _is_running(pid: str) -> bool:
+    if pid == str(os.getpid()):  # an earlier process, whose number we got: likely in a container
+        return False
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):
@@ -1570,19 +1619,29 @@ def _replaced(output: Path) -> Path:
     return output.with_name(f".{output.name}.replaced")
 
 
-def put_in_place(folder: Path, output: Path) -> None:
+def put_in_place(folder: Path, output: Path, overwrite: bool) -> None:
     """Renames the complete folder to its name; one that stands there goes only once the new one can take its place."""
-    if output.exists():
+    if overwrite and output.exists():
         output.rename(_replaced(output))
         try:
             folder.rename(output)
-        except OSError:
-            _replaced(output).rename(output)
+        except BaseException:  # an interrupt, too
+            if not output.exists():
+                _replaced(output).rename(output)
             raise
         shutil.rmtree(_replaced(output))
     else:
         folder.rename(output)
     _sync_folder(output.parent)
+
+
+def restore(output: Path) -> None:
+    """Undoes what a run left that was killed between the two renames of `put_in_place`."""
+    if _replaced(output).exists():
+        if output.exists():
+            shutil.rmtree(_replaced(output))
+        else:
+            _replaced(output).rename(output)
 
 
 def push(folder: Path, repo_id: str, private: bool, plan: Plan) -> str:
@@ -1640,6 +1699,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _printable(text: object) -> str:
+    return str(text).encode(errors="backslashreplace").decode()  # file names need not be valid Unicode
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -1668,9 +1731,9 @@ def main(argv: list[str] | None = None) -> int:
     for checkpoint in arguments.checkpoints:
         output = arguments.output_dir
         if several and output is not None:
-            output = Path(output, Path(checkpoint).resolve().name)
+            output = Path(output, local_path(checkpoint).name)
         try:
-            if several and output in written:
+            if output is not None and output in written:
                 raise ConversionError(
                     f"{output}: an earlier checkpoint of this call has the same name; convert it alone"
                 )
@@ -1683,21 +1746,23 @@ def main(argv: list[str] | None = None) -> int:
                 progress=not arguments.quiet,
                 donors=donors,
             )
+        except KeyboardInterrupt:
+            print(f"error: {checkpoint}: interrupted; it was not converted", file=sys.stderr)
+            return 130
         except ConversionError as error:
             print(f"error: {error}", file=sys.stderr)
             results.append({"status": "refused", "checkpoint": checkpoint, "error": str(error)})
             continue
         results.append(report.to_dict())
         if not arguments.quiet and not arguments.json:
-            print(report, end="\n\n" if several else "\n")
+            print(_printable(report), end="\n\n" if several else "\n")
     refused = sum(result["status"] == "refused" for result in results)
     if arguments.json:
-        print(json.dumps({"results": results} if several else results[0], indent=2, ensure_ascii=False))
+        print(json.dumps({"results": results} if several else results[0], indent=2))
     elif several and not arguments.quiet:
         for result in results:
-            print(
-                f"{result['status']:<15} {result['checkpoint']}  {result.get('output') or result.get('error') or ''}"
-            )
+            outcome = result.get("output") or result.get("error") or ""
+            print(_printable(f"{result['status']:<15} {result['checkpoint']}  {outcome}"))
         print(f"{len(results) - refused} done, {refused} refused")
     return 1 if refused else 0
 
