@@ -1300,7 +1300,7 @@ def card_section(plan: Plan) -> str:
             "```python",
             "from transformers import AutoModel, AutoTokenizer",
             "",
-            f'tokenizer = AutoTokenizer.from_pretrained("{plan.name}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{plan.name}"{remote})',
             f'model = AutoModel.from_pretrained("{plan.name}"{remote})',
             'vector = model(**tokenizer("A sentence.", return_tensors="pt")).pooler_output',
             "```",
@@ -1436,7 +1436,7 @@ class ConversionReport:
         return (
             f"{text}\n\nLoad it:\n"
             "    from transformers import AutoModel, AutoTokenizer\n"
-            f'    tokenizer = AutoTokenizer.from_pretrained("{self.output}")\n'
+            f'    tokenizer = AutoTokenizer.from_pretrained("{self.output}"{remote})\n'
             f'    model = AutoModel.from_pretrained("{self.output}"{remote})'
         )
 
