@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import glob
 import hashlib
 import json
@@ -313,18 +314,44 @@ def open_place(name: str, revision: str | None = None) -> Place:
         return Folder(path)
     if os.path.exists(path):
         raise ConversionError(f"{name}: expected a checkpoint's folder, found a file; pass the folder that holds it")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or name.endswith("/"):
+    if not _may_be_repo(name):
         raise ConversionError(f"{name}: no such folder")
     with hub_errors(name):
         return _cached_snapshot(name, revision) or HubRepo(name, revision)
 
 
 def _cached_snapshot(repo_id: str, revision: str | None) -> Folder | None:
+    """The repo's snapshot in the Hub's cache, if its config and weights are all there."""
     config = try_to_load_from_cache(repo_id, "config.json", revision=revision)
     if not isinstance(config, str):
         return None
     folder = Folder(Path(config).parent, repo_id, Path(config).parent.name)
-    return folder if folder.names().intersection(WEIGHT_FILES) else None
+    found = weight_files(folder)
+    return folder if len(found) > 1 and folder.names().issuperset(found) else None
+
+
+def fetch(name: str, revision: str | None) -> Folder:
+    """The folder that `name` stands for; a repo on the Hub is downloaded, or taken from the cache when offline.
+
+    Raises:
+        ConversionError: There is none, or the Hub did not answer.
+    """
+    if not os.path.isdir(local_path(name)) and _may_be_repo(name):
+        try:
+            with hub_errors(name):
+                repo = HubRepo(name, revision)
+                return repo.download([*repo.names().intersection({"README.md", *COPIED}), *weight_files(repo)])
+        except HubError:
+            with hub_errors(name):
+                cached = _cached_snapshot(name, revision)
+            if cached is not None:
+                return cached
+            raise
+    return open_place(name, revision)
+
+
+def _may_be_repo(name: str) -> bool:
+    return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not os.path.exists(name)
 
 
 def read_json(place: Place, name: str) -> dict:
@@ -410,7 +437,8 @@ class Tensor:
         """
         values = self.values()
         with np.errstate(over="ignore", invalid="ignore"):
-            narrow = values.astype("<f4" if dtype == "BF16" else NUMPY[dtype])
+            narrow = values if dtype == "F64" else values.astype("<f4")  # as torch does, also on the way to float16
+            narrow = narrow if dtype == "BF16" else narrow.astype(NUMPY[dtype])
         if dtype == "BF16":  # round to nearest, ties to even, as torch does
             bits = narrow.view("<u4")
             rounded = ((bits.astype("<u8") + ((bits >> 16) & 1) + 0x7FFF) >> 16).astype("<u2")
@@ -549,14 +577,16 @@ def read_tensors(place: Place) -> dict[str, Tensor]:
     return tensors
 
 
-def weight_files(repo: HubRepo) -> list[str]:
-    """The files on the Hub that hold a checkpoint's config and weights."""
-    weights = next((name for name in WEIGHT_FILES if name in repo.names()), None)
-    files = {"config.json", *([weights] if weights else [])}
+def weight_files(place: Place) -> list[str]:
+    """The files that hold a checkpoint's config and weights, as its index names them; config.json last."""
+    weights = next((name for name in WEIGHT_FILES if name in place.names()), None)
+    shards: set[str] = set()
     if weights is not None and weights.endswith(".index.json"):
-        shards = read_json(repo, weights).get("weight_map")
-        files |= {str(shard) for shard in shards.values()} if isinstance(shards, dict) else set()
-    return sorted(files & repo.names())
+        listed = read_json(place, weights).get("weight_map")
+        shards = {str(shard) for shard in listed.values()} if isinstance(listed, dict) else set()
+        if isinstance(place, HubRepo):  # what the index names and the repo lacks is refused when it is read
+            shards &= place.names()
+    return [*sorted(shards), *([weights] if weights else []), "config.json"]
 
 
 def _some(names: list[str], most: int = 5) -> str:
@@ -586,6 +616,14 @@ class Checkpoint:
     @property
     def has_pooler(self) -> bool:
         return all(key in self.tensors for key in POOLER)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether its pooler is one that this program or the pooled classes stored, not a later, random one."""
+        if not self.has_pooler or self.config["model_type"] == MODEL_TYPE:
+            return self.has_pooler
+        source = self.config.get("pooler_source")
+        return _is_source(source) and source["sha256"] == {key: self.tensors[key].sha256() for key in POOLER}
 
 
 def lineage_key(config: dict) -> str:
@@ -630,11 +668,6 @@ def read_config(place: Place) -> dict:
             f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}; expected true or false"
         )
     return config
-
-
-def is_converted(config: dict) -> bool:
-    """Whether this program, or the pooled classes, wrote the checkpoint."""
-    return config["model_type"] == MODEL_TYPE or isinstance(config.get("pooler_source"), dict)
 
 
 def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
@@ -698,7 +731,7 @@ def read_checkpoint(place: Place) -> Checkpoint:
     names = place.names()
     for marker, kind, advice in OTHER_KINDS:
         if marker in names and (
-            not names.intersection(WEIGHT_FILES) or (marker == "modules.json" and not is_converted(config))
+            not names.intersection(WEIGHT_FILES) or (marker == "modules.json" and "pooler_source" not in config)
         ):
             raise ConversionError(f"{place.where('')}: {kind}; {advice}")
     stored = todays_names(place, read_tensors(place))
@@ -756,26 +789,51 @@ def same_bytes(one: Tensor, other: Tensor) -> bool:
 
 
 @dataclasses.dataclass
-class Donor:
-    """A checkpoint whose pooler may be taken, read as far as its headers."""
+class Candidate:
+    """A checkpoint whose pooler may be taken: config and headers, and the tensors that were asked for, read once."""
 
     place: Place
-    found_by: str
+    config: dict
     tensors: dict[str, Tensor]
-    cosine: float  # of the lineage tensors
-    objections: list[str]  # why its pooler must not be taken
-
-    @property
-    def distance(self) -> float:
-        return 1 - self.cosine
 
     def tensor(self, key: str) -> Tensor | None:
         """By its full name; checkpoints saved from `BertModel` leave `bert.` out."""
         return self.tensors.get(key) or self.tensors.get(key.removeprefix("bert."))
 
+    def load(self, key: str) -> Tensor:
+        """The tensor, in memory from now on."""
+        tensor = self.tensor(key)
+        if tensor.data is None:
+            with reading(self.place):
+                tensor = dataclasses.replace(tensor, data=memoryview(tensor.read()))
+            self.tensors[key] = tensor
+        return tensor
+
+
+@dataclasses.dataclass
+class Donor:
+    """A candidate held against a checkpoint."""
+
+    candidate: Candidate
+    found_by: str
+    cosine: float  # of the lineage tensors
+    dtype: str  # that its pooler is going to have
+    objections: list[str]  # why its pooler must not be taken
+
+    @property
+    def place(self) -> Place:
+        return self.candidate.place
+
+    @property
+    def distance(self) -> float:
+        return 1 - self.cosine
+
+    @functools.cached_property
+    def pooler(self) -> dict[str, Tensor]:
+        return {key: self.candidate.load(key).cast(self.dtype) for key in POOLER}
+
     def __str__(self) -> str:
-        commit = getattr(self.place, "commit", None)
-        return self.place.label + (f" @ {commit[:7]}" if commit else "")
+        return self.place.label + (f" @ {self.place.commit[:7]}" if self.place.commit else "")
 
 
 @dataclasses.dataclass
@@ -808,7 +866,7 @@ class Donors:
     """Finds donors; several checkpoints of one call read each donor once."""
 
     def __init__(self):
-        self._read: dict[tuple, tuple[Place, dict, dict[str, Tensor], np.ndarray]] = {}
+        self._opened: dict[tuple[str, str | None], Candidate] = {}
 
     def examine(self, checkpoint: Checkpoint, name: str, revision: str | None, found_by: str) -> Donor:
         """Compares a candidate with the checkpoint; of one on the Hub, its config, header and lineage tensor are read.
@@ -816,51 +874,57 @@ class Donors:
         Raises:
             ConversionError: It can't be read, is not a BERT, or has no pooler of the right shape.
         """
-        if (name, revision) not in self._read:
-            self._read[name, revision] = self._open(name, revision, found_by)
-        place, config, tensors, lineage = self._read[name, revision]
-        donor = Donor(place, found_by, tensors, cosine(checkpoint.lineage.values(), lineage), [])
-        hidden = checkpoint.config["hidden_size"]
-        if config["hidden_size"] != hidden:
-            raise ConversionError(f"{donor}: hidden_size is {config['hidden_size']}, the checkpoint's is {hidden}")
-        if donor.cosine < LINEAGE_THRESHOLD:
+        if (name, revision) not in self._opened:
+            self._opened[name, revision] = self._open(name, revision, found_by)
+        candidate = self._opened[name, revision]
+        hidden, expected = candidate.config["hidden_size"], checkpoint.config["hidden_size"]
+        if hidden != expected:
+            raise ConversionError(f"{name}: hidden_size is {hidden}, the checkpoint's is {expected}")
+        key = lineage_key(candidate.config)
+        similarity = cosine(checkpoint.lineage.values(), candidate.load(key).values())
+        donor = Donor(candidate, found_by, similarity, checkpoint.dtype, [])
+        if similarity < LINEAGE_THRESHOLD:
             donor.objections.append(
-                f"its encoder is not related to the checkpoint's (cosine {donor.cosine:.3f} of {lineage_key(config)}, "
-                f"expected at least {LINEAGE_THRESHOLD}): read through this encoder, its pooler is noise"
+                f"its encoder is not related to the checkpoint's (cosine {similarity:.3f} of {key}, expected at least "
+                f"{LINEAGE_THRESHOLD}): read through this encoder, its pooler is noise"
             )
-        with reading(place):
-            if not donor.tensor(POOLER[1]).values().any():
-                donor.objections.append(
-                    "its pooler was never trained (the bias is exactly zero, and any training step moves it): take "
-                    "[CLS] or the mean of the last hidden states instead of pooler_output"
-                )
+        if not candidate.load(POOLER[1]).values().any():
+            donor.objections.append(
+                "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
+                "or the mean of the last hidden states instead of pooler_output"
+            )
         return donor
 
-    @staticmethod
-    def _open(name: str, revision: str | None, found_by: str) -> tuple[Place, dict, dict[str, Tensor], np.ndarray]:
+    def _open(self, name: str, revision: str | None, found_by: str) -> Candidate:
         place = open_place(name, revision)
+        for known in self._opened.values():
+            if place.commit is not None and (known.place.label, known.place.commit) == (place.label, place.commit):
+                return known  # under an older name of the same repo
         with reading(place):
             config = read_config(place)
             weights = next((file for file in WEIGHT_FILES if file in place.names()), None)
             if isinstance(place, HubRepo) and weights is not None and ".bin" in weights:
                 if found_by is GUESSED:
                     raise ConversionError(
-                        f"{place.label}: has only {weights}, which a guess does not download; if it is the donor: "
+                        f"{name}: has only {weights}, which a guess does not download; if it is the donor: "
                         f"--pooler-from {place.label}"
                     )
                 place = place.download(weight_files(place))
-            tensors = todays_names(place, read_tensors(place))
-            donor, hidden = Donor(place, found_by, tensors, math.nan, []), config["hidden_size"]
-            needed = {POOLER[0]: (hidden, hidden), POOLER[1]: (hidden,), lineage_key(config): (hidden, hidden)}
-            for key, shape in needed.items():
-                tensor = donor.tensor(key)
-                if tensor is None:
-                    what = "no pooler: it lost its own; name the model before it" if key in POOLER else "no such layer"
-                    raise ConversionError(f"{donor}: has no {key} ({what})")
-                if tensor.shape != shape or tensor.dtype not in FLOATS:
-                    found = f"{tensor.dtype} {list(tensor.shape)}"
-                    raise ConversionError(f"{donor}: {key} is {found}, expected a floating {list(shape)}")
-            return place, config, tensors, donor.tensor(lineage_key(config)).values()
+            candidate = Candidate(place, config, todays_names(place, read_tensors(place)))
+        hidden = config["hidden_size"]
+        for key, shape in {
+            POOLER[0]: (hidden, hidden),
+            POOLER[1]: (hidden,),
+            lineage_key(config): (hidden, hidden),
+        }.items():
+            tensor = candidate.tensor(key)
+            if tensor is None:
+                what = "no pooler: it lost its own; name the model before it" if key in POOLER else "no such layer"
+                raise ConversionError(f"{name}: has no {key} ({what})")
+            if tensor.shape != shape or tensor.dtype not in FLOATS:
+                found = f"{tensor.dtype} {list(tensor.shape)}"
+                raise ConversionError(f"{name}: {key} is {found}, expected a floating {list(shape)}")
+        return candidate
 
     def find(
         self, checkpoint: Checkpoint, pooler_from: str | None, revision: str | None, force: bool
@@ -878,25 +942,26 @@ class Donors:
                 )
             return donor, []
         refused: dict[str, list[str]] = {}  # reason -> names
-        for candidates in (named_donors(checkpoint), *known_donors(checkpoint.config)):
-            fitting = []
+        for candidates in (*named_donors(checkpoint), *known_donors(checkpoint.config)):
+            fitting: list[Donor] = []
+            unread = None
             for name, found_by in candidates:
                 try:
                     donor = self.examine(checkpoint, name, None, found_by)
                     reasons = donor.objections
+                    if not reasons and all(donor.candidate is not other.candidate for other in fitting):
+                        fitting.append(donor)
                 except ConversionError as error:
-                    if isinstance(error, HubError) and found_by is not GUESSED:  # it may well be the right one
-                        raise ConversionError(
-                            f"{error} (named by {found_by}; to take another: --pooler-from)"
-                        ) from error
                     reasons = [str(error).removeprefix(f"{name}: ")]
+                    if isinstance(error, HubError) and found_by is not GUESSED:
+                        unread = ConversionError(f"{error} (named by {found_by}; to take another: --pooler-from)")
                 for reason in reasons:
                     refused.setdefault(reason, []).append(name)
-                if not reasons:
-                    fitting.append(donor)
             notes = [f"{', '.join(names)}: {reason}" for reason, names in refused.items()]
             if fitting:
                 return closest(checkpoint, fitting), notes
+            if unread is not None:  # it may well be the right one: no guessing then
+                raise unread
         raise ConversionError(
             f"{checkpoint.place.where('')}: no donor found for its pooler; name the model that its training started "
             f"from with --pooler-from FOLDER_OR_HUB_ID. Not taken: {' | '.join(notes) or 'nothing to try'}"
@@ -919,11 +984,11 @@ def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
         ConversionError: Another one with a different pooler is as close.
     """
     best, *others = sorted(donors, key=lambda donor: donor.distance)
-    poolers = [[donor.tensor(key).cast(checkpoint.dtype).sha256() for key in POOLER] for donor in (best, *others)]
     ties = [
         donor
-        for donor, pooler in zip(others, poolers[1:], strict=True)
-        if donor.distance <= TIE_FACTOR * best.distance + TIE_SLACK and pooler != poolers[0]
+        for donor in others
+        if donor.distance <= TIE_FACTOR * best.distance + TIE_SLACK
+        and any(donor.pooler[key].sha256() != best.pooler[key].sha256() for key in POOLER)
     ]
     if ties:
         raise ConversionError(
@@ -938,20 +1003,20 @@ GUESSED = "the table of well-known BERTs"
 LEGACY_NAMES = {known.repo_id.split("/")[1] for known in KNOWN_DONORS if known.repo_id.startswith("google-bert/")}
 
 
-def named_donors(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
-    """What the checkpoint itself says that it was started from, and what those folders say in turn."""
-    place, config, seen = checkpoint.place, checkpoint.config, set()
+def named_donors(checkpoint: Checkpoint) -> Iterator[list[tuple[str, str]]]:
+    """What the checkpoint itself says that it was started from; then what the folders among that say in turn."""
+    place, config, seen = checkpoint.place, checkpoint.config, {os.path.realpath(checkpoint.place.path)}
     while place is not None:
-        following = None
-        for name, found_by in _names_in(place, config):
-            path = local_path(name)
-            if name not in seen and os.path.realpath(path) != os.path.realpath(checkpoint.place.path):
-                seen.add(name)
-                yield name, found_by
-                following = following or (Folder(path) if os.path.isfile(path / "config.json") else None)
-        if following is not None:
-            config = read_json(following, "config.json")
-        place = following
+        names = [(name, found_by) for name, found_by in _names_in(place, config) if os.path.realpath(name) not in seen]
+        yield names
+        seen |= {os.path.realpath(name) for name, _ in names}
+        folders = (local_path(name) for name, _ in names)
+        place = next((Folder(path) for path in folders if os.path.isfile(path / "config.json")), None)
+        if place is not None:
+            try:
+                config = read_json(place, "config.json")
+            except ConversionError:  # said already, when it was examined
+                return
 
 
 def _names_in(place: Folder, config: dict) -> Iterator[tuple[str, str]]:
@@ -1020,8 +1085,8 @@ def plan_conversion(
     Raises:
         ConversionError: Something speaks against it; nothing has been written.
     """
-    config, place = checkpoint.config, checkpoint.place
-    if checkpoint.has_pooler and not replace_pooler and not is_converted(config):
+    place = checkpoint.place
+    if checkpoint.has_pooler and not replace_pooler and not checkpoint.is_converted:
         raise ConversionError(
             f"{place.where('')}: has a pooler already (bert.pooler.dense.*), and loads without a random one. If that "
             "one was random when it was saved, graft the original over it: --replace-pooler"
@@ -1033,8 +1098,9 @@ def plan_conversion(
     checkpoint.dropped.update(dict.fromkeys(sorted(checkpoint.tensors.keys() - tensors.keys()), dropped))
     if not all(key in tensors for key in POOLER):
         donor, notes = donors.find(checkpoint, pooler_from, pooler_revision, force_donor)
-        with reading(donor.place):
-            tensors |= {key: donor.tensor(key).cast(checkpoint.dtype) for key in POOLER}
+        if isinstance(donor.place, Folder):
+            check_apart(output, donor.place, "the donor")
+        tensors |= donor.pooler
     names = place.names()
     copied = sorted(names.intersection(COPIED))
     for file in copied:
@@ -1062,11 +1128,17 @@ def plan_conversion(
     return plan
 
 
+def check_apart(output: Path, folder: Folder, what: str) -> None:
+    target, source = Path(os.path.realpath(output)), Path(os.path.realpath(folder.path))
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise ConversionError(
+            f"{output}: inside {what} {folder.path}, or around it; choose a folder beside it with -o"
+        )
+
+
 def check_output(checkpoint: Checkpoint, output: Path, overwrite: bool) -> None:
     """Refuses a destination that could cost the user anything."""
-    target, source = Path(os.path.realpath(output)), Path(os.path.realpath(checkpoint.place.path))
-    if target.is_relative_to(source) or source.is_relative_to(target):
-        raise ConversionError(f"{output}: inside the checkpoint, or around it; choose a folder beside it with -o")
+    check_apart(output, checkpoint.place, "the checkpoint")
     if not os.path.lexists(output):
         return
     if not overwrite:
@@ -1171,7 +1243,8 @@ def write_output(plan: Plan, folder: Path, progress: tqdm) -> None:
                 shutil.copyfileobj(code, target)
     with flushed(folder / "README.md") as file:
         file.write(plan.card.encode(errors="replace"))
-    _sync_folder(folder)
+    for part in (folder / "1_Pooling", folder / "2_Dense", folder):
+        _sync_folder(part)
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], progress: tqdm | None = None) -> None:
@@ -1265,7 +1338,9 @@ def model_card(plan: Plan) -> str:
     place, donor = plan.checkpoint.place, plan.donor
     body = f"# {plan.name}\n"
     if "README.md" in place.names():
-        body = REGEX_YAML_BLOCK.sub("", place.local("README.md").read_text(encoding="utf-8-sig"), count=1)
+        body = REGEX_YAML_BLOCK.sub(
+            "", place.local("README.md").read_bytes().decode("utf-8-sig", errors="replace"), count=1
+        )
         body = re.sub(f"\n*{CARD_BEGIN}.*?{CARD_END}\n*", "\n", body, flags=re.DOTALL)
     data = read_card_metadata(place)
     tags = [tag for tag in data["tags"] if isinstance(tag, str)] if isinstance(data.get("tags"), list) else []
@@ -1289,7 +1364,8 @@ def card_section(plan: Plan) -> str:
         "",
         f"- donor: `{source.get('donor', 'its own')}`{revision}",
     ]
-    lines += [f"- sha256 of `{key}`: `{digest}`" for key, digest in source.get("sha256", {}).items()]
+    digests = source.get("sha256", {})
+    lines += [f"- sha256 of `{key}`: `{digests[key]}`" for key in POOLER if key in digests]
     if "lineage_cosine" in source:
         lines.append(f"- lineage: cosine {source['lineage_cosine']} between the last layers of donor and checkpoint")
     lines += [f"- taken by --force-donor although {reason}" for reason in source.get("forced", [])]
@@ -1494,10 +1570,7 @@ def convert(
     try:
         if push_to_hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", push_to_hub):
             raise ConversionError(f"{push_to_hub}: not a repository id of the Hub; expected user/name or name")
-        place = open_place(checkpoint, revision)
-        if isinstance(place, HubRepo):
-            with hub_errors(place.label):
-                place = place.download([*place.names().intersection({"README.md", *COPIED}), *weight_files(place)])
+        place = fetch(checkpoint, revision)
         read = read_checkpoint(place)
         report = ConversionReport(
             status="planned",
@@ -1510,7 +1583,7 @@ def convert(
             missing=[key for key in POOLER if key not in read.tensors],
         )
         written_as = "pooled" if read.config["model_type"] == MODEL_TYPE else "bert"
-        if is_converted(read.config) and read.has_pooler and written_as == format and not replace_pooler:
+        if read.is_converted and written_as == format and not replace_pooler:
             report.status = "already pooled"
             return report
         if not dry_run:
@@ -1565,7 +1638,7 @@ def _describe(plan: Plan, report: ConversionReport) -> None:
         report.found_by, report.lineage_cosine = plan.donor.found_by, round(plan.donor.cosine, 6)
         report.forced = plan.donor.objections
         report.grafted = plan.config["pooler_source"]["sha256"]
-        stored = plan.donor.tensor(POOLER[0]).dtype
+        stored = plan.donor.candidate.tensor(POOLER[0]).dtype
         if stored != report.dtype:
             report.cast = f"the pooler from {FLOATS[stored]} to the checkpoint's {FLOATS[report.dtype]}"
 
@@ -1586,11 +1659,11 @@ def building(output: Path) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     for stale in output.parent.glob(f"{glob.escape(prefix)}*"):
         if stale not in BUILDING and not _is_running(stale.name.removeprefix(prefix).partition("-")[0]):
-            shutil.rmtree(stale)
+            shutil.rmtree(stale, ignore_errors=True)  # another run may be clearing it away as well
     folder = output.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
-    folder.mkdir()
     BUILDING.add(folder)
     try:
+        folder.mkdir()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -1629,7 +1702,7 @@ def put_in_place(folder: Path, output: Path, overwrite: bool) -> None:
             if not output.exists():
                 _replaced(output).rename(output)
             raise
-        shutil.rmtree(_replaced(output))
+        shutil.rmtree(_replaced(output), ignore_errors=True)
     else:
         folder.rename(output)
     _sync_folder(output.parent)
@@ -1639,7 +1712,7 @@ def restore(output: Path) -> None:
     """Undoes what a run left that was killed between the two renames of `put_in_place`."""
     if _replaced(output).exists():
         if output.exists():
-            shutil.rmtree(_replaced(output))
+            shutil.rmtree(_replaced(output), ignore_errors=True)
         else:
             _replaced(output).rename(output)
 
@@ -1699,8 +1772,11 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _printable(text: object) -> str:
-    return str(text).encode(errors="backslashreplace").decode()  # file names need not be valid Unicode
+def _say(text: object) -> None:
+    try:
+        print(str(text).encode(errors="backslashreplace").decode(), flush=True)  # file names need not be Unicode
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1747,7 +1823,7 @@ def main(argv: list[str] | None = None) -> int:
                 donors=donors,
             )
         except KeyboardInterrupt:
-            print(f"error: {checkpoint}: interrupted; it was not converted", file=sys.stderr)
+            print(f"error: {checkpoint}: interrupted; what has not got its name yet is gone", file=sys.stderr)
             return 130
         except ConversionError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -1755,15 +1831,15 @@ def main(argv: list[str] | None = None) -> int:
             continue
         results.append(report.to_dict())
         if not arguments.quiet and not arguments.json:
-            print(_printable(report), end="\n\n" if several else "\n")
+            _say(f"{report}\n" if several else report)
     refused = sum(result["status"] == "refused" for result in results)
     if arguments.json:
-        print(json.dumps({"results": results} if several else results[0], indent=2))
+        _say(json.dumps({"results": results} if several else results[0], indent=2))
     elif several and not arguments.quiet:
         for result in results:
             outcome = result.get("output") or result.get("error") or ""
-            print(_printable(f"{result['status']:<15} {result['checkpoint']}  {outcome}"))
-        print(f"{len(results) - refused} done, {refused} refused")
+            _say(f"{result['status']:<15} {result['checkpoint']}  {outcome}")
+        _say(f"{len(results) - refused} done, {refused} refused")
     return 1 if refused else 0
 
 
