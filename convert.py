@@ -1336,13 +1336,13 @@ CARD_BEGIN, CARD_END = "<!-- bert-pooled-mlm: begin -->", "<!-- bert-pooled-mlm:
 def model_card(plan: Plan) -> str:
     """The input's README with its metadata merged and our section added once; a new one where there is none."""
     place, donor = plan.checkpoint.place, plan.donor
+    data = read_card_metadata(place)
     body = f"# {plan.name}\n"
     if "README.md" in place.names():
         body = REGEX_YAML_BLOCK.sub(
             "", place.local("README.md").read_bytes().decode("utf-8-sig", errors="replace"), count=1
         )
         body = re.sub(f"\n*{CARD_BEGIN}.*?{CARD_END}\n*", "\n", body, flags=re.DOTALL)
-    data = read_card_metadata(place)
     tags = [tag for tag in data["tags"] if isinstance(tag, str)] if isinstance(data.get("tags"), list) else []
     data = {"library_name": "transformers", "pipeline_tag": "feature-extraction", **data}
     data["tags"] = [*tags, *(tag for tag in ("bert", "bert-pooled-mlm", "sentence-transformers") if tag not in tags)]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,3 +101,62 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
     return (first.keys() ^ second.keys()) | {
         name for name in first.keys() & second.keys() if not torch.equal(first[name], second[name])
     }
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors in a folder's safetensors files, shards together."""
+    files = sorted(folder.glob("model*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def bits(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
+    """Tensors in a form whose `==` compares dtype, shape and every bit."""
+    return {
+        name: (tensor.dtype, tensor.shape, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, tensor in tensors.items()
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file's bytes, by its path in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def state(folder: Path) -> dict[str, tuple]:
+    """All that a program could have changed in a folder: names, modes, times, bytes."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            path.lstat().st_mode,
+            path.lstat().st_mtime_ns,
+            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None,
+        )
+        for path in [folder, *sorted(folder.rglob("*"))]
+    }
+
+
+def edit_json(path: Path, *removed: str, **changed) -> None:
+    """Changes a JSON file's fields, and removes some."""
+    fields = json.loads(path.read_text(encoding="utf-8")) | changed
+    path.write_text(json.dumps({key: fields[key] for key in fields if key not in removed}), encoding="utf-8")
+
+
+def save_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 1, kind: str = "safetensors") -> None:
+    """Replaces a folder's weights, in any of the four layouts of transformers; `kind` is "safetensors" or "bin"."""
+    for file in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*")]:
+        file.unlink()
+    stem = {"safetensors": "model", "bin": "pytorch_model"}[kind]
+    names = sorted(tensors)
+    files = {f"{stem}.{kind}": names}
+    if shards > 1:
+        files = {f"{stem}-{n + 1:05d}-of-{shards:05d}.{kind}": names[n::shards] for n in range(shards)}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        weight_map = {name: file for file, part in files.items() for name in part}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / f"{stem}.{kind}.index.json").write_text(json.dumps(index), encoding="utf-8")
+    for file, part in files.items():
+        chosen = {name: tensors[name].contiguous() for name in part}
+        if kind == "bin":
+            torch.save(chosen, folder / file)
+        else:
+            save_file(chosen, folder / file, metadata={"format": "pt"})

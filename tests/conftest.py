@@ -10,6 +10,10 @@ from checkpoints import save_donor, save_lost, save_tokenizer
 torch.set_num_threads(1)  # tiny models: threads cost more than they bring
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-cases", type=int, default=210, metavar="N", help="edited folders to convert, in all")
+
+
 @pytest.fixture(scope="session")
 def donor(tmp_path_factory) -> Path:
     return save_donor(tmp_path_factory.mktemp("checkpoints") / "donor")

@@ -51,7 +51,7 @@ def test_the_fields_of_bert_reach_bert(tmp_path):
     BertPooledMLMConfig(**fields).save_pretrained(tmp_path)
     loaded, stock = BertPooledMLMConfig.from_pretrained(tmp_path), BertConfig(**fields)
     assert {field: getattr(loaded, field) for field in fields} == fields
-    ours = {"architectures", "auto_map", "model_type", "transformers_version", *OWN_FIELDS}
+    ours = {"architectures", "auto_map", "model_type", "tokenizer_class", "transformers_version", *OWN_FIELDS}
     # A folder's name and where the config came from are transformers' business (4.x).
     ours |= {"_name_or_path", "_attn_implementation_autoset"}
     assert {k: v for k, v in loaded.to_dict().items() if k not in ours} == {

@@ -61,7 +61,7 @@ def make(cls, **fields):
 
 
 def twin(model, stock_class, **fields):
-    """Stock BERT with the same weights, in memory of its own: two files may be aligned, and so rounded, differently."""
+    """Stock BERT with the same weights, copied: those of two files may be aligned, and so rounded, differently."""
     config = {**SHAPE, "attn_implementation": model.config._attn_implementation}
     stock = stock_class(BertConfig(**{**config, "num_labels": model.config.num_labels, **fields})).eval()
     weights = model.bert.state_dict() if stock_class is BertModel else model.state_dict()
@@ -243,7 +243,7 @@ def test_add_pooling_layer_false_is_refused_in_one_line_that_names_the_alternati
         lambda: BertPooledMLMModel(BertPooledMLMConfig(**SHAPE), add_pooling_layer=False),
         lambda: AutoModel.from_pretrained(pooled, add_pooling_layer=False),
     ):
-        with pytest.raises(ValueError, match="add_pooling_layer=False is for transformers.BertModel") as refusal:
+        with pytest.raises(ValueError, match=r"add_pooling_layer=False is for transformers\.BertModel") as refusal:
             refused()
         assert "\n" not in str(refusal.value)
     BertModel.from_pretrained(pooled, add_pooling_layer=False)  # the alternative works
@@ -340,6 +340,15 @@ def test_a_stock_checkpoint_keeps_its_own_mlm_head(cls, donor):
     }
     # The two read one file, so the arithmetic is the same.
     assert torch.equal(model(**batch()).logits, stock(**batch()).prediction_logits)
+
+
+@each_class
+def test_a_stock_config_is_refused_since_the_saved_folder_would_be_a_stock_one(cls, donor):
+    stock = BertConfig.from_pretrained(donor)
+    with pytest.raises(ValueError, match="BertPooledMLMConfig"):
+        cls.from_pretrained(donor, config=stock)
+    with pytest.raises(ValueError, match="BertPooledMLMConfig"):
+        cls(stock)
 
 
 # Promise: nor random logits.
