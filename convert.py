@@ -126,10 +126,10 @@ JSON_LIMIT = 8 << 20  # bytes
 LAYER_LIMIT = 1024
 CHUNK = 4 << 20  # bytes
 MESSAGE_LIMIT = 4000  # characters
-# Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.9, unrelated encoders stay below 0.05.
+# Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98, strangers stay below 0.02.
 LINEAGE_THRESHOLD = 0.5
-# Two donors whose distances (1 - cosine) are this close cannot be told apart.
-TIE_FACTOR, TIE_SLACK = 1.1, 1e-6
+# Two donors whose distances (1 - cosine; below the floor, rounding) are within the factor can't be told apart.
+TIE_FACTOR, DISTANCE_FLOOR = 2, 5e-6
 
 
 class KnownDonor(NamedTuple):
@@ -826,7 +826,7 @@ class Donor:
 
     @property
     def distance(self) -> float:
-        return 1 - self.cosine
+        return max(1 - self.cosine, DISTANCE_FLOOR)
 
     @functools.cached_property
     def pooler(self) -> dict[str, Tensor]:
@@ -987,7 +987,7 @@ def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
     ties = [
         donor
         for donor in others
-        if donor.distance <= TIE_FACTOR * best.distance + TIE_SLACK
+        if donor.distance <= TIE_FACTOR * best.distance
         and any(donor.pooler[key].sha256() != best.pooler[key].sha256() for key in POOLER)
     ]
     if ties:
