@@ -328,6 +328,25 @@ class Bench:
         return rows
 
 
+def rounded(value):
+    """Ten decimals: casts differ in the eighth."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 10) if isinstance(value, float) else value
+
+
+def written(result):
+    """The records as JSON, one pair or triple a line."""
+    fields = []
+    for key, value in result.items():
+        if isinstance(value, list):
+            rows = ",\n".join("  " + json.dumps(rounded(row)) for row in value)
+            fields.append(f' "{key}": [\n{rows}\n ]')
+        else:
+            fields.append(f' "{key}": ' + json.dumps(rounded(value), indent=1).replace("\n", "\n "))
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
 def table(records):
     """Prints the pairs: cosine by tensor, the block's in brackets for the first."""
     names = list(TENSORS)
@@ -354,6 +373,22 @@ def selection_table(rows):
             print(f"{label:24} {name:12} {len(ratios):8} {lost:8} {ratios[0]:15.3f} {middle:8.3f}")
 
 
+def displacement_table(records, rows):
+    """Prints how far two runs from A go the same way (cosine of what each added), and how often factors tie."""
+    moved = {row["right"]: row["cosine"] for row in records if row["left"] == "A"}
+    rows = [row for row in rows if row["parent"] == "A"]
+    print(f"\n{'tensor':12} {'bf16 cast':>10} {'same way: median':>17} {'most':>6}  ties within 1.25, 1.5, 2, 3")
+    for name in TENSORS:
+        ways = []
+        for row in rows:
+            child, apart, rival = row[name]["parent"], row[name]["rival"], 1 - moved[row["rival"]][name]
+            ways.append((child + rival - apart) / (2 * (child * rival) ** 0.5))
+        ways.sort()
+        ties = [sum(row[name]["ratio"] <= factor for row in rows) / len(rows) for factor in (1.25, 1.5, 2, 3)]
+        shares = ", ".join(f"{share:.0%}" for share in ties)
+        print(f"{name:12} {1 - moved['bf16'][name]:10.1e} {ways[len(ways) // 2]:17.2f} {ways[-1]:6.2f}  {shares}")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "lineage.json")
@@ -367,6 +402,7 @@ def main(argv=None):
         done = json.loads(args.output.read_text())
         table(done["pairs"])
         selection_table(done["selection"])
+        displacement_table(done["pairs"], done["selection"])
         return 0
 
     torch.set_num_threads(args.threads)
@@ -404,9 +440,10 @@ def main(argv=None):
         part()  # each is written at once: a run that is cut short has still measured something
         result["cpu_seconds"] = round(time.process_time() - began)
         result |= {"runs": bench.runs, "pairs": bench.records, "selection": bench.selection()}
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
+        args.output.write_text(written(result))
     table(result["pairs"])
     selection_table(result["selection"])
+    displacement_table(result["pairs"], result["selection"])
     return 0
 
 
