@@ -56,6 +56,7 @@ class BertPooledMLMConfig(BertConfig):
                 raise ValueError(f"{name}={value!r}: expected True or False")
         if pooler_source is not None and not isinstance(pooler_source, dict):
             raise ValueError(f"pooler_source={pooler_source!r}: expected a dict or None")
+        kwargs.setdefault("tokenizer_class", "BertTokenizer")  # pipelines of 4.x find the tokenizer by it
         super().__init__(**kwargs)
         self.sparse_prediction = sparse_prediction
         self.return_logits = return_logits

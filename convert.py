@@ -1181,7 +1181,7 @@ def output_config(plan: Plan) -> dict:
         config.pop("pooler_source", None)
     config["architectures"] = [ARCHITECTURE[plan.format]]
     if plan.format == "pooled":
-        config = {"sparse_prediction": False, "return_logits": True, **config}
+        config = {"sparse_prediction": False, "return_logits": True, "tokenizer_class": "BertTokenizer", **config}
         config |= {"model_type": MODEL_TYPE, "auto_map": AUTO_MAP}
     else:
         config = {key: value for key, value in config.items() if key not in ("sparse_prediction", "return_logits")}

@@ -9,6 +9,7 @@ BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 """
 
 import importlib
+import shlex
 from dataclasses import dataclass
 
 import torch
@@ -39,9 +40,8 @@ class BertPooledMLMOutput(ModelOutput):
 
     Args:
         loss: Scalar, float32; with `labels` only.
-        logits: `(batch, sequence, vocab_size)`, before the softmax. In training mode with `sparse_prediction` and
-            labels: `(labelled positions, vocab_size)`, in the order of `labels[labels != -100]`. `None` without
-            `return_logits`.
+        logits: `(batch, sequence, vocab_size)`. In training mode with `sparse_prediction` and labels:
+            `(labelled positions, vocab_size)`, ordered as `labels[labels != -100]`. `None` without `return_logits`.
         last_hidden_state: `(batch, sequence, hidden_size)`.
         pooler_output: `(batch, hidden_size)`: dense layer and tanh over the final state of [CLS].
         hidden_states: With `output_hidden_states`: the embeddings' and each layer's `(batch, sequence, hidden_size)`.
@@ -58,10 +58,9 @@ class BertPooledMLMOutput(ModelOutput):
 
 @dataclass
 class BertPooledMLMModelOutput(ModelOutput):
-    """Output of `BertPooledMLMModel`: the fields of `BertPooledMLMOutput`, ordered as `BertModel` gives them.
+    """Output of `BertPooledMLMModel`: without labels, element by element what `BertModel` gives, then the logits.
 
-    Without labels, the elements are those of `BertModel`, then the logits: code that takes element 0 for the hidden
-    states (the feature-extraction pipeline, older sentence-transformers) keeps working.
+    Code that takes element 0 for the hidden states (the feature-extraction pipeline) keeps working.
     """
 
     loss: torch.FloatTensor | None = None
@@ -73,7 +72,7 @@ class BertPooledMLMModelOutput(ModelOutput):
 
 
 class _KeptPooler:
-    """The family's promises at loading: no pooler and no logits made up at random, and a frozen pooler stays frozen."""
+    """The family's promises at loading: no pooler and no logits made up at random; what is frozen stays frozen."""
 
     config_class = BertPooledMLMConfig
     pooler_is_trained = True
@@ -82,46 +81,45 @@ class _KeptPooler:
     # What checkpoints of BertForPreTraining, and those of transformers before 4.31, hold besides.
     _keys_to_ignore_on_load_unexpected = [r"^cls\.seq_relationship\.", r"embeddings\.position_ids$"]
 
+    def __init__(self, config, *args, **kwargs):
+        if type(config).model_type != BertPooledMLMConfig.model_type:  # saved with it, the folder were a stock BERT's
+            raise ValueError(f"{type(self).__name__} takes a BertPooledMLMConfig, found {type(config).__name__}")
+        super().__init__(config, *args, **kwargs)
+
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path,
         *model_args,
-        allow_missing_pooler: bool = False,
-        output_loading_info: bool = False,
+        allow_missing_pooler=False,
+        output_loading_info=False,
         **kwargs,
     ):
-        """Loads a pooled or a stock BERT checkpoint that has a pooler.
+        """Loads a pooled or a stock BERT checkpoint that has a pooler; arguments as in `PreTrainedModel`, and:
 
         Args:
-            pretrained_model_name_or_path: A folder or a Hub id.
-            *model_args: Passed on to the class.
             allow_missing_pooler: Start a new, random pooler where the checkpoint has none.
-            output_loading_info: Also return transformers' dict of missing, unexpected and mismatched keys.
-            **kwargs: All that `PreTrainedModel.from_pretrained` takes.
 
         Raises:
             ValueError: The checkpoint has no pooler, or (under `ignore_mismatched_sizes`) one of another shape. The
                 message holds the command that grafts the original one.
         """
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        random_keys = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+        name = pretrained_model_name_or_path
+        model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+        mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])  # 4.57: names alone
+        random_keys = sorted({*info["missing_keys"], *mismatched})
         random_pooler = [key for key in random_keys if "pooler.dense." in key]
         if random_pooler and not allow_missing_pooler:
             raise ValueError(
-                f"{pretrained_model_name_or_path} has no usable pooler: {', '.join(random_pooler)} would be random, "
-                "different at each load. Graft the original one with bert-pooled-mlm, and load the folder that it "
-                f"writes: `python convert.py {pretrained_model_name_or_path}`. To train a new pooler from scratch "
-                "instead, pass allow_missing_pooler=True."
+                f"{name} has no usable pooler: {', '.join(random_pooler)} would be random, different at each load. "
+                "Graft the original one with bert-pooled-mlm, and load the folder that it writes: "
+                f"`python convert.py {shlex.quote(str(name))}`. To train a new one from scratch instead, pass "
+                "allow_missing_pooler=True."
             )
-        model._freeze_pooler()  # transformers 5.x resets requires_grad of every parameter while loading
+        # While loading, transformers 5.x resets requires_grad of every parameter.
+        model.bert.pooler.requires_grad_(cls.pooler_is_trained)
         model._after_loading(random_keys)
         return (model, info) if output_loading_info else model
-
-    def _freeze_pooler(self) -> None:
-        self.bert.pooler.requires_grad_(self.pooler_is_trained)
 
     def _after_loading(self, random_keys: list[str]) -> None:
         """A class's own answer to the parameters that the checkpoint did not have."""
@@ -130,18 +128,18 @@ class _KeptPooler:
 class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
     """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
 
-    The pooler (`bert.pooler`) is frozen: the MLM loss gives it no gradient, and neither weight decay nor DDP may touch
-    it. `model.bert.pooler.requires_grad_(True)` thaws it.
+    The pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
     """
 
     output_class = BertPooledMLMOutput
     pooler_is_trained = False
+    reads_return_logits = False  # of the config: a saved False would break the fill-mask pipeline
     accepts_loss_kwargs = True  # Trainer passes num_items_in_batch, and does not divide the loss again
 
     def __init__(self, config: BertPooledMLMConfig):
         super().__init__(config)
         self.bert.pooler = BertPooler(config)
-        self._freeze_pooler()
+        self.bert.pooler.requires_grad_(self.pooler_is_trained)
         self.post_init()
 
     def forward(
@@ -151,8 +149,6 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        encoder_hidden_states: torch.FloatTensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         return_logits: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -164,25 +160,21 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         Takes what `BertForMaskedLM.forward` takes (`output_hidden_states` and the like through `**kwargs`), and:
 
         Args:
-            labels: `(batch, sequence)`: token ids where there is something to predict, -100 elsewhere.
             return_logits: Whether to return the logits, and so to run the MLM head when there are no labels. Default:
                 yes; in `BertPooledMLMModel` the config's `return_logits`.
             num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices: the loss is
                 the summed cross-entropy over this number. Default: those of this call, hence their mean.
-            return_dict: `False` for a tuple of what is not `None`, in the order of the output class.
         """
         if return_dict is None:  # torchscript is 4.x's; tracing wants tuples
             return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)
         if return_logits is None:
-            return_logits = self._returns_logits()
+            return_logits = not self.reads_return_logits or self.config.return_logits
         encoded = self.bert(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
             return_dict=True,
             **kwargs,
         )
@@ -210,28 +202,21 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
     @staticmethod
     def _mlm_loss(logits, labels, num_items_in_batch):
         """Cross-entropy in float32; 0 with zero gradients, not NaN, where nothing is labelled."""
-        total = cross_entropy(
-            logits.float().view(-1, logits.size(-1)), labels.reshape(-1), ignore_index=-100, reduction="sum"
-        )
+        total = cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")
         if num_items_in_batch is None:
-            num_items_in_batch = (labels != -100).sum().clamp(min=1)
-        elif torch.is_tensor(num_items_in_batch):
-            num_items_in_batch = num_items_in_batch.to(total.device)
-        return total / num_items_in_batch
-
-    def _returns_logits(self) -> bool:
-        return True
+            num_items_in_batch = (labels != -100).sum()
+        return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
 
 
 class BertPooledMLMModel(BertPooledMLMForMaskedLM):
     """Drop-in for `BertModel` by its outputs, plus the MLM head's logits; its pooler is trainable.
 
-    For MLM training take `BertPooledMLMForMaskedLM` (`AutoModelForMaskedLM`): here the pooler gets no gradient from
-    the MLM loss, and DDP stops at parameters without one.
+    For MLM training take `BertPooledMLMForMaskedLM`: DDP stops at a trainable pooler, which that loss never reaches.
     """
 
     output_class = BertPooledMLMModelOutput
     pooler_is_trained = True
+    reads_return_logits = True
 
     def __init__(self, config: BertPooledMLMConfig, add_pooling_layer: bool = True):
         if not add_pooling_layer:
@@ -240,9 +225,6 @@ class BertPooledMLMModel(BertPooledMLMForMaskedLM):
                 "transformers.BertModel.from_pretrained(folder, add_pooling_layer=False), which reads the same folder."
             )
         super().__init__(config)
-
-    def _returns_logits(self) -> bool:
-        return self.config.return_logits
 
     def _after_loading(self, random_keys: list[str]) -> None:
         if any(key.startswith("cls.predictions.") for key in random_keys):
