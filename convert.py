@@ -50,7 +50,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import yaml_dump
+from huggingface_hub.utils import disable_progress_bars, yaml_dump
 from huggingface_hub.utils.logging import set_verbosity_error
 from tqdm import tqdm
 
@@ -124,7 +124,7 @@ OTHER_KINDS = (
 HEADER_LIMIT = 8 << 20  # bytes; a BERT of 24 layers needs 0.05 MB
 JSON_LIMIT = 8 << 20  # bytes
 LAYER_LIMIT = 1024
-CHUNK = 4 << 20  # bytes
+CHUNK = 1 << 20  # bytes
 MESSAGE_LIMIT = 4000  # characters
 # Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98, strangers stay below 0.02.
 LINEAGE_THRESHOLD = 0.5
@@ -227,6 +227,7 @@ class HubRepo:
         info = HfApi().model_info(repo_id, revision=revision)
         self.label = info.id  # the canonical one, where `repo_id` is an older name
         self.commit = info.sha
+        self._revision = revision
         self._names = {sibling.rfilename for sibling in info.siblings}
         self._files = HfFileSystem()
 
@@ -244,18 +245,25 @@ class HubRepo:
         return self._files.open(f"{self.label}/{name}", revision=self.commit, cache_type="none")
 
     def download(self, names: list[str]) -> Folder:
-        """Fetches whole files into the Hub's cache, with huggingface_hub's own progress bars."""
-        for name in names:
-            path = hf_hub_download(self.label, name, revision=self.commit)
-        return Folder(Path(path).parent, self.label, self.commit)
+        """Fetches whole files into the Hub's cache, with huggingface_hub's own progress bars.
+
+        Raises:
+            ConversionError: The branch moved on while it was read.
+        """
+        for name in names:  # by branch, so that the cache knows what it points to, also offline
+            path = Path(hf_hub_download(self.label, name, revision=self._revision))
+        folder = Folder(path.parent, self.label, self.commit)
+        if path.parent.name != self.commit:
+            raise ConversionError(f"{self.label}: changed on the Hub while it was read; run it again")
+        return folder
 
 
 Place = Folder | HubRepo
 
 
 @contextlib.contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turns each way in which the Hub fails into one line."""
+def hub_errors(repo_id: str, otherwise: str = "no such folder, and ") -> Iterator[None]:
+    """Turns each way in which the Hub fails into one line; `otherwise` says what `repo_id` is not either."""
     try:
         yield
     except GatedRepoError as error:
@@ -264,22 +272,21 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise ConversionError(
-            f"{repo_id}: no such folder, and no such repository on the Hub (a private one needs HF_TOKEN or "
-            "`hf auth login`)"
+            f"{repo_id}: {otherwise}no such repository on the Hub (a private one needs HF_TOKEN or `hf auth login`)"
         ) from error
     except RevisionNotFoundError as error:
         raise ConversionError(f"{repo_id}: the repository on the Hub has no such revision") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise HubError(
-            f"{repo_id}: no such folder, not in the local cache, and the Hub is not asked (HF_HUB_OFFLINE is set, or "
+            f"{repo_id}: {otherwise}not in the local cache, and the Hub is not asked (HF_HUB_OFFLINE is set, or "
             f"it can't be reached); go online, or run `hf download {repo_id}` elsewhere and pass the folder"
         ) from error
     except EntryNotFoundError as error:
         raise ConversionError(f"{repo_id}: a file is missing on the Hub: {_first_line(error)}") from error
     except HFValidationError as error:
-        raise ConversionError(f"{repo_id}: no such folder, and not a repository id of the Hub") from error
+        raise ConversionError(f"{repo_id}: {otherwise}not a repository id of the Hub") from error
     except (OSError, *HfHubHTTPError.__bases__) as error:  # the second: requests', httpx's or httpx2's own base class
-        raise HubError(f"{repo_id}: no such folder, and the Hub failed ({_first_line(error)}); try again") from error
+        raise HubError(f"{repo_id}: {otherwise}the Hub failed ({_first_line(error)}); try again") from error
 
 
 class HubError(ConversionError):
@@ -292,7 +299,7 @@ def _first_line(error: BaseException) -> str:
 
 def reading(place: Place) -> contextlib.AbstractContextManager:
     """The context for reading from `place`: what goes wrong with the Hub becomes a `ConversionError`."""
-    return hub_errors(place.label) if isinstance(place, HubRepo) else contextlib.nullcontext()
+    return hub_errors(place.label, "") if isinstance(place, HubRepo) else contextlib.nullcontext()
 
 
 def local_path(name: str | os.PathLike) -> Path:
@@ -340,6 +347,7 @@ def fetch(name: str, revision: str | None) -> Folder:
         try:
             with hub_errors(name):
                 repo = HubRepo(name, revision)
+                read_config(repo)  # refuses what is no checkpoint before anything large is fetched
                 return repo.download([*repo.names().intersection({"README.md", *COPIED}), *weight_files(repo)])
         except HubError:
             with hub_errors(name):
@@ -404,22 +412,26 @@ class Tensor:
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
     def chunks(self) -> Iterator[memoryview]:
-        """The bytes, a bounded piece at a time."""
+        """The bytes, a bounded piece at a time, each valid until the next one."""
         if self.data is not None:
             yield self.data
             return
+        left = self.nbytes
+        buffer = memoryview(bytearray(min(left, CHUNK)))  # one for all pieces: new ones cost more than the copying
         with self.place.open(self.file) as file:
             file.seek(self.start)
-            left = self.nbytes
             while left:
-                piece = file.read(min(left, CHUNK))
+                if isinstance(self.place, HubRepo):  # fsspec's readinto does not check what the server sends
+                    piece = memoryview(file.read(min(left, CHUNK)))
+                else:
+                    piece = buffer[: file.readinto(buffer[: min(left, CHUNK)])]
                 if not 0 < len(piece) <= left:
                     raise ConversionError(f"{self.place.where(self.file)}: ended {left} bytes early; was it changed?")
                 left -= len(piece)
-                yield memoryview(piece)
+                yield piece
 
     def read(self) -> bytes:
-        return b"".join(self.chunks())
+        return b"".join(map(bytes, self.chunks()))
 
     def values(self) -> np.ndarray:
         """The values, float64, flat."""
@@ -1051,7 +1063,9 @@ def read_card_metadata(place: Folder) -> dict:
     if place.size("README.md") > JSON_LIMIT:
         raise ConversionError(f"{place.where('README.md')}: more than {JSON_LIMIT} bytes; move it away")
     try:
-        return metadata_load(place.local("README.md")) or {}
+        data = metadata_load(place.local("README.md")) or {}
+        yaml_dump(data)  # what can be read can be too deep to be written
+        return data
     # The last four: what PyYAML's own constructors run into.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ConversionError(
@@ -1725,7 +1739,7 @@ def push(folder: Path, repo_id: str, private: bool, plan: Plan) -> str:
     """
     source = plan.donor.place.label if plan.donor else "its own"
     try:
-        with hub_errors(repo_id):
+        with hub_errors(repo_id, ""):
             repo_id = HfApi().create_repo(repo_id, private=private or None, exist_ok=True).repo_id
             message = f"BERT with its pooler ({source}), in the {plan.format} format of bert-pooled-mlm"
             return HfApi().upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url
@@ -1803,6 +1817,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     }  # fmt: skip
     set_verbosity_error()  # huggingface_hub logs each retry, and would bury the one clear line
+    if arguments.quiet or not sys.stderr.isatty():
+        disable_progress_bars()
     donors, results, written = Donors(), [], set()
     for checkpoint in arguments.checkpoints:
         output = arguments.output_dir
