@@ -84,3 +84,11 @@ def test_all_that_it_links_to_is_there():
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_chinese_readme_has_the_same_snippets():
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    assert blocks("python", chinese) == blocks("python")
+    assert blocks("sh", chinese) == blocks("sh")
+    options = [re.findall(r"^  (?:-\w, )?--[\w-]+.*?(?=  )", text, re.MULTILINE) for text in (README, chinese)]
+    assert options[0] == options[1] != []
