@@ -477,3 +477,17 @@ def test_what_is_built_to_take_all_time_or_memory_is_refused_within_bounds(bomb,
         convert(tmp_path / "checkpoint", tmp_path / "out", pooler_from=tmp_path / "donor", verify=False)
     assert "alloc" not in str(refusal.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "donor"]
+
+
+@pytest.mark.parametrize("depth", [50, 150, 250, 350, 500, 2000])
+def test_a_card_nested_at_any_depth_is_written_or_refused(depth, material, tmp_path):
+    """20,000 cases found one that could be read and not be written: dumping YAML recurses deeper than loading it."""
+    lay_out(tmp_path / "checkpoint", material.folders["single"])
+    lay_out(tmp_path / "donor", material.folders["donor"])
+    card = b"---\na: " + b"[" * depth + b"]" * depth + b"\n---\n"
+    (tmp_path / "checkpoint" / "README.md").write_bytes(card)
+    outcome = contextlib.nullcontext() if depth == 50 else contextlib.suppress(ConversionError)
+    with bounded(), outcome:
+        convert(tmp_path / "checkpoint", tmp_path / "out", pooler_from=tmp_path / "donor", verify=False)
+    if (tmp_path / "out").exists():
+        assert isinstance(huggingface_hub.metadata_load(tmp_path / "out" / "README.md"), dict)

@@ -1,5 +1,6 @@
 """The README is true: every snippet runs as it stands there, and what it says is printed is printed."""
 
+import json
 import os
 import re
 import shutil
@@ -92,3 +93,21 @@ def test_the_chinese_readme_has_the_same_snippets():
     assert blocks("sh", chinese) == blocks("sh")
     options = [re.findall(r"^  (?:-\w, )?--[\w-]+.*?(?=  )", text, re.MULTILINE) for text in (README, chinese)]
     assert options[0] == options[1] != []
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_demonstrations_table_is_the_recorded_one(name):
+    recorded = json.loads((ROOT / "docs" / "figures" / "rescue.json").read_text())
+    table = next(block for block in blocks("text", (ROOT / name).read_text(encoding="utf-8")) if "chance" in block)
+    before, after = recorded["before"]["accuracy"], recorded["after"]["accuracy"]
+    assert f"{min(before):.2f} to {max(before):.2f} " in table
+    assert table.count(f"{after[0]:.2f}\n") == 1
+    assert len(set(after)) == 1
+    assert f"the donor's accuracy: {recorded['donor_accuracy']:.2f}" in table
+
+
+def test_the_report_has_the_lines_that_a_conversion_prints():
+    """The one in the README is the demonstration's; its rows are named and ordered as in a run of today."""
+    shown = next(block for block in blocks("text") if block.startswith("$ python convert.py"))
+    rows = ["status", "checkpoint", "missing", "donor", "found by", "lineage", "grafted", "grafted", "kept", "copied"]
+    assert [line[:12].strip() for line in shown.splitlines()[1:13]] == [*rows, "verified", "output"]
