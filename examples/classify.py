@@ -1,0 +1,367 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is a checkpoint's pooler worth on YOUR texts? Classifies them, and compares the pooler with doing without.
+
+    python classify.py reviews.csv --model my-bert-pooled
+    python classify.py reviews.jsonl --model my-bert-pooled --finetune
+
+By default the encoder is frozen, and a linear classifier (logistic regression) is trained on each of four sentence
+vectors: the checkpoint's own pooler, the raw [CLS] state, the mean over the tokens, and random poolers, as
+transformers makes them up where a checkpoint has none. --finetune trains the whole model instead. It needs the
+package alone (`pip install bert-pooled-mlm`).
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import math
+import random
+import statistics
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import torch
+import transformers
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+OWN, CLS, MEAN, RANDOM = "own pooler", "raw [CLS]", "mean of the tokens", "random pooler"
+STRENGTHS = (
+    1e-4,
+    1e-3,
+    1e-2,
+    1e-1,
+)  # of the linear classifier's regularization, chosen on a part of the training data
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def at_least(minimum: int):
+    """The argparse type of the integers from `minimum` on."""
+
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, found {text!r}")
+        return int(text)
+
+    return integer
+
+
+def between(low: float, high: float):
+    """The argparse type of the numbers between `low` and `high`, both excluded."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(f"expected a number above {low:g} and below {high:g}, found {text!r}")
+        return value
+
+    return number
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog="classify.py", description="Compare a checkpoint's pooler with [CLS], mean pooling and random poolers."
+    )
+    add = parser.add_argument
+    add("data", type=Path, help="UTF-8: .csv, .tsv (with a header line) or .jsonl")
+    add("--model", required=True, help="a BERT with a pooler, stock or pooled: folder or Hub id")
+    add("--test", type=Path, help="file to test on; default: a part of the data, another one for each seed")
+    add("--test-share", type=between(0, 1), default=0.25, help="default: %(default)s")
+    add("--text-column", default="text", help="default: %(default)s")
+    add("--label-column", default="label", help="default: %(default)s")
+    add("--seeds", type=at_least(2), default=5, help="runs to take mean and spread of; default: %(default)s")
+    add("--length", type=at_least(8), default=128, help="tokens of a text that are read; default: %(default)s")
+    add("--batch-size", type=at_least(1), default=32, help="default: %(default)s")
+    add("--finetune", action="store_true", help="train the whole model; without the mean, which has no such class")
+    add("--epochs", type=at_least(1), default=3, help="of --finetune; default: %(default)s")
+    add("--lr", type=between(0, math.inf), default=5e-5, help="of --finetune; default: %(default)s")
+    add("--json", type=Path, metavar="FILE", help="also write the figures of every seed")
+    add("--cpu", action="store_true", help="compute on the CPU, whatever there is")
+    return parser.parse_args(argv)
+
+
+# The data.
+
+
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a table, by the names of its columns."""
+    if not file.is_file():
+        raise ValueError(f"{file} is not a file")
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
+    kind = file.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        csv.field_size_limit(sys.maxsize)
+        try:
+            return list(csv.DictReader(content.splitlines(keepends=True), delimiter="," if kind == ".csv" else "\t"))
+        except csv.Error as error:
+            raise ValueError(f"{file}: {error}") from error
+    if kind not in (".jsonl", ".ndjson"):
+        raise ValueError(f"{file}: expected .csv, .tsv or .jsonl, found {kind or 'no ending'}")
+    rows = []
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file}, line {number}: no JSON: {error.msg}") from error
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"{file}, line {number}: expected an object, found {line.strip()[:40]}")
+    return rows
+
+
+def read_examples(file: Path, args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Texts and their labels. Rows without one of them are refused: what they are is for their owner to say."""
+    examples = []
+    for number, row in enumerate(read_rows(file), 1):
+        for column in (args.text_column, args.label_column):
+            if row.get(column) in (None, ""):
+                found = ", ".join(str(name) for name in row if row[name] not in (None, ""))
+                raise ValueError(f"{file}, row {number}: nothing in column {column!r}; it has: {found}")
+        examples.append((str(row[args.text_column]), str(row[args.label_column])))
+    if not examples:
+        raise ValueError(f"{file} has no rows")
+    return examples
+
+
+def split(labels: list[int], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Positions to train and to test on: of each label its share, at least one on both sides."""
+    by_label, rng = defaultdict(list), random.Random(seed)
+    for position, label in enumerate(labels):
+        by_label[label].append(position)
+    train, test = [], []
+    for positions in by_label.values():
+        rng.shuffle(positions)
+        count = min(max(1, round(share * len(positions))), len(positions) - 1)
+        test += positions[:count]
+        train += positions[count:]
+    return train, test
+
+
+# The scores.
+
+
+def scores(guessed: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[float, float]:
+    """Accuracy, and the mean F1 of the classes that occur among the labels or the guesses."""
+    table = torch.bincount(labels * classes + guessed, minlength=classes * classes).view(classes, classes).double()
+    right, occurs = table.diag(), table.sum(0) + table.sum(1)
+    f1 = 2 * right[occurs > 0] / occurs[occurs > 0]
+    return (right.sum() / table.sum()).item(), f1.mean().item()
+
+
+def fit(features: torch.Tensor, labels: torch.Tensor, classes: int, strength: float) -> torch.nn.Linear:
+    """Logistic regression: cross-entropy plus `strength` times the squared weights, by L-BFGS."""
+    head = torch.nn.Linear(features.size(1), classes).to(features)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = cross_entropy(head(features), labels) + strength * head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return head
+
+
+def probe(features: torch.Tensor, labels: torch.Tensor, train: list[int], test: list[int], seed: int, classes: int):
+    """Scores on `test` of a linear classifier trained on `train`, its regularization chosen within `train`."""
+    mean, deviation = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
+    features = (features - mean) / deviation
+    fitted, held_out = ([train[i] for i in part] for part in split(labels[train].tolist(), 0.2, seed))
+
+    def accuracy(strength):
+        head = fit(features[fitted], labels[fitted], classes, strength)
+        return scores(head(features[held_out]).argmax(-1), labels[held_out], classes)[0]
+
+    head = fit(features[train], labels[train], classes, max(STRENGTHS, key=accuracy))
+    return scores(head(features[test]).argmax(-1), labels[test], classes)
+
+
+# The sentence vectors.
+
+
+@torch.no_grad()
+def encode(model, tokenizer, texts: list[str], args: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """The three vectors of each text, `(texts, hidden_size)`, from one pass."""
+    model.eval()
+    found = defaultdict(list)
+    for start in tqdm(range(0, len(texts), args.batch_size), desc="encoding", unit="batch"):
+        batch = tokenizer(
+            texts[start : start + args.batch_size],
+            truncation=True,
+            max_length=args.length,
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
+        output = model(**batch)
+        mask = batch["attention_mask"].unsqueeze(-1)
+        found[OWN].append(output.pooler_output)
+        found[CLS].append(output.last_hidden_state[:, 0])
+        found[MEAN].append((output.last_hidden_state * mask).sum(1) / mask.sum(1))
+    return {name: torch.cat(parts).float().cpu() for name, parts in found.items()}
+
+
+def new_pooler(pooler: torch.nn.Module, deviation: float, seed: int) -> None:
+    """Makes up a pooler as transformers does where a checkpoint has none."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    weight = torch.randn(pooler.dense.weight.shape, generator=generator) * deviation
+    with torch.no_grad():
+        pooler.dense.weight.copy_(weight)
+        pooler.dense.bias.zero_()
+
+
+class FirstToken(torch.nn.Module):
+    """In the place of a pooler: the state of [CLS] as it is."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return states[:, 0]
+
+
+def finetune(kind: str, seed: int, texts, labels, train, test, tokenizer, classes, args, bar) -> tuple[float, float]:
+    """Scores on `test` of the whole model, trained on `train`."""
+    transformers.set_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=classes).to(args.device)
+    if kind == RANDOM:
+        new_pooler(model.bert.pooler, model.config.initializer_range, seed)
+    elif kind == CLS:
+        model.bert.pooler = FirstToken()
+
+    def batches(positions):
+        for start in range(0, len(positions), args.batch_size):
+            chosen = positions[start : start + args.batch_size]
+            encoded = tokenizer(
+                [texts[i] for i in chosen], truncation=True, max_length=args.length, padding=True, return_tensors="pt"
+            )
+            yield encoded.to(args.device), labels[chosen].to(args.device)
+
+    steps = args.epochs * math.ceil(len(train) / args.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
+    warmup = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+    )
+    model.train()
+    for epoch in range(args.epochs):
+        order = random.Random(seed * 1000 + epoch).sample(train, len(train))
+        for batch, target in batches(order):
+            cross_entropy(model(**batch).logits.float(), target).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            bar.update()
+    model.eval()
+    with torch.no_grad():
+        guessed = torch.cat([model(**batch).logits.argmax(-1).cpu() for batch, _ in batches(test)])
+    return scores(guessed, labels[test], classes)
+
+
+def show(results: dict[str, list[tuple[float, float]]]) -> None:
+    print(f"{'':<22}{'accuracy':^24}{'macro-F1':^24}")
+    print(f"{'':<22}{'mean   std   min   max':^24}{'mean   std   min   max':^24}")
+    for name, runs in results.items():
+        cells = []
+        for values in zip(*runs, strict=True):
+            figures = (statistics.mean(values), statistics.stdev(values), min(values), max(values))
+            cells.append(" ".join(f"{figure:.3f}" for figure in figures))
+        print(f"{name:<22}{cells[0]:^24}{cells[1]:^24}".rstrip())
+
+
+def run(args: argparse.Namespace) -> int:
+    if importlib.util.find_spec("bert_pooled_mlm") is None:
+        raise ValueError("missing package: bert_pooled_mlm; run `pip install bert-pooled-mlm`")
+    from bert_pooled_mlm import BertPooledMLMModel
+
+    examples = read_examples(args.data, args)
+    tested = read_examples(args.test, args) if args.test else []
+    counts = Counter(label for _, label in examples)
+    names = sorted(counts)
+    if len(names) < 2:
+        raise ValueError(f"{args.data}: only one label: {names[0]!r}")
+    unknown = sorted({label for _, label in tested} - counts.keys())
+    if unknown:
+        raise ValueError(f"{args.test}: labels that {args.data} does not have: {', '.join(unknown[:5])}")
+    rare = [name for name in names if counts[name] < 4]
+    if rare:
+        raise ValueError(f"{args.data}: fewer than four examples of {', '.join(map(repr, rare[:5]))}")
+    texts = [text for text, _ in (*examples, *tested)]
+    labels = torch.tensor([names.index(label) for _, label in (*examples, *tested)])
+    args.device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+
+    def parts(seed):
+        if tested:
+            return list(range(len(examples))), list(range(len(examples), len(texts)))
+        return split(labels.tolist(), args.test_share, seed)
+
+    # Also where --finetune does not need it: it refuses a checkpoint without a pooler.
+    model = BertPooledMLMModel.from_pretrained(args.model, return_logits=False).to(args.device)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    if args.length > model.config.max_position_embeddings:
+        longest = model.config.max_position_embeddings
+        raise ValueError(f"--length {args.length}: {args.model} reads {longest} tokens at most")
+    train, test = parts(0)
+    results = {OWN: [], CLS: [], MEAN: [], RANDOM: []}
+    if args.finetune:
+        del model, results[MEAN]
+        steps = len(results) * args.seeds * args.epochs * math.ceil(len(train) / args.batch_size)
+        with tqdm(total=steps, desc="training", unit="step") as bar:
+            for seed in range(args.seeds):
+                train, test = parts(seed)
+                for kind in results:
+                    results[kind].append(
+                        finetune(kind, seed, texts, labels, train, test, tokenizer, len(names), args, bar)
+                    )
+    else:
+        vectors = encode(model, tokenizer, texts, args)
+        pooler = model.bert.pooler.cpu()
+        for seed in tqdm(range(args.seeds), desc="classifying", unit="seed"):
+            train, test = parts(seed)
+            new_pooler(pooler, model.config.initializer_range, seed)
+            with torch.no_grad():
+                vectors[RANDOM] = pooler(vectors[CLS].unsqueeze(1))
+            for kind in results:
+                results[kind].append(probe(vectors[kind], labels, train, test, seed, len(names)))
+    most = labels[train].mode().values
+    always = scores(most.expand(len(test)), labels[test], len(names))
+
+    how = "the whole model trained" if args.finetune else "encoder frozen, logistic regression"
+    print(f"{args.model}: {how}; {len(names)} labels, {len(train)} texts to train on, {len(test)} to test on,")
+    print(f"{args.seeds} seeds. Always the most frequent label: accuracy {always[0]:.3f}, macro-F1 {always[1]:.3f}.\n")
+    show(results)
+    if args.json:
+        result = {"labels": names, "train": len(train), "test": len(test), "finetune": args.finetune, "runs": results}
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        return run(args)
+    except (OSError, ValueError) as error:
+        message = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        print(f"classify.py: error: {message.strip()}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

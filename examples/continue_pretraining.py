@@ -1,0 +1,354 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Continues the masked-language-model (MLM) pre-training of a BERT on texts of your own, and keeps its pooler.
+
+    python continue_pretraining.py --model google-bert/bert-base-uncased --train notes/*.txt -o my-bert
+    torchrun --nproc_per_node 2 continue_pretraining.py ...           (or: accelerate launch ...)
+
+It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
+and tokenizer in one folder, the pooler bit for bit the one that it started from. It needs the package and accelerate
+(`pip install accelerate bert-pooled-mlm`), and `datasets` for --dataset-name alone.
+"""
+
+import argparse
+import importlib.util
+import math
+import os
+import pickle
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    PretrainedConfig,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def at_least(minimum: int):
+    """The argparse type of the integers from `minimum` on."""
+
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, found {text!r}")
+        return int(text)
+
+    return integer
+
+
+def between(low: float, high: float):
+    """The argparse type of the numbers between `low` and `high`, both excluded."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(f"expected a number above {low:g} and below {high:g}, found {text!r}")
+        return value
+
+    return number
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog="continue_pretraining.py",
+        description="Continue the MLM pre-training of a BERT, and keep its pooler.",
+        epilog="Several processes: torchrun --nproc_per_node N continue_pretraining.py ..., or accelerate launch.",
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a stock BERT with a pooler, or a pooled checkpoint: folder or Hub id")
+    add("--train", nargs="+", type=Path, metavar="FILE", help="UTF-8 text, paragraphs between blank lines")
+    add("--eval", nargs="+", type=Path, metavar="FILE", help="default: a part of --train, see --eval-share")
+    add("--eval-share", type=between(0, 1), default=0.05, help="of the texts of --train; default: %(default)s")
+    add("--dataset-name", help="instead of --train: a data set of the `datasets` library, NAME or NAME:CONFIG")
+    add("--text-column", default="text", help="of --dataset-name; default: %(default)s")
+    add("-o", "--output-dir", type=Path, required=True, help="for the checkpoints and the pooled model")
+    add("--overwrite", action="store_true", help="train into an --output-dir that is not empty")
+    add("--resume", action="store_true", help="go on from the last checkpoint in --output-dir")
+    add("--line-by-line", action="store_true", help="each line is a text of its own, cut at --length")
+    add("--length", type=at_least(8), default=128, help="tokens in a block or a text; default: %(default)s")
+    add("--mask", type=between(0, 1), default=0.15, help="share of the tokens to predict; default: %(default)s")
+    add("--whole-words", action="store_true", help="mask all pieces of a word or none")
+    add("--epochs", type=between(0, math.inf), default=3.0, help="default: %(default)s")
+    add("--max-steps", type=at_least(1), default=-1, help="instead of --epochs")
+    add("--batch-size", type=at_least(1), default=16, help="per process; default: %(default)s")
+    add("--accumulate", type=at_least(1), default=1, help="batches per step; default: %(default)s")
+    add("--lr", type=between(0, math.inf), default=5e-5, help="default: %(default)s")
+    add("--weight-decay", type=float, default=0.01, help="default: %(default)s")
+    add("--save-steps", type=at_least(1), default=500, help="evaluate and save that often; default: %(default)s")
+    add("--sparse-prediction", action="store_true", help="MLM head on masked tokens only: same loss, less work")
+    add("--bf16", action="store_true", help="compute in bfloat16 (autocast)")
+    add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    add("--cpu", action="store_true", help="train on the CPU, whatever there is")
+    add("--seed", type=at_least(0), default=0, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    if (args.train is None) == (args.dataset_name is None):
+        parser.error("give either --train or --dataset-name")
+    return args
+
+
+def check(args: argparse.Namespace) -> str | None:
+    """Checks what can be checked without loading anything.
+
+    Returns:
+        The checkpoint to resume from.
+    """
+    missing = [name for name in ("accelerate", "bert_pooled_mlm") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"missing packages: {', '.join(missing)}; run `pip install accelerate bert-pooled-mlm`")
+    if args.dataset_name and importlib.util.find_spec("datasets") is None:
+        raise ValueError("--dataset-name needs the datasets library; run `pip install datasets`, or give --train FILE")
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise ValueError(f"{args.output_dir} is not a folder")
+    last = get_last_checkpoint(args.output_dir) if args.output_dir.is_dir() else None
+    if args.resume:
+        if last is None:
+            raise ValueError(f"{args.output_dir} has no checkpoint to --resume from")
+        return last
+    if args.output_dir.is_dir() and any(args.output_dir.iterdir()) and not args.overwrite:
+        raise ValueError(f"{args.output_dir} is not empty; name another, or pass --resume or --overwrite")
+    return None
+
+
+def load_model(args: argparse.Namespace):
+    """The model of `args.model` with its frozen pooler, stock or pooled; code in its folder is not run."""
+    from bert_pooled_mlm import BertPooledMLMForMaskedLM
+
+    fields = PretrainedConfig.get_config_dict(args.model)[0]
+    if fields.get("model_type") not in ("bert", "bert_pooled_mlm"):
+        raise ValueError(f"{args.model} is no BERT: its model_type is {fields.get('model_type')!r}")
+    longest = fields.get("max_position_embeddings", 512)
+    if args.length > longest:
+        raise ValueError(f"--length {args.length}: {args.model} reads {longest} tokens at most")
+    options = {"sparse_prediction": True} if args.sparse_prediction else {}
+    return BertPooledMLMForMaskedLM.from_pretrained(args.model, **options)
+
+
+def read_texts(files: list[Path], line_by_line: bool) -> list[str]:
+    """The lines of `files`, or their paragraphs in one line each; empty ones are left out."""
+    texts = []
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file} is not a file")
+        try:
+            content = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
+        texts += content.splitlines() if line_by_line else content.split("\n\n")
+    return [text for text in (" ".join(text.split()) for text in texts) if text]
+
+
+def read_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The texts to train on and to evaluate on. Of `--train` alone, every n-th text is held out."""
+    if args.dataset_name:
+        import datasets
+
+        name, _, config = args.dataset_name.partition(":")
+        found = datasets.load_dataset(name, config or None)
+        columns = {split: found[split].column_names for split in found}
+        if "train" not in columns or args.text_column not in columns["train"]:
+            raise ValueError(f"{args.dataset_name} has no column {args.text_column!r} in a split 'train': {columns}")
+        train = [text for text in found["train"][args.text_column] if text.strip()]
+        held_out = found["validation"][args.text_column] if "validation" in columns else []
+        held_out = [text for text in held_out if text.strip()]
+    else:
+        train = read_texts(args.train, args.line_by_line)
+        held_out = read_texts(args.eval, args.line_by_line) if args.eval else []
+    if not held_out:
+        every = max(2, round(1 / args.eval_share))
+        train, held_out = [t for n, t in enumerate(train) if n % every != every - 1], train[every - 1 :: every]
+    if not train or not held_out:
+        raise ValueError("too little text: nothing is left to train on, or to evaluate on")
+    return train, held_out
+
+
+def encode(texts: list[str], tokenizer, args: argparse.Namespace) -> list[dict]:
+    """Cuts texts at `--length`, or strings them together and cuts blocks of `--length` tokens from the string."""
+    if args.line_by_line:
+        return [{"input_ids": ids} for ids in tokenizer(texts, truncation=True, max_length=args.length)["input_ids"]]
+    rows, size = [], args.length - 2
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    stream = [token for ids in encoded for token in (*ids, tokenizer.sep_token_id)]
+    for start in range(0, len(stream), size):
+        block = stream[start : start + size]
+        if rows and len(block) < 8:
+            break  # a rest of a few tokens
+        end = [] if block[-1] == tokenizer.sep_token_id else [tokenizer.sep_token_id]
+        rows.append({"input_ids": [tokenizer.cls_token_id, *block, *end]})
+    return rows
+
+
+class WholeWordCollator(DataCollatorForLanguageModeling):
+    """Masks all pieces of a word or none: a piece that starts with ## belongs to the word before it.
+
+    transformers has a class for it in 4.x and an option from 4.57 on; neither runs on all versions, nor on blocks that
+    are cut from a string of texts. As there, 80 % of the masked tokens become [MASK], 10 % a random token.
+    """
+
+    def torch_mask_tokens(self, inputs, special_tokens_mask=None, **kwargs):
+        vocabulary = self.tokenizer.get_vocab()
+        if not hasattr(self, "_goes_on"):
+            self._goes_on = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.bool)
+            self._goes_on[[index for token, index in vocabulary.items() if token.startswith("##")]] = True
+            self._special = torch.tensor(self.tokenizer.all_special_ids)
+        words = (~self._goes_on[inputs]).cumsum(1)
+        drawn = torch.rand(inputs.size(0), inputs.size(1) + 1) < self.mlm_probability
+        chosen = drawn.gather(1, words) & ~torch.isin(inputs, self._special)
+        labels = inputs.masked_fill(~chosen, -100)
+        fate = torch.rand(inputs.shape)
+        random_tokens = torch.randint(len(self.tokenizer), inputs.shape)
+        inputs = inputs.masked_fill(chosen & (fate < 0.8), self.tokenizer.mask_token_id)
+        return torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random_tokens, inputs), labels
+
+
+class Bar(ProgressCallback):
+    """Trainer's progress bar with the loss beside it, instead of a line of JSON under it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is None:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        elif "eval_loss" in logs:
+            perplexity = math.exp(min(logs["eval_loss"], 99))
+            self.training_bar.write(f"step {state.global_step}: held-out perplexity {perplexity:.2f}")
+
+
+def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
+    every = max(1, min(args.save_steps, steps_in_all))
+    return TrainingArguments(
+        output_dir=str(args.output_dir),
+        num_train_epochs=args.epochs,
+        max_steps=args.max_steps,
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.accumulate,
+        learning_rate=args.lr,
+        weight_decay=args.weight_decay,
+        warmup_steps=steps_in_all // 20,
+        logging_steps=max(1, min(50, steps_in_all // 20)),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=2,
+        prediction_loss_only=True,
+        bf16=args.bf16,
+        use_cpu=args.cpu,
+        dataloader_pin_memory=torch.cuda.is_available() and not args.cpu,
+        ddp_find_unused_parameters=False,  # the pooler is frozen: every other parameter has a gradient
+        report_to="none",
+        disable_tqdm=False,
+        seed=args.seed,
+    )
+
+
+def perplexity_of(trainer: Trainer, seed: int) -> float:
+    """Held-out perplexity over the same masks each time."""
+    transformers.set_seed(seed)
+    return math.exp(min(trainer.evaluate()["eval_loss"], 99))
+
+
+def quiet(first: bool) -> None:
+    """Leaves the screen to one process and one progress bar; what goes wrong is still said."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # of names that transformers 6 will rename
+    warnings.filterwarnings("ignore", "mtime may not be reliable")  # Trainer then sorts checkpoints by number
+    if not first:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def run(args: argparse.Namespace) -> int:
+    last = check(args)
+    train_texts, held_out_texts = read_data(args)
+    transformers.set_seed(args.seed)
+    model = load_model(args)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    if tokenizer.mask_token_id is None or len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"{args.model}: the tokenizer does not fit the model: {len(tokenizer)} tokens, mask token "
+            f"{tokenizer.mask_token!r}; the model has {model.config.vocab_size}"
+        )
+    before = {name: model.state_dict()[name].clone() for name in POOLER}
+    train_rows, held_out_rows = (encode(texts, tokenizer, args) for texts in (train_texts, held_out_texts))
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    rows_per_step = args.batch_size * args.accumulate * processes
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / rows_per_step * args.epochs)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    collator = (WholeWordCollator if args.whole_words else DataCollatorForLanguageModeling)(
+        tokenizer, mlm_probability=args.mask
+    )
+    trainer = Trainer(
+        model=model,
+        args=settings(args, steps),
+        data_collator=collator,
+        train_dataset=train_rows,
+        eval_dataset=held_out_rows,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar)
+    print(
+        f"{len(train_rows)} {'texts' if args.line_by_line else 'blocks'} of at most {args.length} tokens to train on, "
+        f"{len(held_out_rows)} held out; {steps} steps of {rows_per_step}, {processes} process(es)."
+    )
+    if last:
+        print(f"Resumed from {last}.")
+        trainer.train(resume_from_checkpoint=last)
+        start = ""
+    else:
+        start = f"{perplexity_of(trainer, args.seed):.2f} -> "
+        trainer.train()
+    print(f"Held-out perplexity: {start}{perplexity_of(trainer, args.seed):.2f}")
+
+    trainer.save_model()  # the code and config of the pooled model come with it
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(args.output_dir)
+    after = model.state_dict()
+    same = all(torch.equal(after[name].cpu(), before[name]) for name in POOLER)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not same:
+        print("continue_pretraining.py: error: the pooler moved", file=sys.stderr)
+        return 1
+    print(f"Saved: {args.output_dir}. Its pooler is bit for bit that of {args.model}. Load it with")
+    print(f"    AutoModel.from_pretrained({str(args.output_dir)!r}, trust_remote_code=True)")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    first = int(os.environ.get("RANK", 0)) == 0
+    quiet(first)
+    try:
+        return run(args)
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
+        if first:
+            message = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+            if isinstance(error, pickle.UnpicklingError):
+                message = "this transformers reads its own checkpoints only with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+            print(f"continue_pretraining.py: error: {message.strip()}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
