@@ -675,6 +675,11 @@ def read_config(place: Place) -> dict:
             raise ConversionError(f"{where}: {field} is {value!r}; expected a positive whole number")
     if config["num_hidden_layers"] > LAYER_LIMIT:
         raise ConversionError(f"{where}: num_hidden_layers is {config['num_hidden_layers']}, above {LAYER_LIMIT}")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise ConversionError(
+            f"{where}: hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
+            f"{config['num_attention_heads']}"
+        )
     if not isinstance(config.get("tie_word_embeddings", True), bool):
         raise ConversionError(
             f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}; expected true or false"

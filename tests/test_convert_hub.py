@@ -482,8 +482,8 @@ def test_a_repository_of_something_else_is_refused(kind, part, hub, refused, pla
 
 
 OFFLINE = (
-    "{repo}: no such folder, and not in the local cache, and the Hub is not asked (HF_HUB_OFFLINE is set, or it can't be "
-    "reached); go online, or run `hf download {repo}` elsewhere and pass the folder"
+    "{repo}: no such folder, and not in the local cache, and the Hub is not asked (HF_HUB_OFFLINE is set, or it can't "
+    "be reached); go online, or run `hf download {repo}` elsewhere and pass the folder"
 )
 
 

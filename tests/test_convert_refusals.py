@@ -185,6 +185,10 @@ CONFIGS = {
     "gigantic": ({"max_position_embeddings": 1 << 48}, r"max_position_embeddings is 281474976710656; expected"),
     "layers without end": ({"num_hidden_layers": 10**9}, r"num_hidden_layers is 1000000000, above 1024"),
     "tied by text": ({"tie_word_embeddings": "no"}, r"tie_word_embeddings is 'no'; expected true or false"),
+    "heads that do not fit": (
+        {"num_attention_heads": 5},
+        r"hidden_size 32 is not a multiple of num_attention_heads 5",
+    ),
 }
 
 
