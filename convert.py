@@ -1196,8 +1196,9 @@ def completed_tokenizer(place: Folder) -> dict | None:
 def output_config(plan: Plan) -> dict:
     """The input's config.json, made that of the output; nothing of its own code is followed."""
     config = {key: value for key, value in plan.checkpoint.config.items() if key not in ("auto_map", "_name_or_path")}
-    if not _is_source(config.get("pooler_source")):
-        config.pop("pooler_source", None)
+    digests = {key: tensor.sha256() for key, tensor in plan.pooler.items()}
+    if not (_is_source(config.get("pooler_source")) and config["pooler_source"]["sha256"] == digests):
+        config.pop("pooler_source", None)  # of another program, or the pooler has been trained since
     config["architectures"] = [ARCHITECTURE[plan.format]]
     if plan.format == "pooled":
         config = {"sparse_prediction": False, "return_logits": True, "tokenizer_class": "BertTokenizer", **config}
@@ -1209,7 +1210,7 @@ def output_config(plan: Plan) -> dict:
         config["pooler_source"] = {
             "donor": plan.donor.place.label,
             "revision": plan.donor.place.commit,
-            "sha256": {key: tensor.sha256() for key, tensor in plan.pooler.items()},
+            "sha256": digests,
             "lineage_cosine": round(plan.donor.cosine, 6),
             **({"forced": plan.donor.objections} if plan.donor.objections else {}),
         }
@@ -1372,22 +1373,23 @@ def model_card(plan: Plan) -> str:
 
 
 def card_section(plan: Plan) -> str:
-    source = plan.config.get("pooler_source") or {}
+    source, lines = plan.config.get("pooler_source"), ["## The pooler", ""]
+    if source is None:
+        lines += ["This checkpoint was trained with masked-language modelling, and keeps a pooler of its own:"]
+    else:
+        revision = f" at commit `{source['revision']}`" if source["revision"] else ""
+        lines += [
+            "This checkpoint lost its pooler in masked-language-model training; the original was grafted back with",
+            "bert-pooled-mlm:",
+            "",
+            f"- donor: `{source['donor']}`{revision}",
+            *(f"- sha256 of `{key}`: `{source['sha256'][key]}`" for key in POOLER),
+            f"- lineage: cosine {source['lineage_cosine']} between the last layers of donor and checkpoint",
+            *(f"- taken by --force-donor although {reason}" for reason in source.get("forced", [])),
+            "",
+        ]
+    lines += ["`pooler_output` is the same at every load."]
     remote = ", trust_remote_code=True" if plan.format == "pooled" else ""
-    revision = f" at commit `{source['revision']}`" if source.get("revision") else ""
-    lines = [
-        "## The pooler",
-        "",
-        "This checkpoint was trained with masked-language modelling, which leaves the pooler out. Its original was",
-        "grafted back with bert-pooled-mlm: `pooler_output` is the same at every load.",
-        "",
-        f"- donor: `{source.get('donor', 'its own')}`{revision}",
-    ]
-    digests = source.get("sha256", {})
-    lines += [f"- sha256 of `{key}`: `{digests[key]}`" for key in POOLER if key in digests]
-    if "lineage_cosine" in source:
-        lines.append(f"- lineage: cosine {source['lineage_cosine']} between the last layers of donor and checkpoint")
-    lines += [f"- taken by --force-donor although {reason}" for reason in source.get("forced", [])]
     return "\n".join(
         [
             *lines,

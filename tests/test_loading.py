@@ -385,7 +385,7 @@ def test_remote_code_refuses_a_folder_without_a_pooler_with_the_command(answers,
 
 def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configuration_alone():
     modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
-    assert {*get_imports(modeling)} <= {"torch", "transformers", "dataclasses", "importlib"}
+    assert {*get_imports(modeling)} <= {"torch", "transformers", "dataclasses", "importlib", "shlex"}
     assert {*get_imports(configuration)} <= {"transformers", "json"}
     assert [ROOT / name for name in CODE_FILES[:1]] == [
         ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)
