@@ -24,50 +24,14 @@ from pathlib import Path
 
 import torch
 import transformers
+from arguments import Parser, at_least, between
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 OWN, CLS, MEAN, RANDOM = "own pooler", "raw [CLS]", "mean of the tokens", "random pooler"
-STRENGTHS = (
-    1e-4,
-    1e-3,
-    1e-2,
-    1e-1,
-)  # of the linear classifier's regularization, chosen on a part of the training data
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def at_least(minimum: int):
-    """The argparse type of the integers from `minimum` on."""
-
-    def integer(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, found {text!r}")
-        return int(text)
-
-    return integer
-
-
-def between(low: float, high: float):
-    """The argparse type of the numbers between `low` and `high`, both excluded."""
-
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low < value < high:
-            raise argparse.ArgumentTypeError(f"expected a number above {low:g} and below {high:g}, found {text!r}")
-        return value
-
-    return number
+# Of the linear classifier's regularization, chosen on a part of the training data.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

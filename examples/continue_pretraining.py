@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from arguments import Parser, at_least, between
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -32,39 +33,6 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def at_least(minimum: int):
-    """The argparse type of the integers from `minimum` on."""
-
-    def integer(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, found {text!r}")
-        return int(text)
-
-    return integer
-
-
-def between(low: float, high: float):
-    """The argparse type of the numbers between `low` and `high`, both excluded."""
-
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low < value < high:
-            raise argparse.ArgumentTypeError(f"expected a number above {low:g} and below {high:g}, found {text!r}")
-        return value
-
-    return number
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
