@@ -349,7 +349,14 @@ def test_the_full_state_dict_of_fsdp2_is_saved_and_loads(processes, pooled):
     folder = processes[0] / "fsdp"
     model, info = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     assert not any(info.values())
-    assert stored(folder).keys() == stored(pooled).keys()
+    names = [
+        {
+            name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+            for name in kept
+        }
+        for kept in (stored(folder), stored(pooled))  # 5.0.0 stores the older spelling
+    ]
+    assert names[0] == names[1]
     assert not POOLER & differing(stored(folder), stored(pooled))
     ddp = torch.load(processes[0] / "ddp-False.pt", weights_only=True)
     for name, tensor in model.state_dict().items():
