@@ -397,7 +397,7 @@ def test_the_config_is_the_inputs_with_what_the_output_is(rescued, lost, donor, 
 
 def test_the_config_names_no_place_and_no_code_of_the_input(checkpoint, donor, tmp_path):
     code = {"AutoModel": "modeling_evil.Model", "AutoModelForQuestionAnswering": "modeling_evil.Other"}
-    edit_json(checkpoint / "config.json", _name_or_path="/home/somebody/run", auto_map=code)
+    edit_json(checkpoint / "config.json", _name_or_path="/data/somebody/run", auto_map=code)
     edit_json(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_evil.Tokenizer", None]})
     for format in FORMATS:
         graft(checkpoint, donor, tmp_path / format, format=format)
