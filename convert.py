@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -1591,6 +1592,12 @@ def convert(
     try:
         if push_to_hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", push_to_hub):
             raise ConversionError(f"{push_to_hub}: not a repository id of the Hub; expected user/name or name")
+        absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+        if absent and verify and not dry_run:
+            raise ConversionError(
+                f"{checkpoint}: the result can't be verified without {' and '.join(absent)}; install them, or pass "
+                "--no-verify"
+            )
         place = fetch(checkpoint, revision)
         read = read_checkpoint(place)
         report = ConversionReport(
@@ -1605,6 +1612,11 @@ def convert(
         )
         written_as = "pooled" if read.config["model_type"] == MODEL_TYPE else "bert"
         if read.is_converted and written_as == format and not replace_pooler:
+            if push_to_hub is not None:
+                raise ConversionError(
+                    f"{checkpoint}: pooled already, nothing was pushed; to publish it as it is: "
+                    f"hf upload {push_to_hub} {place.path} ."
+                )
             report.status = "already pooled"
             return report
         if not dry_run:

@@ -1,6 +1,6 @@
 """Every refusal of the converter: one clear line, nothing written, nothing touched, nothing executed."""
 
-import importlib
+import importlib.util
 import json
 import os
 import pickle
@@ -829,3 +829,21 @@ def test_two_outputs_of_one_name_are_refused(place, capsys):
 def test_every_shape_of_the_table_is_that_of_the_fixtures():
     """The premise of the messages above that hold numbers."""
     assert (SHAPE["hidden_size"], SHAPE["num_hidden_layers"], SHAPE["vocab_size"]) == (32, 2, 128)
+
+
+def test_without_what_the_verification_needs_nothing_is_begun(lost, donor, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find_spec(name, *rest)
+    )
+    output = tmp_path / "out"
+    with pytest.raises(ConversionError, match="can't be verified without torch; install them, or pass --no-verify"):
+        convert(lost, output, pooler_from=donor)
+    assert not output.exists()
+    assert convert(lost, output, pooler_from=donor, verify=False).status == "converted"
+
+
+def test_a_pooled_checkpoint_is_not_pushed_in_silence(lost, donor, tmp_path):
+    convert(lost, tmp_path / "out", pooler_from=donor, verify=False)
+    with pytest.raises(ConversionError, match=r"pooled already, nothing was pushed; .*hf upload user/repo "):
+        convert(tmp_path / "out", push_to_hub="user/repo", verify=False)
