@@ -109,6 +109,11 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
+def todays_name(name: str) -> str:
+    """transformers 5.0.0 stores the older spelling of a model that was loaded from disk."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
 def bits(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
     """Tensors in a form whose `==` compares dtype, shape and every bit."""
     return {
