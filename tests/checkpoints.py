@@ -109,6 +109,22 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
+def gradients(model, **inputs):
+    """The loss, and all gradients by name."""
+    model.zero_grad()
+    output = model(**inputs)
+    output.loss.backward()
+    return output.loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def distance(first, second) -> float:
+    """Of two dicts of gradients, relative to the length of the first."""
+    assert first.keys() == second.keys()
+    assert first
+    flat = [torch.cat([grads[name].double().flatten() for name in first]) for grads in (first, second)]
+    return float((flat[0] - flat[1]).norm() / flat[0].norm())
+
+
 def todays_name(name: str) -> str:
     """transformers 5.0.0 stores the older spelling of a model that was loaded from disk."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

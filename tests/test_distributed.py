@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers
-from checkpoints import ROOT, differing, run_python, stored, todays_name
+from checkpoints import ROOT, differing, distance, run_python, stored, todays_name
 from packaging.version import Version
 from transformers import AutoModelForMaskedLM
 
@@ -355,13 +355,6 @@ def test_the_full_state_dict_of_fsdp2_is_saved_and_loads(processes, pooled):
     ddp = torch.load(processes[0] / "ddp-False.pt", weights_only=True)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, ddp[name], rtol=1e-5, atol=1e-6)  # as the losses above
-
-
-def distance(first, second) -> float:
-    """Of two dicts of gradients, relative to the length of the first."""
-    assert first.keys() == second.keys()
-    flat = [torch.cat([grads[name].double().flatten() for name in first]) for grads in (first, second)]
-    return float((flat[0] - flat[1]).norm() / flat[0].norm())
 
 
 @pytest.mark.versions

@@ -9,7 +9,7 @@ import transformers
 from bert_pooled_mlm import (
     BertPooledMLMForMaskedLM,
 )
-from checkpoints import SHAPE, answer, batch, differing, make_donor, mlm_batch, stored
+from checkpoints import SHAPE, answer, batch, differing, distance, gradients, make_donor, mlm_batch, stored
 from packaging.version import Version
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
@@ -38,21 +38,6 @@ each_path = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "spar
 def load(folder, cls=BertPooledMLMForMaskedLM, **fields):
     """A model in training mode, without dropout: two passes then compute the same."""
     return cls.from_pretrained(folder, **NO_DROPOUT, **fields).train()
-
-
-def gradients(model, **inputs):
-    model.zero_grad()
-    output = model(**inputs)
-    output.loss.backward()
-    return output.loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def distance(first, second) -> float:
-    """Of two dicts of gradients, relative to the length of the first."""
-    assert first.keys() == second.keys()
-    assert first
-    flat = [torch.cat([grads[name].double().flatten() for name in first]) for grads in (first, second)]
-    return float((flat[0] - flat[1]).norm() / flat[0].norm())
 
 
 def pooler_of(model):

@@ -7,7 +7,18 @@ import torch
 import transformers
 from bert_pooled_mlm import BertPooledMLMConfig, BertPooledMLMForMaskedLM, BertPooledMLMModel
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import ROOT, SHAPE, answer, differing, make_donor, mlm_batch, randomize, run_python
+from checkpoints import (
+    ROOT,
+    SHAPE,
+    answer,
+    differing,
+    distance,
+    gradients,
+    make_donor,
+    mlm_batch,
+    randomize,
+    run_python,
+)
 from packaging.version import Version
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -36,22 +47,6 @@ def make_stock(model):
     stock = BertForMaskedLM(BertConfig(**SHAPE, **NO_DROPOUT)).train()
     stock.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name not in POOLER})
     return stock
-
-
-def gradients(model, **inputs):
-    """The loss, and all gradients by name."""
-    model.zero_grad()
-    output = model(**inputs)
-    output.loss.backward()
-    return output.loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def distance(first, second) -> float:
-    """Of two dicts of gradients, relative to the length of the first."""
-    assert first.keys() == second.keys()
-    assert first
-    flat = [torch.cat([grads[name].double().flatten() for name in first]) for grads in (first, second)]
-    return float((flat[0] - flat[1]).norm() / flat[0].norm())
 
 
 def pooler_of(model):
