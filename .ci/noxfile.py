@@ -15,7 +15,10 @@ import nox
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("4.41.2", "4.48.3", "4.57.6", "5.0.0")
 # What an older transformers chooses otherwise; all else stays as constraints.txt pins it.
-CHOSEN_BY_TRANSFORMERS = ("transformers", "tokenizers", "huggingface_hub", "sentence-transformers", "peft", "hf-xet")
+CHOSEN_BY_TRANSFORMERS = (
+    "transformers", "tokenizers", "huggingface_hub", "hf-xet", "sentence-transformers", "peft",
+    "datasets", "dill", "fsspec", "multiprocess",
+)  # fmt: skip
 # peft names no lowest transformers, and its later versions break the Trainer of 4.41.
 CHOSEN_FOR = {"4.41.2": ["peft==0.11.1"]}
 
