@@ -19,6 +19,7 @@ from transformers import (
     BertTokenizerFast,
 )
 
+from .calibration import Calibration, calibrate_pooler
 from .configuration_bert_pooled_mlm import BertPooledMLMConfig
 from .convert import ConversionError, ConversionReport, convert
 from .modeling_bert_pooled_mlm import (
@@ -36,8 +37,10 @@ __all__ = [
     "BertPooledMLMModel",
     "BertPooledMLMModelOutput",
     "BertPooledMLMOutput",
+    "Calibration",
     "ConversionError",
     "ConversionReport",
+    "calibrate_pooler",
     "convert",
 ]
 __version__ = "0.1.0"

@@ -7,7 +7,8 @@
 Four steps, each a function: `read_checkpoint` (config and headers, no weights), `plan_conversion` (the donor, its
 lineage, every check; nothing is written yet), `write_output` (into a temporary sibling of the destination) and
 `verify_output` (reopen what was written, byte by byte and through `AutoModel`). Only then is the folder renamed into
-place. Bytes of safetensors move from file to file; only `pytorch_model.bin` and the verification import torch.
+place. Bytes of safetensors move from file to file; only `pytorch_model.bin`, `--calibrate` (which refits the pooler
+between plan and write: calibration.py) and the verification import torch.
 
 Nothing of the input is executed: pickles load with `weights_only=True`, its `auto_map` is dropped, no `.py` is copied.
 The file format: https://github.com/huggingface/safetensors#format.
@@ -21,6 +22,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
@@ -33,7 +35,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -650,6 +652,15 @@ BERT_DEFAULTS = {
 }  # fmt: skip
 
 
+BERT_OPTIONS = (
+    "hidden_act",
+    "layer_norm_eps",
+    "pad_token_id",
+    "position_embedding_type",
+    "is_decoder",
+)  # may be given
+
+
 def read_config(place: Place) -> dict:
     """A BERT's config.json, with `BertConfig`'s defaults filled in.
 
@@ -870,6 +881,7 @@ class Plan:
     tokenizer_config: dict | None  # where the input's has to be completed
     name: str  # that the model card loads it by
     card: str = ""
+    calibration: dict | None = None  # what the fit is recorded by, once it has been made
 
     @property
     def pooler(self) -> dict[str, Tensor]:
@@ -1099,8 +1111,9 @@ def plan_conversion(
     force_donor: bool = False,
     overwrite: bool = False,
     name: str | None = None,
+    calibrate: bool = False,
 ) -> Plan:
-    """Decides everything that is going to be written.
+    """Decides everything that is going to be written, save what `calibrate` fits anew.
 
     Raises:
         ConversionError: Something speaks against it; nothing has been written.
@@ -1116,10 +1129,11 @@ def plan_conversion(
     tensors = {key: tensor for key, tensor in checkpoint.tensors.items() if key not in POOLER or not replace_pooler}
     dropped = "replaced (--replace-pooler)"
     checkpoint.dropped.update(dict.fromkeys(sorted(checkpoint.tensors.keys() - tensors.keys()), dropped))
-    if not all(key in tensors for key in POOLER):
+    if calibrate or not all(key in tensors for key in POOLER):
         donor, notes = donors.find(checkpoint, pooler_from, pooler_revision, force_donor)
         if isinstance(donor.place, Folder):
             check_apart(output, donor.place, "the donor")
+        check_replaceable(checkpoint, donor, tensors)
         tensors |= donor.pooler
     names = place.names()
     copied = sorted(names.intersection(COPIED))
@@ -1146,6 +1160,18 @@ def plan_conversion(
         free = shutil.disk_usage(disk).free
         raise ConversionError(f"{disk}: {plan.nbytes} bytes to write, {free} free; make room or choose another -o")
     return plan
+
+
+def check_replaceable(checkpoint: Checkpoint, donor: Donor, kept: dict[str, Tensor]) -> None:
+    """Refuses to replace a pooler that holds training of its own."""
+    source = checkpoint.config.get("pooler_source")
+    digests = {key: kept[key].sha256() for key in POOLER if key in kept}
+    originals = [{key: tensor.sha256() for key, tensor in donor.pooler.items()}]
+    if digests and digests not in originals + ([source["sha256"]] if _is_source(source) else []):
+        raise ConversionError(
+            f"{checkpoint.place.where('')}: its pooler is not that of {donor}: it has been trained, or came from "
+            "another model. A fit starts from the donor's, and would replace it: --replace-pooler"
+        )
 
 
 def check_apart(output: Path, folder: Folder, what: str) -> None:
@@ -1214,6 +1240,7 @@ def output_config(plan: Plan) -> dict:
             "sha256": digests,
             "lineage_cosine": round(plan.donor.cosine, 6),
             **({"forced": plan.donor.objections} if plan.donor.objections else {}),
+            **({"calibration": plan.calibration} if plan.calibration else {}),
         }
     return config
 
@@ -1227,12 +1254,188 @@ def _is_source(source: object) -> bool:
             "sha256": dict(digests),
             "lineage_cosine": float() | int(),
         }:
-            forced = source.get("forced", [])
+            forced, fit = source.get("forced", []), source.get("calibration")
             text = [donor, source["revision"] or "", *digests, *digests.values()]
-            return isinstance(forced, list) and all(
-                isinstance(it, str) and it.isprintable() for it in [*text, *forced]
+            return (
+                isinstance(forced, list)
+                and all(isinstance(it, str) and it.isprintable() for it in [*text, *forced])
+                and (fit is None or _is_fit(fit))
             )
     return False
+
+
+def _is_fit(fit: object) -> bool:
+    match fit:
+        case {
+            "texts": int(),
+            "held_out": int(),
+            "sha256": str(digest),
+            "penalty": float(),
+            "cosine_before": float(),
+            "cosine_after": float(),
+        }:
+            return len(fit) == 6 and digest.isalnum()
+    return False
+
+
+# --- Between plan and write, where it is asked for: calibrate --------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Fitting:
+    """A fit of the pooler that can begin: everything has been read and checked but the donor's whole encoder."""
+
+    texts: list
+    tokenizers: tuple  # the checkpoint's, the donor's
+    length: int
+    batch_size: int
+    device: str
+
+
+def calibration_module():
+    """The sibling file; this one stands alone as long as nobody calibrates."""
+    if __package__:
+        return importlib.import_module(".calibration", __package__)
+    return importlib.import_module("calibration")
+
+
+def prepare_fit(plan: Plan, source: str, samples: int, length: int, batch_size: int, device: str | None) -> Fitting:
+    """Reads the texts, and checks that both encoders can read them.
+
+    Raises:
+        ConversionError: They can't, or the donor's own pooler was not trained for its encoder.
+    """
+    import torch
+
+    donor, place = plan.donor, plan.donor.place
+    origin = donor.candidate.config.get("pooler_source")
+    if _is_source(origin) and not origin.get("calibration"):
+        raise ConversionError(
+            f"{donor}: its own pooler was grafted, from {origin['donor']}, and was not trained with its encoder; "
+            f"name the model that it was trained with: --pooler-from {origin['donor']}"
+        )
+    for config, label in ((plan.config, plan.checkpoint.place.label), (donor.candidate.config, place.label)):
+        if length > config["max_position_embeddings"]:
+            raise ConversionError(
+                f"{label}: reads {config['max_position_embeddings']} tokens; --calibrate-length is {length}"
+            )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: PyTorch was built without it
+        raise ConversionError(f"--device {device}: {_first_line(error)}") from error
+    if isinstance(place, HubRepo):
+        with reading(place):
+            files = sorted(place.names().intersection(COPIED))
+            place = place.download(files) if files else place
+    tokenizers = [load_tokenizer(folder) for folder in (plan.checkpoint.place, place)]
+    if tokenizers == [None, None] or (
+        None in tokenizers and plan.config["vocab_size"] != donor.candidate.config["vocab_size"]
+    ):
+        without = plan.checkpoint.place if tokenizers[0] is None else place
+        raise ConversionError(f"{without.label}: has no tokenizer to read texts with; copy its files into the folder")
+    ours, theirs = (tokenizer or tokenizers[1 - number] for number, tokenizer in enumerate(tokenizers))
+    module = calibration_module()
+    try:
+        texts = module.read_texts(source, samples)
+        module.check_texts(texts)
+        module.check_tokenizers(ours, theirs, texts)
+    except ValueError as error:
+        raise ConversionError(f"--calibrate {source}: {_first_line(error)}") from error
+    return Fitting(texts, (ours, theirs), length, batch_size, device)
+
+
+def load_tokenizer(place: Place):
+    """The tokenizer in a folder, without its pointers to code; None where there is none."""
+    names = place.names().intersection(COPIED)
+    if isinstance(place, HubRepo) or not names.intersection({"tokenizer.json", "vocab.txt"}):
+        return None
+    from transformers import AutoTokenizer
+
+    completed = completed_tokenizer(place)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            shutil.copyfile(place.local(name), Path(folder, name))
+        if completed is not None:
+            Path(folder, "tokenizer_config.json").write_text(json.dumps(completed), encoding="utf-8")
+        try:
+            return AutoTokenizer.from_pretrained(folder)
+        except Exception as error:  # the tokenizers library raises nothing more particular
+            raise ConversionError(f"{place.where('')}: its tokenizer can't be read: {_first_line(error)}") from error
+
+
+def load_encoder(config: dict, tensor_of: Callable[[str], Tensor | None], label: str):
+    """A `BertModel` in float32, of tensors that have not been read yet.
+
+    Raises:
+        ConversionError: A tensor is missing, or config.json describes another model.
+    """
+    import torch
+    from transformers import BertConfig, BertModel
+
+    fields = {name: config[name] for name in (*BERT_DEFAULTS, *BERT_OPTIONS) if name in config}
+    try:
+        model = BertModel(BertConfig(**fields)).eval()
+        tensors = {name: tensor_of(f"bert.{name}") for name in model.state_dict()}
+        if absent := [name for name, tensor in tensors.items() if tensor is None]:
+            raise ConversionError(f"{label}: has no {_some(absent)}; its encoder is not a whole one")
+        model.load_state_dict(
+            {
+                name: torch.from_numpy(tensor.values().astype(np.float32)).reshape(tensor.shape)
+                for name, tensor in tensors.items()
+            }
+        )
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ConversionError(f"{label}: config.json and weights make no BertModel: {_first_line(error)}") from error
+    return model
+
+
+def fit_pooler(plan: Plan, fitting: Fitting, progress: bool):
+    """Refits the pooler of `plan` to the checkpoint's encoder, and returns what the fit found.
+
+    Raises:
+        ConversionError: The donor could not be read whole.
+    """
+    donor, checkpoint = plan.donor, plan.checkpoint
+    candidate = donor.candidate
+    if isinstance(candidate.place, HubRepo):
+        with reading(candidate.place):
+            place = candidate.place.download(weight_files(candidate.place))
+        candidate = Candidate(place, candidate.config, todays_names(place, read_tensors(place)))
+    adapted, original = (
+        load_encoder(config, tensor_of, place.label).to(fitting.device)
+        for config, tensor_of, place in (
+            (checkpoint.config, {**checkpoint.tensors, **plan.pooler}.get, checkpoint.place),
+            (candidate.config, candidate.tensor, candidate.place),
+        )
+    )
+    try:
+        found = calibration_module().calibrate_pooler(
+            adapted,
+            original,
+            fitting.tokenizers[0],
+            fitting.texts,
+            donor_tokenizer=fitting.tokenizers[1],
+            max_length=fitting.length,
+            batch_size=fitting.batch_size,
+            progress=progress,
+        )
+    except ValueError as error:
+        raise ConversionError(f"{checkpoint.place.where('')}: the pooler can't be calibrated: {error}") from error
+    if found.improved:
+        values = [adapted.pooler.dense.weight, adapted.pooler.dense.bias]
+        for key, value in zip(POOLER, values, strict=True):
+            array = value.detach().cpu().numpy()
+            fitted = Tensor(
+                checkpoint.place, "the calibrated pooler", "F32", array.shape, 0, memoryview(array.tobytes())
+            )
+            shard = next(shard for shard in plan.shards.values() if key in shard)
+            shard[key] = fitted.cast(donor.dtype)
+        fields = ("texts", "held_out", "sha256", "penalty", "cosine_before", "cosine_after")
+        plan.calibration = {name: getattr(found, name) for name in fields}
+        plan.config = output_config(plan)
+        plan.card = model_card(plan)
+    return found
 
 
 # --- Step 3: write ---------------------------------------------------------------------------------------------------
@@ -1387,6 +1590,7 @@ def card_section(plan: Plan) -> str:
             *(f"- sha256 of `{key}`: `{source['sha256'][key]}`" for key in POOLER),
             f"- lineage: cosine {source['lineage_cosine']} between the last layers of donor and checkpoint",
             *(f"- taken by --force-donor although {reason}" for reason in source.get("forced", [])),
+            *_fit_lines(source.get("calibration")),
             "",
         ]
     lines += ["`pooler_output` is the same at every load."]
@@ -1407,6 +1611,17 @@ def card_section(plan: Plan) -> str:
             "the encoder before it was adapted: the further training moved the encoder, the less the two fit.",
         ]
     )
+
+
+def _fit_lines(fit: dict | None) -> list[str]:
+    if fit is None:
+        return []
+    return [
+        f"- calibrated: refitted to this encoder by ridge regression (penalty {fit['penalty']:.2g}) on {fit['texts']}",
+        f"  unlabelled texts (sha256 `{fit['sha256']}`); cosine to the donor's `pooler_output` on the "
+        f"{fit['held_out']} of them",
+        f"  that were held out: {fit['cosine_before']:.4f} before, {fit['cosine_after']:.4f} after",
+    ]
 
 
 # --- Step 4: verify --------------------------------------------------------------------------------------------------
@@ -1492,6 +1707,7 @@ class ConversionReport:
     forced: list[str] = dataclasses.field(default_factory=list)
     grafted: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> sha256
     cast: str | None = None
+    calibration: dict | None = None  # the fields of calibration.Calibration; of a dry run, those known beforehand
     kept_tensors: int = 0
     kept_bytes: int = 0
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> reason
@@ -1517,6 +1733,8 @@ class ConversionReport:
         rows += [("grafted", f"{key}, sha256 {digest[:16]}") for key, digest in self.grafted.items()]
         if self.cast:
             rows.append(("cast", self.cast))
+        if self.calibration:
+            rows += [("calibrated", line) for line in _fit_rows(self.calibration)]
         if self.kept_tensors:
             rows.append(("kept", f"{self.kept_tensors} tensors, {self.kept_bytes / 1e6:.1f} MB, bit for bit"))
         rows += [("dropped", f"{key}: {reason}") for key, reason in self.dropped.items()]
@@ -1539,6 +1757,19 @@ class ConversionReport:
         )
 
 
+def _fit_rows(fit: dict) -> list[str]:
+    texts = f"{fit['texts']} texts, sha256 {fit['sha256'][:16]}"
+    if "penalty" not in fit:
+        return [f"not yet: would be fitted on {texts}"]
+    change = f"cosine to the donor's pooler_output {fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}"
+    kept = "" if fit["improved"] else ": no better, so the original pooler was kept"
+    return [
+        f"on {texts}, penalty {fit['penalty']:.2g}",
+        f"{change} on {fit['held_out']} held out{kept}",
+        *fit["notes"],
+    ]
+
+
 def convert(
     checkpoint: str | os.PathLike,
     output_dir: str | os.PathLike | None = None,
@@ -1549,6 +1780,11 @@ def convert(
     format: str = "pooled",
     push_to_hub: str | None = None,
     private: bool = False,
+    calibrate: str | os.PathLike | None = None,
+    calibrate_samples: int = 2000,
+    calibrate_length: int = 128,
+    calibrate_batch_size: int = 32,
+    device: str | None = None,
     replace_pooler: bool = False,
     force_donor: bool = False,
     overwrite: bool = False,
@@ -1568,6 +1804,12 @@ def convert(
         format: "pooled": this package's classes, their code included. "bert": stock BERT, which needs no remote code.
         push_to_hub: The repo to upload the result to.
         private: Create that repo private.
+        calibrate: Unlabelled texts, to refit the pooler to the encoder that it now sits on: a file with one text a
+            line, a `.tsv` or `.jsonl` with `text` (and `text_pair`), or a data set's id or folder (`calibration.py`).
+        calibrate_samples: Texts at most.
+        calibrate_length: Tokens of a text at most.
+        calibrate_batch_size: Texts that are encoded at once.
+        device: Where they are encoded, such as "cuda:1"; default: a GPU where there is one.
         replace_pooler: Graft over a pooler that the checkpoint has.
         force_donor: Take the pooler of `pooler_from` although a check failed.
         overwrite: Replace `output_dir`, if it looks like a checkpoint, once the result is complete.
@@ -1593,6 +1835,8 @@ def convert(
         if push_to_hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", push_to_hub):
             raise ConversionError(f"{push_to_hub}: not a repository id of the Hub; expected user/name or name")
         absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+        if absent and calibrate is not None:
+            raise ConversionError(f"{checkpoint}: --calibrate needs {' and '.join(absent)}; install them")
         if absent and verify and not dry_run:
             raise ConversionError(
                 f"{checkpoint}: the result can't be verified without {' and '.join(absent)}; install them, or pass "
@@ -1611,7 +1855,7 @@ def convert(
             missing=[key for key in POOLER if key not in read.tensors],
         )
         written_as = "pooled" if read.config["model_type"] == MODEL_TYPE else "bert"
-        if read.is_converted and written_as == format and not replace_pooler:
+        if read.is_converted and written_as == format and not replace_pooler and calibrate is None:
             if push_to_hub is not None:
                 raise ConversionError(
                     f"{checkpoint}: pooled already, nothing was pushed; to publish it as it is: "
@@ -1632,7 +1876,14 @@ def convert(
             force_donor=force_donor,
             overwrite=overwrite,
             name=push_to_hub,
+            calibrate=calibrate is not None,
         )
+        if calibrate is not None:
+            lengths = (calibrate_samples, calibrate_length, calibrate_batch_size)
+            fitting = prepare_fit(plan, os.fspath(calibrate), *lengths, device)
+            report.calibration = {"texts": len(fitting.texts), "sha256": calibration_module().digest(fitting.texts)}
+            if not dry_run:
+                report.calibration = dataclasses.asdict(fit_pooler(plan, fitting, progress))
         _describe(plan, report)
         if dry_run:
             return report
@@ -1795,6 +2046,28 @@ def parser() -> argparse.ArgumentParser:
         "--push-to-hub", metavar="REPO_ID", help="upload the result; token from HF_TOKEN or `hf auth login`"
     )
     parser.add_argument("--private", action="store_true", help="create that repo private")
+    parser.add_argument(
+        "--calibrate", metavar="TEXTS",
+        help="refit the pooler to the encoder as it is now, on unlabelled texts: one a line, .tsv, .jsonl, a data set",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibrate-samples", type=_count, default=2000, metavar="N", help="texts at most; default: %(default)s"
+    )
+    parser.add_argument(
+        "--calibrate-length",
+        type=_count,
+        default=128,
+        metavar="N",
+        help="tokens of a text at most; default: %(default)s",
+    )
+    parser.add_argument(
+        "--calibrate-batch-size",
+        type=_count,
+        default=32,
+        metavar="N",
+        help="texts encoded at once; default: %(default)s",
+    )
+    parser.add_argument("--device", help="where they are encoded; default: a GPU where there is one")
     parser.add_argument("--replace-pooler", action="store_true", help="graft over a pooler that the checkpoint has")
     parser.add_argument("--force-donor", action="store_true", help="take DONOR's pooler although a check failed")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that looks like a checkpoint")
@@ -1803,6 +2076,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, found {text!r}")
+    return int(text)
 
 
 def _say(text: object) -> None:
@@ -1828,11 +2107,15 @@ def main(argv: list[str] | None = None) -> int:
         parser().error("--pooler-revision needs --pooler-from DONOR")
     if arguments.private and not arguments.push_to_hub:
         parser().error("--private needs --push-to-hub REPO_ID")
+    for name in ("calibrate_samples", "calibrate_length", "calibrate_batch_size", "device"):
+        if getattr(arguments, name) != parser().get_default(name) and arguments.calibrate is None:
+            parser().error(f"--{name.replace('_', '-')} needs --calibrate TEXTS")
     options = {
         name: getattr(arguments, name)
         for name in (
-            "pooler_from", "revision", "pooler_revision", "format", "push_to_hub", "private", "replace_pooler",
-            "force_donor", "overwrite", "dry_run",
+            "pooler_from", "revision", "pooler_revision", "format", "push_to_hub", "private", "calibrate",
+            "calibrate_samples", "calibrate_length", "calibrate_batch_size", "device", "replace_pooler", "force_donor",
+            "overwrite", "dry_run",
         )
     }  # fmt: skip
     set_verbosity_error()  # huggingface_hub logs each retry, and would bury the one clear line

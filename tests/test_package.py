@@ -19,6 +19,7 @@ from packaging.version import Version
 
 CODE = (
     "__init__.py",
+    "calibration.py",
     "configuration_bert_pooled_mlm.py",
     "convert.py",
     "modeling_bert_pooled_mlm.py",
