@@ -36,7 +36,7 @@ __all__ = ["Calibration", "calibrate_pooler", "check_tokenizers", "read_texts"]
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-16, 5))  # 1e-8 to 100
 FOLDS = 5  # the last one judges, the others fit
-FEWEST_TEXTS = 50
+FEWEST_TEXTS = 100  # measured (docs/calibration.md): with 50, the fit was worse than none
 WINDOW = 64  # batches that are sorted by length together
 
 Text = str | tuple[str, str]
@@ -47,8 +47,8 @@ class Calibration:
     """What a fit found; the texts themselves are not in it."""
 
     improved: bool  # whether the new pooler was taken
-    texts: int  # all of them, those that judged included
-    held_out: int  # those that judged
+    texts: int  # all of them
+    held_out: int  # those of them that judged
     sha256: str  # of the texts
     penalty: float
     cosine_before: float  # between the original model's pooler_output and ours on the held-out texts: their mean
@@ -76,10 +76,10 @@ def read_texts(source: str | os.PathLike, samples: int) -> list[Text]:
     Raises:
         ValueError: It can't be read, or has no such field. The message is one line.
     """
-    path = Path(os.path.expanduser(source))
-    if path.is_file():
-        return _sample(_lines(path), samples)
-    return list(itertools.islice(_unique(_dataset(os.fspath(source))), samples))
+    name = os.path.expanduser(source)
+    if os.path.isfile(name):
+        return _sample(_lines(Path(name)), samples)
+    return list(itertools.islice(_unique(_dataset(name)), samples))
 
 
 def _lines(path: Path) -> Iterator[Text]:
@@ -316,6 +316,8 @@ def calibrate_pooler(
         raise ValueError(f"the two models have different hidden sizes: {sizes}")
     check_texts(texts)
     notes = check_tokenizers(*tokenizers, texts) if donor_tokenizer is not None else []
+    if len(texts) < 2 * len(dense.weight):
+        notes.append(f"{len(texts)} texts are few for a hidden size of {len(dense.weight)}: more would fit better")
 
     def as_array(weight, bias) -> np.ndarray:
         return torch.cat([weight.detach(), bias.detach()[:, None]], 1).double().cpu().numpy()

@@ -1595,6 +1595,11 @@ def card_section(plan: Plan) -> str:
         ]
     lines += ["`pooler_output` is the same at every load."]
     remote = ", trust_remote_code=True" if plan.format == "pooled" else ""
+    without_code = [
+        "",
+        f'Without remote code, transformers\' own `BertModel.from_pretrained("{plan.name}")` gives the same',
+        "`pooler_output`: it passes over the MLM head (`cls.*`), and over nothing else.",
+    ]
     return "\n".join(
         [
             *lines,
@@ -1606,6 +1611,7 @@ def card_section(plan: Plan) -> str:
             f'model = AutoModel.from_pretrained("{plan.name}"{remote})',
             'vector = model(**tokenizer("A sentence.", return_tensors="pt")).pooler_output',
             "```",
+            *(without_code if plan.format == "pooled" else []),
             "",
             f'`SentenceTransformer("{plan.name}"{remote})` gives the same vectors. The pooler was trained for',
             "the encoder before it was adapted: the further training moved the encoder, the less the two fit.",
@@ -1794,6 +1800,9 @@ def convert(
     donors: Donors | None = None,
 ) -> ConversionReport:
     """Grafts the original pooler into an MLM checkpoint that lost it.
+
+        report = convert("old_ckpt")  # finds the donor, checks it, writes and verifies old_ckpt-pooled
+        print(report)  # what was grafted from where, and the lines that load the result
 
     Args:
         checkpoint: A folder or Hub id, saved from `BertForMaskedLM`.

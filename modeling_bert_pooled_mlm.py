@@ -128,7 +128,9 @@ class _KeptPooler:
 class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
     """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
 
-    The pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
+    `from_pretrained` takes a stock BERT that has a pooler, or a pooled checkpoint; `forward` gives a
+    `BertPooledMLMOutput`; `save_pretrained` writes the code beside the weights, for `trust_remote_code=True`. The
+    pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
     """
 
     output_class = BertPooledMLMOutput

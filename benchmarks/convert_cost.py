@@ -1,52 +1,35 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What does a conversion cost, against the usual way and against a plain copy?
+"""What a conversion costs, against the usual way and against a plain copy; a part of benchmark.py.
 
 `convert.py --no-verify` moves bytes from file to file. Measured side by side with (a) the usual way, loading the
 checkpoint and the donor with transformers, moving the pooler over and calling `save_pretrained`, and (b) `cp` of the
-weights. Each in a fresh process, interleaved, over warm files, after `sync`; medians, with the range in brackets.
-
-    python benchmarks/convert_cost.py               # about 4 minutes, 11 GB of disk
-    python benchmarks/convert_cost.py --quick -o x  # small files: does it work at all?
+weights. Each in a fresh process, in turns, over warm files, after `sync`.
 """
 
-import argparse
 import json
 import math
 import os
-import platform
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
-import torch
-import transformers
+from measuring import in_fresh_process
+from subjects import BASE, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(1, str(ROOT / "tests"))
 
-import convert  # noqa: E402
+from hub_server import HubServer
 
-TARGETS = {"time": 0.4, "memory": 0.2, "copy": 1.3, "flat_mb": 20}
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+import convert
+
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-# A child's peak has its parent's memory at the fork in it, so that the one who measures must be small itself.
-MEASURE = """
-import json, resource, subprocess, sys, time
-began = time.perf_counter()
-done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
-seconds = time.perf_counter() - began
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"code": done.returncode, "out": done.stdout, "err": done.stderr[-2000:], "seconds": seconds,
-                  "cpu": used.ru_utime + used.ru_stime, "peak": peak}))
-"""
+# Shape and number of files of the checkpoints that are converted to see how cost grows: 0.2, 0.4, 1.3 and 5 GB.
+SIZES = [(BASE | {"num_hidden_layers": 4}, 1), (BASE, 1), (LARGE, 1), (LARGE | {"num_hidden_layers": 96}, 8)]
+SMALL_SIZES = [(SMALL, 1), (SMALL | {"num_hidden_layers": 24}, 1), (SMALL | {"num_hidden_layers": 48}, 4)]
 USUAL = """
 import sys
 from transformers import BertForMaskedLM, BertModel
@@ -129,23 +112,6 @@ def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = 
     return total
 
 
-def measured(*argv: str | Path) -> dict:
-    """Runs a program in a fresh process: seconds, CPU seconds, peak bytes, what it printed."""
-    os.sync()  # what was written before is not written back at this one's expense
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, *map(str, argv)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout)
-    if found["code"]:
-        raise SystemExit(f"{argv[0]} failed: {found['err']}")
-    return found
-
-
 def warm(folder: Path) -> None:
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -153,144 +119,75 @@ def warm(folder: Path) -> None:
                 pass
 
 
-def converted(checkpoint: Path, donor: Path, out: Path) -> dict:
-    program = (sys.executable, ROOT / "convert.py", checkpoint, "--pooler-from", donor, "-o", out, "--no-verify", "-q")
-    return measured(*program)
+def converted(checkpoint: Path, donor: Path | str, out: Path, **environment: str) -> dict:
+    argv = (sys.executable, ROOT / "convert.py", checkpoint, "--pooler-from", donor, "-o", out, "--no-verify", "-q")
+    return in_fresh_process(*argv, **environment)
 
 
-def compare(place: Path, shape: dict, rounds: int) -> dict:
-    """All ways side by side, `rounds` times after one that does not count."""
-    lost, donor, out = place / "lost", place / "donor", place / "out"
-    size = write_checkpoint(lost, shape)
-    write_checkpoint(donor, shape, pooler=True)
-    weights = lost / "model.safetensors"
-    ways = {
-        "convert": lambda: converted(lost, donor, out),
-        "usual": lambda: measured(sys.executable, "-c", USUAL, lost, donor, out),
-        "copy": lambda: measured(sys.executable, "-c", COPY, ROOT, lost, out),
-        "cp": lambda: measured(sys.executable, "-c", CP, weights, out),
-    }
-    runs: dict[str, list[dict]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, run in ways.items():
-            warm(lost)
-            warm(donor)
-            found = run()
-            if out.is_dir():
-                shutil.rmtree(out)
-            else:
-                out.unlink()
-            if number:
-                runs[name].append(found)
-    inner = {name: [json.loads(run["out"]) for run in runs[name]] for name in ("copy", "cp")}
-    records = {
-        name: {key: [round(run[key], 4) for run in runs[name]] for key in ("seconds", "cpu", "peak")}
-        for name in ("convert", "usual")
-    }
-    records |= {
-        name: {key: [round(run[key], 4) for run in inner[name]] for key in ("copy", "fsync")} for name in inner
-    }
-    shutil.rmtree(lost)
-    shutil.rmtree(donor)
-    return {"bytes": size, "runs": records}
+def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None = None) -> dict:
+    """All ways in turns, `rounds` times after `warm_rounds` that do not count.
+
+    Args:
+        disk: A folder on the disk to measure; default: the temporary one.
+
+    Returns:
+        The checkpoint's size in bytes; seconds, CPU seconds and peak bytes of "convert" and "usual"; of the
+        converter's copying alone ("copy") and of "cp" the seconds without waiting for the disk ("copy") and those
+        ("fsync").
+    """
+    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
+        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
+        size = write_checkpoint(lost, shape)
+        write_checkpoint(donor, shape, pooler=True)
+        weights = lost / "model.safetensors"
+        ways = {
+            "convert": lambda: converted(lost, donor, out),
+            "usual": lambda: in_fresh_process(sys.executable, "-c", USUAL, lost, donor, out),
+            "copy": lambda: in_fresh_process(sys.executable, "-c", COPY, ROOT, lost, out),
+            "cp": lambda: in_fresh_process(sys.executable, "-c", CP, weights, out),
+        }
+        order = list(ways)
+        records: dict[str, dict[str, list[float]]] = {}
+        for number in range(-warm_rounds, rounds):
+            for name in order:
+                warm(lost)
+                warm(donor)
+                found = ways[name]()
+                if out.is_dir():
+                    shutil.rmtree(out)
+                else:
+                    out.unlink()
+                if number >= 0:
+                    kept = found if name in ("convert", "usual") else json.loads(found["out"])
+                    for key in kept.keys() & {"seconds", "cpu", "peak", "copy", "fsync"}:
+                        records.setdefault(name, {}).setdefault(key, []).append(round(kept[key], 4))
+            order.reverse()
+    return {"bytes": size, "runs": {name: records[name] for name in ways}}
 
 
-def peak_memory(place: Path, shape: dict, shards: int) -> dict:
-    lost, donor, out = place / "lost", place / "donor", place / "out"
-    size = write_checkpoint(lost, shape, shards, sparse=True)
-    write_checkpoint(donor, shape, pooler=True, sparse=True)
-    found = converted(lost, donor, out)
-    written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    for folder in (lost, donor, out):
-        shutil.rmtree(folder)
-    assert written > size
-    return {"bytes": size, "shards": shards, "peak": found["peak"], "seconds": round(found["seconds"], 3)}
+def growth(sizes: list[tuple[dict, int]], disk: Path | None = None) -> list[dict]:
+    """One conversion of each size: bytes, number of files, seconds, and bytes of peak memory."""
+    return [one_size(shape, shards, disk) for shape, shards in sizes]
 
 
-def spread(values: list[float], unit: float = 1) -> str:
-    return f"{statistics.median(values) / unit:8.2f} [{min(values) / unit:.2f} .. {max(values) / unit:.2f}]"
+def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
+    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
+        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
+        size = write_checkpoint(lost, shape, shards, sparse=True)
+        write_checkpoint(donor, shape, pooler=True, sparse=True)
+        found = converted(lost, donor, out)
+        written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    if written <= size:
+        raise RuntimeError(f"{written} bytes written of a checkpoint of {size}: it is not whole")
+    return {"bytes": size, "files": shards, "seconds": round(found["seconds"], 3), "peak": found["peak"]}
 
 
-def ratios(runs: dict) -> dict[str, float]:
-    """Of medians; the copy without what either side waits for the disk, and with it."""
-
-    def median(way: str, *keys: str) -> float:
-        return statistics.median(sum(values) for values in zip(*(runs[way][key] for key in keys), strict=True))
-
-    return {
-        "time": median("convert", "seconds") / median("usual", "seconds"),
-        "cpu": median("convert", "cpu") / median("usual", "cpu"),
-        "memory": median("convert", "peak") / median("usual", "peak"),
-        "copy": median("copy", "copy") / median("cp", "copy"),
-        "copy_on_disk": median("copy", "copy", "fsync") / median("cp", "copy", "fsync"),
-    }
-
-
-def table(result: dict) -> None:
-    runs, found = result["compared"]["runs"], result["ratios"]
-    size = result["compared"]["bytes"] / 1e6
-    print(f"\n{size:.0f} MB, {len(runs['convert']['seconds'])} rounds\n")
-    names = {
-        "time": "convert / usual way, time",
-        "cpu": "convert / usual way, CPU time",
-        "memory": "convert / usual way, peak memory",
-        "copy": "its copying / cp, time",
-        "copy_on_disk": "its copying / cp, with fsync",
-    }
-    for key, name in names.items():
-        target = f"   (at most {TARGETS[key]})" if key in TARGETS else ""
-        print(f"{name:<34} {found[key]:6.2f}{target}")
-    print()
-    for way in ("convert", "usual"):
-        for key, name, unit in (("seconds", "s", 1), ("cpu", "s of CPU", 1), ("peak", "MB", 1e6)):
-            print(f"{way:<8} {spread(runs[way][key], unit)} {name}")
-    for way in ("copy", "cp"):
-        for key in ("copy", "fsync"):
-            print(f"{way:<8} {spread(runs[way][key])} s{' of fsync' if key == 'fsync' else ''}")
-    print("\nconvert's peak memory")
-    for row in result["memory"]:
-        print(f"{row['bytes'] / 1e6:8.0f} MB in {row['shards']:2} file(s) {row['peak'] / 1e6:8.1f} MB")
-    print(f"{'largest difference':<27} {result['flat_mb']:8.1f} MB   (at most {TARGETS['flat_mb']})")
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "convert_cost.json")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--work-dir", type=Path, help="a folder on the disk to measure (default: the temporary one)")
-    parser.add_argument("--quick", action="store_true", help="small files, one round")
-    parser.add_argument("--show", action="store_true", help="print the table of an existing output, measure nothing")
-    args = parser.parse_args(argv)
-    if args.show:
-        table(json.loads(args.output.read_text()))
-        return 0
-    rows = [(BASE, 1), (LARGE, 1), (LARGE | {"num_hidden_layers": 96}, 8)]
-    if args.quick:
-        rows = [(SMALL, 1), (SMALL | {"num_hidden_layers": 24}, 1), (SMALL | {"num_hidden_layers": 48}, 4)]
-    with tempfile.TemporaryDirectory(dir=args.work_dir, prefix="convert-cost-") as place:
-        compared = compare(Path(place), SMALL if args.quick else BASE, 1 if args.quick else args.rounds)
-        memory = [peak_memory(Path(place), shape, shards) for shape, shards in rows]
-    peaks = [row["peak"] for row in memory]
-    result = {
-        "quick": args.quick,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "huggingface_hub": huggingface_hub.__version__,
-            "numpy": np.__version__,
-        },
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "ratios": {name: round(value, 3) for name, value in ratios(compared["runs"]).items()},
-        "flat_mb": round((max(peaks) - min(peaks)) / 1e6, 1),
-        "compared": compared,
-        "memory": memory,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    table(result)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def hub_donor(shape: dict, disk: Path | None = None) -> dict:
+    """A conversion with a donor on a Hub: all the bytes that the Hub sent, and the size of the donor's weights."""
+    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as name, HubServer() as hub:
+        place = Path(name)
+        write_checkpoint(place / "lost", shape, sparse=True)
+        size = write_checkpoint(place / "donor", shape, pooler=True, sparse=True)
+        hub.add_repo("user/donor", place / "donor")
+        converted(place / "lost", "user/donor", place / "out", **hub.environment(place))
+        return {"bytes": size, "sent": hub.bytes_sent()}

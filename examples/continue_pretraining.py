@@ -6,7 +6,8 @@
     torchrun --nproc_per_node 2 continue_pretraining.py ...           (or: accelerate launch ...)
 
 It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
-and tokenizer in one folder, the pooler bit for bit the one that it started from. It needs the package and accelerate
+and tokenizer in one folder, the pooler bit for bit the one that it started from, or, with --calibrate, refitted to the
+encoder that the training has left. It needs the package and accelerate
 (`pip install accelerate bert-pooled-mlm`), and `datasets` for --dataset-name alone.
 """
 
@@ -15,6 +16,7 @@ import importlib.util
 import math
 import os
 import pickle
+import random
 import sys
 import warnings
 from pathlib import Path
@@ -27,12 +29,14 @@ from transformers import (
     DataCollatorForLanguageModeling,
     PretrainedConfig,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+CALIBRATION_TEXTS, FEWEST_TEXTS = 2000, 100  # the second is calibrate_pooler's
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -62,6 +66,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--lr", type=between(0, math.inf), default=5e-5, help="default: %(default)s")
     add("--weight-decay", type=float, default=0.01, help="default: %(default)s")
     add("--save-steps", type=at_least(1), default=500, help="evaluate and save that often; default: %(default)s")
+    add("--calibrate", action="store_true", help="at the end, refit the pooler to the encoder as it then is")
     add("--sparse-prediction", action="store_true", help="MLM head on masked tokens only: same loss, less work")
     add("--bf16", action="store_true", help="compute in bfloat16 (autocast)")
     add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
@@ -200,6 +205,44 @@ class Bar(ProgressCallback):
             self.training_bar.write(f"step {state.global_step}: held-out perplexity {perplexity:.2f}")
 
 
+class CalibratePooler(TrainerCallback):
+    """Refits the pooler at the end of the training, so that it says what it said before the encoder moved.
+
+    Without labels, on texts that were trained on, against the model that the training started from. `found` is then
+    what `calibrate_pooler` reports. With several processes the first one does it: it is the one that saves.
+    """
+
+    def __init__(self, args: argparse.Namespace, texts: list[str], tokenizer):
+        different = list(dict.fromkeys(texts))
+        if len(different) < FEWEST_TEXTS:
+            raise ValueError(f"--calibrate: {len(different)} different texts; at least {FEWEST_TEXTS} are needed")
+        self.texts = random.Random(args.seed).sample(different, min(len(different), CALIBRATION_TEXTS))
+        self.args, self.tokenizer, self.found = args, tokenizer, None
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        from bert_pooled_mlm import calibrate_pooler
+
+        start = load_model(self.args).to(model.device)
+        self.found = calibrate_pooler(
+            model,
+            start,
+            self.tokenizer,
+            self.texts,
+            max_length=self.args.length,
+            batch_size=self.args.batch_size,
+            progress=True,
+        )
+        if self.found.improved:  # any earlier source tells of another pooler
+            fit = {name: getattr(self.found, name) for name in ("texts", "sha256", "penalty")}
+            fit |= {name: round(getattr(self.found, name), 6) for name in ("cosine_before", "cosine_after")}
+            donor = Path(self.args.model)
+            model.config.pooler_source = {"donor": donor.name if donor.exists() else self.args.model} | {
+                "calibration": fit
+            }
+
+
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
     every = max(1, min(args.save_steps, steps_in_all))
     return TrainingArguments(
@@ -255,6 +298,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model}: the tokenizer does not fit the model: {len(tokenizer)} tokens, mask token "
             f"{tokenizer.mask_token!r}; the model has {model.config.vocab_size}"
         )
+    calibration = CalibratePooler(args, train_texts, tokenizer) if args.calibrate else None
     before = {name: model.state_dict()[name].clone() for name in POOLER}
     train_rows, held_out_rows = (encode(texts, tokenizer, args) for texts in (train_texts, held_out_texts))
     processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -274,6 +318,8 @@ def run(args: argparse.Namespace) -> int:
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar)
+    if calibration:
+        trainer.add_callback(calibration)
     print(
         f"{len(train_rows)} {'texts' if args.line_by_line else 'blocks'} of at most {args.length} tokens to train on, "
         f"{len(held_out_rows)} held out; {steps} steps of {rows_per_step}, {processes} process(es)."
@@ -295,10 +341,13 @@ def run(args: argparse.Namespace) -> int:
     same = all(torch.equal(after[name].cpu(), before[name]) for name in POOLER)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    if not same:
+    if calibration and calibration.found:
+        print(f"Pooler: {calibration.found}.")
+    if not same and not calibration:
         print("continue_pretraining.py: error: the pooler moved", file=sys.stderr)
         return 1
-    print(f"Saved: {args.output_dir}. Its pooler is bit for bit that of {args.model}. Load it with")
+    pooler = "bit for bit that" if same else "calibrated to it: no longer that"
+    print(f"Saved: {args.output_dir}. Its pooler is {pooler} of {args.model}. Load it with")
     print(f"    AutoModel.from_pretrained({str(args.output_dir)!r}, trust_remote_code=True)")
     return 0
 

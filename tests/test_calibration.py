@@ -265,9 +265,9 @@ def test_pairs_are_read_as_pairs(original, tokenizer):
 
 
 def test_it_says_how_long_it_takes_before_it_begins(original, tokenizer, capsys):
-    calibrate_pooler(drifted(original), original, tokenizer, sentences(60), max_length=32, progress=True)
-    assert capsys.readouterr().err.startswith("calibrating on 60 texts, on cpu: about 1 s\n")
-    calibrate_pooler(drifted(original), original, tokenizer, sentences(60), max_length=32)
+    calibrate_pooler(drifted(original), original, tokenizer, sentences(120), max_length=32, progress=True)
+    assert capsys.readouterr().err.startswith("calibrating on 120 texts, on cpu: about 1 s\n")
+    calibrate_pooler(drifted(original), original, tokenizer, sentences(120), max_length=32)
     assert capsys.readouterr().err == ""
 
 
@@ -282,26 +282,36 @@ def test_the_fit_reads_as_a_sentence_and_holds_no_text(original, tokenizer):
 
 
 def test_too_few_texts(original, tokenizer):
-    with pytest.raises(ValueError, match=r"^49 different texts; at least 50 are needed"):
-        calibrate_pooler(drifted(original), original, tokenizer, sentences(49), max_length=32)
+    with pytest.raises(ValueError, match=r"^99 different texts; at least 100 are needed"):
+        calibrate_pooler(drifted(original), original, tokenizer, sentences(99), max_length=32)
+
+
+def test_few_texts_for_the_hidden_size_are_said_to_be_few(original, tokenizer, monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_TEXTS", 10)
+    few, enough = (
+        calibrate_pooler(drifted(original), original, tokenizer, sentences(count), max_length=32)
+        for count in (HIDDEN, 2 * HIDDEN)
+    )
+    assert few.notes == ["32 texts are few for a hidden size of 32: more would fit better"]
+    assert enough.notes == []
 
 
 def test_texts_longer_than_the_model_reads(original, tokenizer):
     with pytest.raises(ValueError, match="texts of 65 tokens: the adapted model reads 64 at most"):
-        calibrate_pooler(drifted(original), original, tokenizer, sentences(60), max_length=65)
+        calibrate_pooler(drifted(original), original, tokenizer, sentences(120), max_length=65)
 
 
 def test_a_model_without_a_pooler(original, tokenizer):
     without = BertModel(original.config, add_pooling_layer=False)
     for adapted, donor, name in ((without, original, "adapted"), (original, without, "donor")):
         with pytest.raises(ValueError, match=f"the {name} model has no pooler"):
-            calibrate_pooler(adapted, donor, tokenizer, sentences(60), max_length=32)
+            calibrate_pooler(adapted, donor, tokenizer, sentences(120), max_length=32)
 
 
 def test_models_of_different_hidden_sizes(original, tokenizer):
     other = BertModel(make_donor(hidden_size=16).config)
     with pytest.raises(ValueError, match="different hidden sizes: 16 and 32"):
-        calibrate_pooler(other, original, tokenizer, sentences(60), max_length=32)
+        calibrate_pooler(other, original, tokenizer, sentences(120), max_length=32)
 
 
 def test_an_encoder_that_gives_nan_leaves_the_pooler_alone(original, tokenizer):
@@ -310,7 +320,7 @@ def test_an_encoder_that_gives_nan_leaves_the_pooler_alone(original, tokenizer):
         adapted.embeddings.LayerNorm.weight[0] = float("nan")
     before = pooler_of(adapted)
     with pytest.raises(ValueError, match="states are not finite"):
-        calibrate_pooler(adapted, original, tokenizer, sentences(60), max_length=32)
+        calibrate_pooler(adapted, original, tokenizer, sentences(120), max_length=32)
     assert same(pooler_of(adapted), before)
 
 

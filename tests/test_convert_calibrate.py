@@ -328,7 +328,7 @@ def refusals(far, donor, texts, tmp_path):
     stranger = save_donor(tmp_path / "stranger", seed=9)
     base = [far, "--pooler-from", donor, "--calibrate", texts, "--calibrate-length", "32"]
     return {
-        "few texts": ([*base[:4], few, *base[5:]], r"--calibrate .*few.txt: 20 different texts; at least 50"),
+        "few texts": ([*base[:4], few, *base[5:]], r"--calibrate .*few.txt: 20 different texts; at least 100"),
         "not UTF-8": ([*base[:4], latin, *base[5:]], r"--calibrate .*latin.txt: not UTF-8"),
         "no file": ([*base[:4], tmp_path / "no.txt", *base[5:]], r"--calibrate .*no.txt: .*no such file"),
         "too long": ([*base[:6], "65"], r"reads 64 tokens; --calibrate-length is 65"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -101,6 +102,28 @@ def test_continued_pre_training_resumes_from_a_pooled_checkpoint_line_by_line(tr
     assert not POOLER & differing(stored(tmp_path / "more"), stored(pooled))
 
 
+@pytest.mark.versions
+def test_continued_pre_training_calibrates_the_pooler_against_the_model_that_it_started_from(donor, tmp_path):
+    generator = random.Random(0)
+    words = [[f"word{generator.randrange(20)}" for _ in range(generator.randrange(3, 9))] for _ in range(400)]
+    (tmp_path / "text.txt").write_text("\n\n".join(map(" ".join, words)), encoding="utf-8")
+    options = ("--model", donor, "--train", "text.txt", "-o", "out", *FAST, "--max-steps", 4, "--lr", 1e-2)
+    done = start("continue_pretraining", tmp_path, *options, "--calibrate")
+    assert done.returncode == 0, done.stderr
+    fit = json.loads((tmp_path / "out/config.json").read_text("utf-8"))["pooler_source"]["calibration"]
+    assert fit["cosine_before"] < fit["cosine_after"]
+    assert 300 < fit["texts"] < 400, "the texts trained on, without those held out"
+    assert f"{fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}" in done.stdout
+    assert "Its pooler is calibrated to it: no longer that of " in done.stdout
+    assert differing(stored(tmp_path / "out"), stored(donor)) >= POOLER
+
+    plain = start("continue_pretraining", tmp_path, *options[:5], "plain", *options[6:])
+    assert plain.returncode == 0, plain.stderr
+    assert differing(stored(tmp_path / "out"), stored(tmp_path / "plain")) == POOLER, (
+        "nothing but the pooler is fitted"
+    )
+
+
 def load_example(name, monkeypatch):
     """An example as a module: its refusals need no process each."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
@@ -129,6 +152,7 @@ def broken(tmp_path, donor, lost):
     """A folder with something of every kind that can be wrong."""
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     (tmp_path / "latin1.txt").write_bytes("naïve".encode("latin-1"))
+    (tmp_path / "few.txt").write_text("word1\n\nword2\n\nword2\n\nword3", encoding="utf-8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     (tmp_path / "gpt").mkdir()
@@ -158,6 +182,7 @@ def broken(tmp_path, donor, lost):
         ("--model donor --train TEXT -o out --length 65", "--length 65: donor reads 64 tokens at most"),
         ("--model donor -o out", "give either --train or --dataset-name"),
         ("--model donor --train TEXT -o out --mask 1.5", "expected a number above 0 and below 1, found '1.5'"),
+        ("--model donor --train few.txt --eval few.txt -o out --length 16 --calibrate", "3 different texts; at least"),
         ("--model donor --dataset-name x -o out", "--dataset-name needs the datasets library"),
     ],
 )

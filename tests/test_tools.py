@@ -1,11 +1,17 @@
-"""What stock BERT can be handed to, the pooled model can, too: accelerate's placing, torch.export, ONNX Runtime."""
+"""What stock BERT can be handed to, the pooled model can, too: accelerate, half precision, compile, export, ONNX."""
+
+import shutil
 
 import onnxruntime
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
-from checkpoints import answer
-from transformers import BertModel
+from bert_pooled_mlm.convert import convert
+from checkpoints import answer, batch, bits, differing, mlm_batch, save_weights, stored, todays_name
+from torch._dynamo.utils import counters
+from transformers import AutoModel, AutoModelForMaskedLM, BertModel
 
 CLASSES = [BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel]
 
@@ -42,6 +48,114 @@ def test_its_layers_are_whole_units_for_a_device_map(pooled):
     layer = type(model.bert.encoder.layer[0]).__name__
     assert layer in model._no_split_modules
     assert type(model.bert.embeddings).__name__ in model._no_split_modules
+
+
+# accelerate.
+
+
+@pytest.fixture
+def accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test's Trainer may have left one
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.versions
+def test_accelerate_prepares_trains_unwraps_and_saves_it(accelerator, pooled, tmp_path):
+    """As run_mlm_no_trainer.py does. What is saved opens again, with the pooler that it came with."""
+    model = AutoModelForMaskedLM.from_pretrained(pooled).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    rows = [{name: tensor[row] for name, tensor in mlm_batch(4).items()} for row in range(4)]
+    loader = torch.utils.data.DataLoader(rows, batch_size=2)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    for inputs in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward(model(**inputs).loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    state = accelerator.get_state_dict(model)
+    accelerator.unwrap_model(model).save_pretrained(tmp_path, save_function=accelerator.save, state_dict=state)
+    again, info = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    before = {todays_name(name): tensor for name, tensor in stored(pooled).items()}
+    moved = differing(before, {todays_name(name): tensor for name, tensor in stored(tmp_path).items()})
+    assert moved == before.keys() - {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert not differing(again.state_dict(), accelerator.unwrap_model(model).state_dict())
+
+
+# Half precision. (That a checkpoint is loaded in the dtype asked for is tested with the model.)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("half", ["half", "bfloat16"])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_model_cast_to_half_precision_gives_nearly_the_same(cls, half, pooled):
+    torch.manual_seed(0)  # of the classifier, which is new
+    model = cls.from_pretrained(pooled).eval()
+    with torch.no_grad():
+        expected = model(**batch())
+        found = getattr(model, half)()(**batch())
+    assert [*found] == [*expected]
+    for name in expected:
+        assert found[name].dtype == {"half": torch.float16, "bfloat16": torch.bfloat16}[half]
+        # 11 and 8 bits of mantissa, over two layers; the states are of the order of 1.
+        torch.testing.assert_close(found[name].float(), expected[name], rtol=0, atol=0.01 if half == "half" else 0.1)
+
+
+# safetensors only.
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("format", ["pooled", "bert"])
+def test_a_converted_pickle_is_read_from_safetensors_alone(format, lost, donor, tmp_path, monkeypatch):
+    shutil.copytree(lost, tmp_path / "lost")
+    save_weights(tmp_path / "lost", stored(lost), kind="bin")
+    convert(tmp_path / "lost", tmp_path / "out", pooler_from=donor, format=format, verify=False)
+    assert [path.name for path in tmp_path.rglob("*.bin")] == ["pytorch_model.bin"], "premise: the input alone has one"
+
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    model, info = AutoModel.from_pretrained(tmp_path / "out", use_safetensors=True, output_loading_info=True)
+    assert not info["missing_keys"]
+    pooler = getattr(model, "bert", model).pooler.dense
+    stored_pooler = stored(tmp_path / "out")
+    assert bits({"w": pooler.weight.detach()}) == bits({"w": stored_pooler["bert.pooler.dense.weight"]})
+
+
+# torch.compile, of inference. (Of training: test_peft_and_savers.py.)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_compiled_inference_is_eagers_in_one_graph_for_any_shape(return_logits, pooled):
+    torch._dynamo.reset()
+    counters.clear()
+    model = AutoModel.from_pretrained(pooled, num_hidden_layers=1, return_logits=return_logits).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for rows, length in ((3, 12), (2, 9), (4, 15)):
+            expected, found = model(**batch(rows, length)), compiled(**batch(rows, length))
+            assert [*found] == ["last_hidden_state", "pooler_output", *(["logits"] if return_logits else [])]
+            assert all(torch.equal(found[name], expected[name]) for name in expected)  # the same kernels
+    assert counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="PyTorch's default compiler needs a C++ one")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # PyTorch's own use
+def test_inference_compiled_by_the_default_compiler_is_nearly_eagers(pooled):
+    torch._dynamo.reset()
+    model = AutoModel.from_pretrained(pooled, num_hidden_layers=1).eval()
+    with torch.no_grad():
+        expected, found = model(**batch()), torch.compile(model)(**batch())
+    assert [*found] == [*expected]
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)  # other kernels
+    torch._dynamo.reset()
+
+
+# Export.
 
 
 @pytest.mark.parametrize("return_logits", [True, False])

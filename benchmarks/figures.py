@@ -1,0 +1,83 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's two figures: ratios against their targets, and how cost grows."""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib
+from report import curves
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+REACHED, MISSED, OTHER = "#0072B2", "#D55E00", "#009E73"
+
+
+def draw_ratios(path: Path, result: dict) -> None:
+    """A bar for each row that is a ratio, with its middle half, and a mark at its target."""
+    rows = [row for row in result["rows"] if row["unit"] == "times" and row["measured"] is not None]
+    figure, axes = plt.subplots(figsize=(10, 0.8 + 0.42 * max(1, len(rows))), layout="constrained")
+    for number, row in enumerate(rows):
+        value = row["measured"]
+        axes.barh(number, value, 0.6, color=REACHED if row["reached"] else MISSED)
+        right = value
+        if row["low"] is not None:
+            errors = [[value - row["low"]], [row["high"] - value]]
+            axes.errorbar(value, number, xerr=errors, color="black", capsize=3, linewidth=1)
+            right = row["high"]
+        axes.plot([row["target"]] * 2, [number - 0.42, number + 0.42], color="black", linewidth=2.5)
+        axes.annotate(f"{value:.2f}", (max(right, row["target"]), number), (6, -3), textcoords="offset points", size=8)
+    names = [f"{row['work']}\nagainst {row['against']}".replace("`", "") for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    title = "Ratios (black line: to reach; thin line: middle half of the rounds; orange: not reached)"
+    axes.set_title(title, fontsize=9, loc="left")
+    save(figure, path)
+
+
+def draw_growth(path: Path, result: dict) -> None:
+    """Forward over length, training over the share of labels, conversion over the checkpoint's size."""
+    found = curves(result)
+    figure, panels = plt.subplots(1, max(1, len(found)), figsize=(5 * max(1, len(found)), 4), layout="constrained")
+    for axes, (key, curve) in zip([panels] if len(found) < 2 else panels, found.items(), strict=False):
+        {"length": _length, "share": _share, "conversion": _conversion}[key](axes, curve)
+        axes.set_title(textwrap.fill(curve["slope"], 62), fontsize=8, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def _length(axes, curve: dict) -> None:
+    axes.loglog(*zip(*curve["lines"]["stock"], strict=True), "s--", color=MISSED, label="stock BertForMaskedLM")
+    axes.loglog(*zip(*curve["lines"]["ours"], strict=True), "o-", color=REACHED, label="ours, with pooler_output")
+    lengths = [x for x, _ in curve["lines"]["ours"]]
+    axes.set_xticks(lengths, [str(x) for x in lengths], minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel="tokens in a text", ylabel=f"seconds, forward of {curve['rows']} texts")
+    axes.legend(frameon=False)
+
+
+def _share(axes, curve: dict) -> None:
+    axes.plot(*zip(*curve["lines"]["ours"], strict=True), "o-", color=REACHED, label="ours, sparse_prediction")
+    axes.axhline(1, color=MISSED, linestyle="--", label="stock BertForMaskedLM")
+    axes.set(xlabel="tokens that have a label, %", ylabel="time of a training step, stock = 1", ylim=(0, None))
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _conversion(axes, curve: dict) -> None:
+    axes.plot(*zip(*curve["lines"]["seconds"], strict=True), "o-", color=REACHED, label="seconds")
+    axes.set(xlabel="checkpoint, GB", ylabel="seconds of a conversion", ylim=(0, None))
+    memory = axes.twinx()
+    memory.plot(*zip(*curve["lines"]["memory"], strict=True), "s--", color=OTHER, label="peak memory")
+    memory.set(ylabel="peak memory, MB", ylim=(0, None))
+    memory.spines["top"].set_visible(False)
+    lines = [*axes.lines, *memory.lines]
+    axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
+
+
+def save(figure, path: Path) -> None:
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

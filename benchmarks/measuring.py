@@ -1,0 +1,117 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the benchmark measures: in turns within one process, or each in a fresh process; ratios round by round.
+
+What slows a machine down for a while then slows both sides of a ratio down. The spread that is given of a ratio is the
+middle half of its rounds: from the first to the third quartile.
+"""
+
+import gc
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+# A child's peak has its parent's memory at the fork in it, so that the one who measures must be small itself.
+MEASURE = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+seconds = time.perf_counter() - began
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"code": done.returncode, "out": done.stdout, "err": done.stderr[-2000:], "seconds": seconds,
+                  "cpu": used.ru_utime + used.ru_stime, "peak": peak}))
+"""
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def stopwatch(device: torch.device) -> Callable[[Callable], float]:
+    """A function that runs a call and returns its seconds; on CUDA those between two events in the device's queue."""
+
+    def on_cpu(call: Callable) -> float:
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    def on_cuda(call: Callable) -> float:
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        began.record()
+        call()
+        ended.record()
+        torch.cuda.synchronize(device)
+        return began.elapsed_time(ended) / 1000
+
+    return on_cuda if device.type == "cuda" else on_cpu
+
+
+def in_turns(
+    subjects: dict[str, Callable], device: torch.device, seconds: float, least: int = 3, warm: int = 1
+) -> dict[str, list[float]]:
+    """Runs all subjects once a round, in an order that is drawn anew for each, so that none always follows another.
+
+    Args:
+        seconds: No further round begins after so many seconds, unless there were fewer than `least`.
+        warm: Rounds before those that count.
+
+    Returns:
+        The seconds of each subject, by round.
+    """
+    measure, names, draw = stopwatch(device), list(subjects), random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(warm):
+        for name in names:
+            subjects[name]()
+    gc.collect()
+    gc.disable()  # as timeit does: a collection belongs to no subject
+    try:
+        began = time.perf_counter()
+        while len(times[names[0]]) < least or time.perf_counter() - began < seconds:
+            draw.shuffle(names)
+            for name in names:
+                times[name].append(round(measure(subjects[name]), 6))
+    finally:
+        gc.enable()
+    return times
+
+
+def ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
+    """Median, first and third quartile of `one` divided by `other`, round by round."""
+    rounds = [a / b for a, b in zip(one, other, strict=True)]
+    if len(rounds) == 1:
+        return (rounds[0],) * 3
+    low, median, high = statistics.quantiles(rounds, n=4, method="inclusive")
+    return median, low, high
+
+
+def in_fresh_process(*argv: object, **environment: str) -> dict:
+    """Runs a program in a process of its own, offline unless `environment` says otherwise.
+
+    Returns:
+        `seconds`, `cpu` (seconds of CPU time), `peak` (bytes of memory), and what it printed (`out`, `err`).
+    """
+    if hasattr(os, "sync"):
+        os.sync()  # what was written before is not written back at this one's expense
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"} | environment
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", MEASURE, *map(str, argv)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    if found["code"]:
+        raise RuntimeError(f"{argv[1]} ended with {found['code']}: {found['err'].strip().splitlines()[-1:]}")
+    return found

@@ -1,0 +1,53 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory of one training step, in the process that runs it: `model_cost.memory` starts one for each subject.
+
+On the CPU the peak of the resident memory less what Python and its modules took before there was a model; on CUDA
+what torch had allocated at most. Both are weights, gradients, activations and their temporary copies.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import psutil
+import torch
+from model_cost import training_step
+from subjects import Work, new
+from transformers import BertForMaskedLM, BertModel
+
+
+def main(name: str, options: dict) -> dict:
+    """Args: `name` is "stock", "ours" or "encoder"; `options` are the fields of `Work`, and what `memory` adds."""
+    checkpointing, threads = options.pop("checkpointing"), options.pop("threads")
+    fields = {"attention_probs_dropout_prob": options.pop("attention_dropout")}
+    dtype, device = getattr(torch, options.pop("dtype").removeprefix("torch.")), torch.device(options.pop("device"))
+    work = Work(device=device, dtype=dtype, **options)
+    torch.set_num_threads(threads)
+    before = psutil.Process().memory_info().rss
+    if name == "ours":
+        model = new(work, torch.float32, sparse_prediction=True, **fields)
+    elif name == "stock":
+        model = BertForMaskedLM(work.stock_config(**fields)).to(device)
+    else:
+        model = BertModel(work.stock_config(**fields), add_pooling_layer=False).to(device)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    began = time.perf_counter()
+    try:
+        training_step(model, work.batch(labels=name != "encoder"), work)()
+    except torch.cuda.OutOfMemoryError:
+        return {"peak": None, "seconds": None}
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+    return {"peak": peak, "seconds": round(time.perf_counter() - began, 3)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))

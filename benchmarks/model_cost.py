@@ -1,0 +1,168 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the model costs: forward, vectors, training step, memory, loading; and how that grows.
+
+Each function measures one part of benchmark.py, and returns raw seconds and counts; report.py makes ratios of them.
+`seconds` is how long the rounds of a comparison may take.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+from measuring import in_fresh_process, in_turns, stopwatch
+from subjects import (
+    BertPooledMLMForMaskedLM,
+    BertPooledMLMModel,
+    TwoEncoderPasses,
+    Work,
+    arithmetic,
+    encoder_passes,
+    new,
+    sharing,
+)
+from transformers import BertForMaskedLM, BertModel
+
+MEMORY = Path(__file__).parent / "memory_cost.py"
+
+
+@torch.inference_mode()
+def compared(subjects: dict[str, Callable], work: Work, seconds: float, least: int) -> dict:
+    """Counts what each subject computes, which warms it up as well, then times all in turns."""
+    counted = {name: arithmetic(call) for name, call in subjects.items()}
+    return {"times": in_turns(subjects, work.device, seconds, least, warm=0), "arithmetic": counted}
+
+
+def forward(work: Work, seconds: float, least: int) -> dict:
+    """Loss, logits, hidden states and pooled output in one call; stock's loss and logits; the class with two passes.
+
+    `again` is a second stock model: how far two equal ones differ is what this measurement can resolve.
+    """
+    ours = new(work)
+    stock, again = (sharing(BertForMaskedLM(work.stock_config()), ours) for _ in range(2))
+    twice = sharing(TwoEncoderPasses(work.stock_config()), ours)
+    inputs = work.batch(labels=True)
+    models = {"stock": stock, "ours": ours, "again": again, "twice": twice}
+    calls = {name: functools.partial(model, **inputs) for name, model in models.items()}
+    result = compared(calls, work, seconds, least)
+    with torch.inference_mode():
+        passes = {name: encoder_passes(models[name], calls[name]) for name in ("ours", "twice")}
+    return result | {"encoder_passes": passes}
+
+
+def vectors(work: Work, seconds: float, least: int) -> dict:
+    """`pooler_output` for those who want nothing else: stock `BertModel`, ours without logits, ours with them."""
+    ours = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
+    stock, again = (sharing(BertModel(work.stock_config()), ours, "bert.") for _ in range(2))
+    inputs = work.batch()
+    calls = {
+        "stock": functools.partial(stock, **inputs),
+        "ours": functools.partial(ours, **inputs),
+        "again": functools.partial(again, **inputs),
+        "with_logits": functools.partial(ours, **inputs, return_logits=True),
+    }
+    return compared(calls, work, seconds, least)
+
+
+def training_step(model: torch.nn.Module, inputs: dict, work: Work) -> Callable[[], None]:
+    """Forward, backward, and the gradients freed again: a step without the optimizer's part."""
+
+    def step() -> None:
+        with work.autocast():
+            output = model(**inputs)
+            loss = output.loss if "labels" in inputs else output.last_hidden_state.sum()
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def training(work: Work, seconds: float, least: int) -> dict:
+    """A training step of stock, of ours with `sparse_prediction`, and of the encoder alone; AdamW's part by itself."""
+    ours = new(work, torch.float32, sparse_prediction=True).train()
+    stock = sharing(BertForMaskedLM(work.stock_config()), ours)
+    encoder = sharing(BertModel(work.stock_config(), add_pooling_layer=False), ours, "bert.")
+    inputs, labelled = work.batch(), work.batch(labels=True)
+    steps = {
+        "stock": training_step(stock, labelled, work),
+        "ours": training_step(ours, labelled, work),
+        "encoder": training_step(encoder, inputs, work),
+    }
+    counted = {name: arithmetic(step) for name, step in steps.items()}
+    times = in_turns(steps, work.device, seconds, least, warm=0)
+    optimizer = torch.optim.AdamW([p for p in ours.parameters() if p.requires_grad], fused=True)
+    for parameter in ours.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()  # makes its state
+    measure = stopwatch(work.device)
+    steps = [round(measure(optimizer.step), 6) for _ in range(least)]
+    return {"times": times, "arithmetic": counted, "adamw": steps}
+
+
+def memory(
+    work: Work, needed: float, subjects: tuple[str, ...], checkpointing: bool = False, attention_dropout: float = 0.1
+) -> dict:
+    """Peak memory of one training step, each subject in a fresh process.
+
+    Args:
+        needed: Bytes of free memory (of the machine; on CUDA torch says itself that there is too little).
+        subjects: Of "stock", "ours" and "encoder".
+        checkpointing: Gradient checkpointing, for all of them.
+
+    Returns:
+        `peak`: bytes for weights, gradients and activations; None where CUDA's memory was too small.
+    """
+    free = psutil.virtual_memory().available
+    if work.device.type == "cpu" and free < needed:
+        return {"skipped": f"{needed / 1e9:.0f} GB of free memory are needed, {free / 1e9:.0f} were found"}
+    described = {field: getattr(work, field) for field in ("shape", "rows", "length", "share")}
+    described |= {"checkpointing": checkpointing, "attention_dropout": attention_dropout}
+    device = {"device": str(work.device), "dtype": str(work.dtype), "threads": torch.get_num_threads()}
+    options = json.dumps(described | device)
+    found = {name: in_fresh_process(sys.executable, MEMORY, name, options)["out"] for name in subjects}
+    found = {name: json.loads(out.splitlines()[-1]) for name, out in found.items()}
+    return described | {key: {name: found[name][key] for name in found} for key in ("peak", "seconds")}
+
+
+def loading(work: Work, seconds: float, least: int) -> dict:
+    """`from_pretrained` of one and the same folder, its files in the cache of the operating system."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
+        new(work).save_pretrained(folder)
+        calls = {
+            "stock": lambda: BertForMaskedLM.from_pretrained(folder),
+            "ours": lambda: BertPooledMLMForMaskedLM.from_pretrained(folder),
+            "again": lambda: BertForMaskedLM.from_pretrained(folder),
+        }
+        times = in_turns(calls, torch.device("cpu"), seconds, least)
+        size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    return {"times": times, "bytes": size}
+
+
+@torch.inference_mode()
+def over_length(work: Work, lengths: tuple[int, ...], seconds: float, least: int) -> dict:
+    """Forward without labels, over the length of the texts; seconds by length."""
+    ours = new(work)
+    stock = sharing(BertForMaskedLM(work.stock_config()), ours)
+    found = {}
+    for length in lengths:
+        inputs = dataclasses.replace(work, length=length).batch()
+        calls = {"stock": functools.partial(stock, **inputs), "ours": functools.partial(ours, **inputs)}
+        found[str(length)] = in_turns(calls, work.device, seconds / len(lengths), least)
+    return {"rows": work.rows, "times": found}
+
+
+def over_share(work: Work, shares: tuple[float, ...], seconds: float, least: int) -> dict:
+    """A training step over the share of labelled tokens: ours with `sparse_prediction`, by share; stock at 15 %."""
+    ours = new(work, torch.float32, sparse_prediction=True).train()
+    stock = sharing(BertForMaskedLM(work.stock_config()), ours)
+    steps = {"stock": training_step(stock, work.batch(labels=True), work)}
+    for share in shares:
+        inputs = dataclasses.replace(work, share=share).batch(labels=True)
+        steps[str(share)] = training_step(ours, inputs, work)
+    return {"rows": work.rows, "times": in_turns(steps, work.device, seconds, least)}

@@ -1,0 +1,294 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the raw numbers of a run say: the rows with their targets, how cost grows, and the tables in Markdown.
+
+Everything here is computed from the record of a run alone, so that tables and documents can be made again without
+measuring anything. A part that was not run is left out.
+"""
+
+import math
+import re
+import statistics
+from pathlib import Path
+
+from measuring import ratio
+
+NAMES = {"ours": "ours", "stock": "stock", "encoder": "the encoder alone"}
+
+
+def row(key: str, work: str, against: str, to_reach: str, **found) -> dict:
+    """A row of the table; `measured`, `low` and `high` are in its `unit`, `reached` is None if it was not measured."""
+    empty = {"measured": None, "low": None, "high": None, "target": None, "reached": None, "unit": "times", "note": ""}
+    return {"key": key, "work": work, "against": against, "to_reach": to_reach} | empty | found
+
+
+def of_times(times: dict, one: str, other: str, target: float | None = None) -> dict:
+    """A ratio of times with its quartiles; reached if its median is at most `target`.
+
+    Without a target it should be 1.00: it is reached if its middle half meets, or is below, that of the reference
+    measured against itself.
+    """
+    median, low, high = ratio(times[one], times[other])
+    found = {"measured": median, "low": low, "high": high, "target": target or 1.0}
+    if target:
+        return found | {"reached": median <= target}
+    itself, least, most = ratio(times["again"], times[other])
+    note = f"stock against itself: {itself:.3f} ({least:.3f} to {most:.3f})"
+    return found | {"reached": low <= max(most, 1.0), "note": note}
+
+
+def flops(part: dict, one: str, other: str) -> float:
+    return part["arithmetic"][one]["flops"] / part["arithmetic"][other]["flops"]
+
+
+def rows(result: dict) -> list[dict]:
+    """The table: one row for each work and what it is compared with, in each number format that was measured."""
+    parts, table = result["parts"], []
+    for setting, part in parts.get("forward", {}).items():
+        work = f"forward with all four outputs ({setting})"
+        found = of_times(part["times"], "ours", "stock")
+        table.append(row("forward", work, "stock `BertForMaskedLM`", "1.00 within the spread", **found))
+        ours, stock = (part["arithmetic"][name]["products"] for name in ("ours", "stock"))
+        more = {"measured": ours - stock, "target": 1, "reached": ours == stock + 1, "unit": "products"}
+        more["note"] = f"{ours} against {stock}; {flops(part, 'ours', 'stock'):.4f} times the arithmetic"
+        table.append(row("products", "the same, matrix products", "the same", "one more", **more))
+        found = of_times(part["times"], "ours", "twice", 0.55)
+        found["note"] = f"{flops(part, 'ours', 'twice'):.2f} times the arithmetic"
+        table.append(row("twice", "the same", "the class with two encoder passes", "at most 0.55", **found))
+    for setting, part in parts.get("vectors", {}).items():
+        work = f"vectors only ({setting})"
+        found = of_times(part["times"], "ours", "stock")
+        table.append(row("vectors", work, "stock `BertModel`", "1.00 within the spread", **found))
+        found = of_times(part["times"], "ours", "with_logits", 0.78)
+        found["note"] = f"{flops(part, 'ours', 'with_logits'):.2f} times the arithmetic"
+        table.append(row("without_logits", "the same", "ours with logits", "at most 0.78", **found))
+    for setting, part in parts.get("training", {}).items():
+        work, times = f"training step, `sparse_prediction` ({setting})", part["times"]
+        found = of_times(times, "ours", "stock", 0.77)
+        adamw = statistics.median(part["adamw"])
+        whole = ratio(*([seconds + adamw for seconds in times[name]] for name in ("ours", "stock")))[0]
+        found["note"] = f"{flops(part, 'ours', 'stock'):.2f} times the arithmetic; {whole:.2f} with AdamW's step"
+        table.append(row("training", work, "stock `BertForMaskedLM`", "at most 0.77", **found))
+        found = of_times(times, "ours", "encoder", 1.15)
+        found["note"] = f"{flops(part, 'ours', 'encoder'):.2f} times the arithmetic"
+        against = "the encoder alone, forward and backward"
+        table.append(row("limit", "the same", against, "at most 1.15", **found))
+    table += [memory_row(way, part) for way, part in parts.get("memory", {}).items()]
+    if part := parts.get("loading"):
+        found = of_times(part["times"], "ours", "stock")
+        work = f"load from disk, {part['bytes'] / 1e6:.0f} MB"
+        table.append(row("loading", work, "stock, the same file", "1.00 within the spread", **found))
+    return table + conversion_rows(parts.get("conversion", {}))
+
+
+def memory_row(way: str, part: dict) -> dict:
+    """Of a training step with gradient checkpointing or without ("plain")."""
+    work, same = "peak memory of that step", ("stock, the same", "at most 0.6")
+    if "skipped" in part:
+        return row(f"memory_{way}", f"{work}, {way}", *same, note=part["skipped"])
+    work += f" ({part['rows']} x {part['length']}"
+    work += ", gradient checkpointing" * part["checkpointing"]
+    work += ", no attention dropout)" if part["attention_dropout"] == 0 else ")"
+    peak = part["peak"]
+    if None in peak.values():
+        return row(f"memory_{way}", work, *same, note="the device's memory is too small")
+    measured = peak["ours"] / peak["stock"]
+    note = "; ".join(f"{NAMES[name]} {peak[name] / 1e9:.2f} GB" for name in peak)
+    found = {"measured": measured, "target": 0.6, "reached": measured <= 0.6, "note": note}
+    return row(f"memory_{way}", work, *same, **found)
+
+
+def conversion_rows(part: dict) -> list[dict]:
+    table = []
+    if "compared" in part:
+        runs, size = part["compared"]["runs"], f"{part['compared']['bytes'] / 1e6:.0f} MB"
+        convert, usual, copy, cp = (runs[name] for name in ("convert", "usual", "copy", "cp"))
+        usual_way = "load both models, copy the pooler, `save_pretrained`"
+        for key, field, target, unit, scale, note in (
+            ("convert", "seconds", 0.4, "s", 1, "time"),
+            ("convert_memory", "peak", 0.2, "MB", 1e6, "peak memory"),
+        ):
+            measured, low, high = ratio(convert[field], usual[field])
+            found = {"measured": measured, "low": low, "high": high, "target": target, "reached": measured <= target}
+            ours, theirs = (statistics.median(way[field]) / scale for way in (convert, usual))
+            found["note"] = f"{ours:.4g} {unit} against {theirs:.4g} {unit}"
+            if field == "seconds":
+                found["note"] += f"; CPU time {ratio(convert['cpu'], usual['cpu'])[0]:.2f}"
+            work = f"convert, `--no-verify`, {size}: {note}"
+            table.append(row(key, work, usual_way, f"at most {target}", **found))
+        measured, low, high = ratio(copy["copy"], cp["copy"])
+        found = {"measured": measured, "low": low, "high": high, "target": 1.3, "reached": measured <= 1.3}
+        whole = ratio(*([a + b for a, b in zip(way["copy"], way["fsync"], strict=True)] for way in (copy, cp)))[0]
+        ours, theirs = (statistics.median(way["copy"]) for way in (copy, cp))
+        found["note"] = f"{ours:.2f} s against {theirs:.2f} s; {whole:.2f} with `fsync`"
+        table.append(row("copy", "convert, the copy alone", "`cp`, same cache state", "at most 1.3", **found))
+    if "growth" in part:
+        peaks = [size["peak"] for size in part["growth"]]
+        flat = (max(peaks) - min(peaks)) / 1e6
+        found = {"measured": flat, "target": 20, "reached": flat <= 20, "unit": "MB"}
+        found["note"] = ", ".join(f"{size['peak'] / 1e6:.1f} MB" for size in part["growth"])
+        sizes = [gigabytes(size["bytes"]) for size in part["growth"]]
+        work = "convert, peak memory: largest difference"
+        table.append(row("flat", work, " against ".join(sizes), "flat within 20 MB", **found))
+    if "hub" in part:
+        sent, size = part["hub"]["sent"], part["hub"]["bytes"]
+        share = 100 * sent / size
+        found = {"measured": share, "target": 1.4, "reached": share <= 1.4, "unit": "%"}
+        found["note"] = f"{sent / 1e6:.2f} MB of {size / 1e6:.0f} MB"
+        table.append(row("hub", "Hub donor, bytes", "the whole model", "at most 1.4 %", **found))
+    return table
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """Slope and intercept of the line of least squares."""
+    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
+    return slope, intercept
+
+
+def curves(result: dict) -> dict[str, dict]:
+    """How cost grows: points of each curve, and its slope in words."""
+    parts, found = result["parts"], {}
+    if part := parts.get("length"):
+        lines = {
+            name: [(int(length), statistics.median(times[name])) for length, times in part["times"].items()]
+            for name in ("stock", "ours")
+        }
+        exponent = fit([(math.log(x), math.log(y)) for x, y in lines["ours"]])[0]
+        low, high = (choose(lines["ours"])[0] for choose in (min, max))
+        words = f"time grows as length to the power of {exponent:.2f} (fitted from {low} to {high} tokens)"
+        found["length"] = {"lines": lines, "slope": words, "rows": part["rows"]}
+    if part := parts.get("share"):
+        stock = part["times"]["stock"]
+        shares = [share for share in part["times"] if share != "stock"]
+        line = [(100 * float(share), ratio(part["times"][share], stock)[0]) for share in shares]
+        slope, start = fit(line)
+        words = f"{start:.2f} of stock's step, and {10 * slope:.3f} for each 10 % of the tokens that have a label"
+        found["share"] = {"lines": {"ours": line}, "slope": words, "rows": part["rows"]}
+    if sizes := parts.get("conversion", {}).get("growth"):
+        seconds = [(size["bytes"] / 1e9, size["seconds"]) for size in sizes]
+        memory = [(size["bytes"] / 1e9, size["peak"] / 1e6) for size in sizes]
+        words = f"{fit(seconds)[0]:.2f} s for each GB; memory {fit(memory)[0]:+.1f} MB for each GB"
+        found["conversion"] = {"lines": {"seconds": seconds, "memory": memory}, "slope": words}
+    return found
+
+
+def advice(result: dict) -> list[tuple[str, str, str]]:
+    """What else was measured: what, how, and the figure in words."""
+    parts, table = result["parts"], []
+
+    def add(what: str, how: str, times: dict, one: str, other: str, more: str = "") -> None:
+        median, low, high = ratio(times[one], times[other])
+        table.append((what, how, f"{median:.2f} times ({low:.2f} to {high:.2f}){more}"))
+
+    if part := parts.get("lengths"):
+        for name, how in (
+            ("fixed", "padded to 256 tokens each"),
+            ("sorted", "sorted by length"),
+            ("sorted_8", "sorted, padded to multiples of 8"),
+            ("sorted_64", "sorted, padded to multiples of 64"),
+        ):
+            tokens = part["padded"]
+            more = f"; {tokens[name] / tokens['as_they_come']:.2f} times the tokens"
+            add("mixed lengths: batches as they come", how, part["times"], name, "as_they_come", more)
+    if part := parts.get("bfloat16"):
+        for name, how in (("autocast", "bfloat16 by autocast"), ("weights", "weights in bfloat16")):
+            more = f"; cosine to float32's at least {math.floor(1e4 * part['cosines'][name]) / 1e4:.4f}"
+            add("vectors in float32", how, part["times"], name, "float32", more)
+        how = "bfloat16 by autocast"
+        add("sparse training step in float32", how, part["times"], "train_autocast", "train_float32")
+    for key, one, other, how, once in (
+        ("compile", "compiled", "eager", "torch.compile", "first_call"),
+        ("onnx", "onnx", "torch", "ONNX Runtime, float32", "export"),
+    ):
+        if part := parts.get(key):
+            if "skipped" in part:
+                table.append(("vectors, torch as it is", how, part["skipped"]))
+                continue
+            more = f"; {once.replace('_', ' ')}: {part[once]:.0f} s"
+            add("vectors, torch as it is", how, part["times"], one, other, more)
+    if part := parts.get("throughput"):
+        for name, what in (("minilm", "MiniLM (6 layers, 384 wide)"), ("base", f"{result['shape_name']} shape")):
+            seconds, number = statistics.median(part["times"][name]), part["texts"][name]
+            rate = number / seconds
+            each = f" ({rate / part['threads']:.1f} for each core)" if result["device"]["type"] == "cpu" else ""
+            length = part["tokens"][name] / number
+            words = f"{rate:.1f} texts a second{each}, of {length:.0f} tokens on average"
+            table.append(("vectors, sorted by length", what, words))
+    return table
+
+
+def number(value: float | None, unit: str, places: int = 2) -> str:
+    if value is None:
+        return "-"
+    return {"times": f"{value:.{places}f}", "products": f"{value:+d}" if isinstance(value, int) else ""}.get(
+        unit, f"{value:.2f} {unit}"
+    )
+
+
+def cells(found: dict) -> list[str]:
+    """A row's texts: work, against, measured, spread, to reach, reached, note."""
+    places = 3 if found["target"] == 1.0 else 2
+    spread = "-"
+    if found["low"] is not None:
+        spread = f"{found['low']:.{places}f} to {found['high']:.{places}f}"
+    reached = {True: "yes", False: "**no**", None: "not measured"}[found["reached"]]
+    measured = number(found["measured"], found["unit"], places)
+    return [found["work"], found["against"], measured, spread, found["to_reach"], reached, found["note"]]
+
+
+HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
+
+
+def markdown_table(heads: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def text_table(result: dict) -> str:
+    """The rows for a terminal: the figures first, since they are what one looks for."""
+    lines = []
+    for found in result["rows"]:
+        work, against, measured, spread, to_reach, reached, note = (cell.replace("*", "") for cell in cells(found))
+        lines.append(f"{measured:>8}  {spread:<15} {to_reach:<23} {reached:<13} {work} / {against}")
+        if note:
+            lines.append(" " * 65 + note)
+    head = f"{'measured':>8}  {'spread':<15} {'to reach':<23} {'reached':<13} work / against"
+    return "\n".join([head, "-" * 120, *lines]).replace("`", "")
+
+
+def blocks(result: dict) -> dict[str, str]:
+    """The parts of the documents that quote a run, in Markdown, by name."""
+    device, versions = result["device"], result["versions"]
+    minutes = sum(result["seconds"].values()) / 60
+    setup = (
+        f"{device['name']}, {device['threads']} threads; PyTorch {versions['torch']}, transformers "
+        f"{versions['transformers']}, Python {versions['python']}; {result['shape_name']} shape, random weights; "
+        f"{minutes:.0f} minutes."
+    )
+    conversion = [found for found in result["rows"] if found["key"] in CONVERSION]
+    named = {"length": "forward", "share": "training step, `sparse_prediction`", "conversion": "conversion"}
+    found = {
+        "setup": setup,
+        "rows": markdown_table(HEADS, [cells(found) for found in result["rows"]]),
+        "conversion": markdown_table(HEADS, [cells(found) for found in conversion]),
+        "growth": "\n".join(f"- {named[key]}: {curve['slope']}." for key, curve in curves(result).items()),
+        "advice": markdown_table(["against", "with", "measured"], [list(line) for line in advice(result)]),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+CONVERSION = ("convert", "convert_memory", "copy", "flat", "hub")
+BLOCK = re.compile(r"(<!-- benchmark.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(document: str, found: dict[str, str]) -> str:
+    """A document with its marked blocks replaced by those of a run."""
+    return BLOCK.sub(lambda match: match[1] + found[match[2]] + "\n" + match[3], document)
+
+
+def update(path: Path, result: dict) -> None:
+    """Writes the figures of a run into a document's marked blocks."""
+    path.write_text(filled(path.read_text(encoding="utf-8"), blocks(result)), encoding="utf-8")

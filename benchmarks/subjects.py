@@ -1,0 +1,146 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmark compares: the models, all on the same weights, their batches, and how much arithmetic they do."""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BertConfig, BertForMaskedLM
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # what is measured is this checkout, whatever is installed
+
+from configuration_bert_pooled_mlm import BertPooledMLMConfig  # noqa: E402
+from modeling_bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel  # noqa: E402, F401
+
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a model is measured on: its shape and number format, the device, and the size of a batch."""
+
+    shape: dict
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    rows: int = 8
+    length: int = 128
+    share: float = 0.15  # of the tokens that have a label
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}, {self.rows} x {self.length}"
+
+    def config(self, **fields) -> BertPooledMLMConfig:
+        return BertPooledMLMConfig(**self.shape, **fields)
+
+    def stock_config(self, **fields) -> BertConfig:
+        return BertConfig(**self.shape, **fields)
+
+    def autocast(self) -> torch.autocast:
+        """How a half precision is trained: weights in float32, products in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def batch(self, labels: bool = False) -> dict[str, torch.Tensor]:
+        """Seeded token ids without padding, `(rows, length)`; `share` of them labelled, over the whole batch."""
+        generator = torch.Generator().manual_seed(0)
+        size = (self.rows, self.length)
+        ids = torch.randint(5, self.config().vocab_size, size, generator=generator)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if labels:
+            chosen = torch.randperm(ids.numel(), generator=generator)[: max(1, round(self.share * ids.numel()))]
+            inputs["labels"] = torch.full_like(ids, -100)
+            inputs["labels"].view(-1)[chosen] = ids.view(-1)[chosen]
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+
+
+class TwoEncoderPasses(BertForMaskedLM):
+    """The class that circulates for this: a pooler of its own, a second run of the encoder for it, a plain dict."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.pooler = torch.nn.Linear(config.hidden_size, config.hidden_size)
+        self.pooler_activation = torch.nn.Tanh()
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None):
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        masked = super().forward(**inputs, labels=labels)
+        states = self.bert(**inputs).last_hidden_state
+        return {
+            "loss": masked.loss,
+            "logits": masked.logits,
+            "last_hidden_state": states,
+            "pooler_output": self.pooler_activation(self.pooler(states[:, 0])),
+        }
+
+
+def new(work: Work, dtype: torch.dtype | None = None, **fields) -> BertPooledMLMForMaskedLM:
+    """A model of ours with random weights, in evaluation mode; `dtype` is `work.dtype` unless it is given."""
+    torch.manual_seed(0)
+    return BertPooledMLMForMaskedLM(work.config(**fields)).to(work.device, dtype or work.dtype).eval()
+
+
+def sharing(model: torch.nn.Module, source: torch.nn.Module, prefix: str = "") -> torch.nn.Module:
+    """Gives `model` the tensors of `source`, for the same kernels run faster or slower on memory laid out otherwise.
+
+    Args:
+        prefix: Of the names in `source`: "bert." where `model` is an encoder alone.
+    """
+    theirs = dict(source.named_parameters())
+    first = next(iter(theirs.values()))
+    model.to(first.device, first.dtype)
+    for name, parameter in model.named_parameters():
+        if prefix + name in theirs:
+            parameter.data = theirs[prefix + name].data
+    return model.train(source.training)
+
+
+class Arithmetic(TorchDispatchMode):
+    """Counts matrix products (an attention is one) and their multiplications and additions, backward included."""
+
+    NAMES = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear"}
+
+    def __init__(self):
+        super().__init__()
+        self.products = 0
+        self.flops = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function._schema.name
+        if name in self.NAMES:
+            tensors = [value for value in args if isinstance(value, torch.Tensor)]
+            out = result.numel()
+            # The last dimension of the left factor is the one that is summed over; addmm's first argument is the bias.
+            left = tensors[1] if name in ("aten::addmm", "aten::baddbmm") else tensors[0]
+            self._add(2 * out * left.shape[-1])
+        elif "scaled_dot_product" in name:
+            query, key = args[:2] if "backward" not in name else args[1:3]
+            passes = 5 if "backward" in name else 2  # products of one call: two forward, five backward
+            self._add(passes * 2 * math.prod(query.shape) * key.shape[-2])
+        return result
+
+    def _add(self, flops: int) -> None:
+        self.products += 1
+        self.flops += flops
+
+
+def arithmetic(call) -> dict[str, int]:
+    """What one `call` computes: `products`, `flops`."""
+    with Arithmetic() as counted:
+        call()
+    return {"products": counted.products, "flops": counted.flops}
+
+
+def encoder_passes(model: torch.nn.Module, call) -> int:
+    """How often `call` runs the encoder of `model`."""
+    passes = []
+    handle = model.bert.encoder.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        call()
+    finally:
+        handle.remove()
+    return len(passes)
