@@ -9,7 +9,8 @@ https://doi.org/10.1080/00401706.1970.10488634) shrinks towards `W0`, not toward
 
     W = W0 + argmin_D  ||Z0 - H W0' - H D'||^2 / n  +  penalty * mean(H^2) * ||D||^2
 
-Of every five texts, four fit `D` and choose the penalty by cross-validation; the fifth judges what came out.
+Of every five texts, four fit `D` and choose the penalty by cross-validation; the fifth judges what came out. If it is
+better than what was there, the fit is made once more on all of them, with the same penalty.
 """
 
 from __future__ import annotations
@@ -322,6 +323,11 @@ def calibrate_pooler(
     def as_array(weight, bias) -> np.ndarray:
         return torch.cat([weight.detach(), bias.detach()[:, None]], 1).double().cpu().numpy()
 
+    def solved(moments: Sequence[_Moments]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias as they are going to be stored."""
+        after = torch.from_numpy(before + _fit(functools.reduce(operator.add, moments), penalty))
+        return after[:, :-1].to(dense.weight), after[:, -1].to(dense.bias)
+
     before = as_array(original.weight, original.bias)
     folds, held_out = [texts[number::FOLDS] for number in range(FOLDS - 1)], texts[FOLDS - 1 :: FOLDS]
     with _in_evaluation(encoders), tqdm(total=len(texts), unit=" texts", disable=None if progress else True) as bar:
@@ -330,25 +336,24 @@ def calibrate_pooler(
             _foretell(states, texts, batch_size, encoders[0].device)
         moments = []
         for fold in folds:
-            sums = []
+            parts = []
             for ours, theirs in states(fold):
-                part = _Moments.of(ours, (theirs - ours) @ before.T)
-                sums = [sums[0] + part] if sums else [part]
-                bar.update(part.count)
-            moments += sums
+                parts = [functools.reduce(operator.add, [*parts, _Moments.of(ours, (theirs - ours) @ before.T)])]
+                bar.update(len(ours))
+            moments += parts
         if not all(np.isfinite(it.gram).all() and np.isfinite(it.cross).all() for it in moments):
             raise ValueError("the encoders' states are not finite on these texts: one of the checkpoints is damaged")
         penalty = _choose_penalty(moments)
-        after = before + _fit(functools.reduce(operator.add, moments), penalty)
-        weight, bias = torch.from_numpy(after[:, :-1]).to(dense.weight), torch.from_numpy(after[:, -1]).to(dense.bias)
-        rounded, cosines = as_array(weight, bias), np.zeros(2)
+        judged, cosines = as_array(*solved(moments)), np.zeros(2)
         for ours, theirs in states(held_out):
             target = np.tanh(theirs @ before.T)
-            cosines += [_cosines(np.tanh(ours @ it.T), target).sum() for it in (before, rounded)]
+            cosines += [_cosines(np.tanh(ours @ it.T), target).sum() for it in (before, judged)]
+            moments[-1] += _Moments.of(ours, (theirs - ours) @ before.T)
             bar.update(len(ours))
     cosine_before, cosine_after = (cosines / len(held_out)).tolist()
     improved = cosine_after > cosine_before
     if improved:
+        weight, bias = solved(moments)  # of all texts, now that those held out have said yes
         with torch.no_grad():
             dense.weight.copy_(weight)
             dense.bias.copy_(bias)

@@ -1594,6 +1594,7 @@ def card_section(plan: Plan) -> str:
             "",
         ]
     lines += ["`pooler_output` is the same at every load."]
+    fitted = source is not None and "calibration" in source
     remote = ", trust_remote_code=True" if plan.format == "pooled" else ""
     without_code = [
         "",
@@ -1613,8 +1614,11 @@ def card_section(plan: Plan) -> str:
             "```",
             *(without_code if plan.format == "pooled" else []),
             "",
-            f'`SentenceTransformer("{plan.name}"{remote})` gives the same vectors. The pooler was trained for',
-            "the encoder before it was adapted: the further training moved the encoder, the less the two fit.",
+            f'`SentenceTransformer("{plan.name}"{remote})` gives the same vectors. The pooler was '
+            + ("refitted to" if fitted else "trained for"),
+            "the adapted encoder: it says what the original said, as far as the encoder still knows it."
+            if fitted
+            else "the encoder before it was adapted: the further training moved the encoder, the less the two fit.",
         ]
     )
 

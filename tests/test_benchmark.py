@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -232,6 +233,16 @@ def test_the_documents_quote_the_record(name):
     assert report.BLOCK.search(text)
     assert RECORDED, "run `python benchmarks/benchmark.py --update-docs` on two idle cores"
     assert report.filled(text, report.blocks(RECORDED)) == text
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_quotes_the_record(name):
+    text = (ROOT / name).read_text(encoding="utf-8").partition("<!-- quoted from")[2]
+    quoted = [line.split("|")[-2].strip() for line in text.splitlines() if re.search(r"\| \d\.\d\d \|$", line)]
+    keys = ("forward", "twice", "vectors", "training", "memory_checkpointing", "loading", "convert", "convert_memory")
+    rows = {row["key"]: row for row in RECORDED["rows"]}
+    assert quoted == [f"{rows[key]['measured']:.2f}" for key in keys]
+    assert f" {rows['hub']['note'].split()[0]} " in text
 
 
 def test_the_full_runs_figures_are_there():

@@ -91,7 +91,6 @@ def test_it_finds_the_pooler_that_undoes_a_known_linear_map(original, tokenizer)
     assert torch.allclose(*outputs, atol=1e-4)
 
 
-@pytest.mark.versions
 def test_without_drift_not_a_bit_changes(original, tokenizer):
     adapted = copy.deepcopy(original)
     found = calibrate_pooler(adapted, original, tokenizer, sentences(100), max_length=32)
@@ -169,7 +168,6 @@ def test_the_penalty_is_that_of_the_smallest_error_on_left_out_folds(original):
     assert module.PENALTIES[0] < chosen < module.PENALTIES[-1], "the example has to have a best one in between"
 
 
-@pytest.mark.versions
 def test_twice_the_same_bits(original, tokenizer):
     poolers = []
     for _ in range(2):
@@ -338,12 +336,10 @@ def words_of(tokenizer) -> list[str]:
     return sorted(vocabulary, key=vocabulary.get)
 
 
-@pytest.mark.versions
 def test_equal_tokenizers_say_nothing(tokenizer, tmp_path):
     assert module.check_tokenizers(tokenizer, with_vocabulary(tmp_path / "one", words_of(tokenizer)), ["word1"]) == []
 
 
-@pytest.mark.versions
 def test_an_extended_vocabulary_is_said(tokenizer, tmp_path):
     extended = with_vocabulary(tmp_path / "more", [*words_of(tokenizer), "graft"])
     (note,) = module.check_tokenizers(extended, tokenizer, ["word1 graft"])

@@ -108,6 +108,7 @@ def test_the_fit_is_recorded_and_the_texts_are_not(far, donor, texts, tmp_path):
     card = (out / "README.md").read_text()
     assert f"sha256 `{fit['sha256']}`" in card
     assert f"{fit['cosine_before']:.4f} before, {fit['cosine_after']:.4f} after" in card
+    assert "The pooler was refitted to\nthe adapted encoder" in card
     lines = texts.read_text().splitlines()
     assert not any(line.encode() in content for content in contents(out).values() for line in lines)
     assert str(texts) not in card + json.dumps(recorded)

@@ -57,6 +57,27 @@ def test_the_fix_works_as_it_stands_there(workplace):
     assert (folder / "old_ckpt-pooled" / "modeling_bert_pooled_mlm.py").is_file()
 
 
+def test_the_calibration_works_as_it_stands_there(workplace):
+    folder, environment, _ = workplace
+    (command,) = (block for block in blocks("sh") if "--calibrate" in block)
+    (folder / "texts.txt").write_text(
+        "\n".join(f"word{n % 120} word{n * 7 % 110} word{n * n % 90}" for n in range(300))
+    )
+    # The tiny model reads 64 tokens, fewer than the default.
+    printed = shell(f"{command.strip()} --calibrate-length 32", folder, environment)
+    assert "calibrated   on 300 texts" in printed
+    assert (folder / "old_ckpt-calibrated" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_what_calibration_brings_back_is_the_recorded_figure(name):
+    table = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8").partition("<!-- table topic -->")[2]
+    (row,) = (line for line in table.partition("<!-- end -->")[0].splitlines() if line.startswith("| 1e-04 | 100 |"))
+    grafted, calibrated = (f"{float(row.split(' | ')[at]):.2f}" for at in (3, 5))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.search(rf"0\.75.*{re.escape(grafted)}.*{re.escape(calibrated)}", text, re.DOTALL)
+
+
 SNIPPETS = """
 import json, sys, traceback
 import transformers
