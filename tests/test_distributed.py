@@ -247,7 +247,10 @@ def processes(pooled, common, tmp_path_factory):
     (folder / "child.py").write_text(CHILD, encoding="utf-8")
     launch = "import runpy; runpy.run_module('torch.distributed.run', run_name='__main__', alter_sys=True)"
     options = ("--standalone", "--nproc_per_node", "2", folder / "child.py")
-    done = run_python(launch, folder, *options, pooled, folder, OMP_NUM_THREADS="1", PYTHONPATH=str(common[0]))
+    for _ in range(2):  # the launcher picks a free port, and another test may take it before it is bound (seen once)
+        done = run_python(launch, folder, *options, pooled, folder, OMP_NUM_THREADS="1", PYTHONPATH=str(common[0]))
+        if done.returncode == 0:
+            break
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
 
