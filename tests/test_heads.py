@@ -10,7 +10,6 @@ import sys
 
 import pytest
 import transformers
-from bert_pooled_mlm.convert import convert
 from checkpoints import answer, stored
 
 pytestmark = pytest.mark.versions
@@ -109,14 +108,6 @@ def jobs() -> dict[str, tuple[str, str, str]]:
     by_name = {f"pooled {head}": (head, "pooled", cls) for head, (cls, *_) in HEADS.items()}
     by_auto = {f"bert {head} Auto": (head, "bert", auto) for head, (_, auto, *_) in HEADS.items()}
     return by_name | by_auto | {"pooled sequence Auto": ("sequence", "pooled", HEADS["sequence"][1])}
-
-
-@pytest.fixture(scope="module")
-def converted(lost, donor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("converted")
-    for format in FORMATS:
-        convert(lost, folder / format, pooler_from=donor, format=format, verify=False)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import json
 import pytest
 import torch
 import transformers
-from bert_pooled_mlm.convert import convert
 from checkpoints import answer, stored
 from packaging.version import Version
 from safetensors.torch import load_file
@@ -96,14 +95,6 @@ for format in sys.argv[2:]:
     }
 print(json.dumps([found, "bert_pooled_mlm" in sys.modules]))
 """
-
-
-@pytest.fixture(scope="module")
-def converted(lost, donor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("converted")
-    for format in FORMATS:
-        convert(lost, folder / format, pooler_from=donor, format=format, verify=False)
-    return folder
 
 
 @pytest.fixture(scope="module")

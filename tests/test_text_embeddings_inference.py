@@ -97,14 +97,6 @@ MODULES = {f"sentence_transformers.models.{kind}" for kind in ("Transformer", "P
 MODEL_TYPES = {"bert", "xlm-roberta", "camembert", "roberta", "distilbert", "nomic_bert", "mistral", "new", "qwen2"}
 
 
-@pytest.fixture(scope="module")
-def converted(lost, donor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("converted")
-    for format in FORMATS:
-        convert(lost, folder / format, pooler_from=donor, format=format, verify=False)
-    return folder
-
-
 def read(folder, name: str):
     return json.loads((folder / name).read_text("utf-8"))
 
