@@ -146,7 +146,7 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
             "copy": lambda: in_fresh_process(sys.executable, "-c", COPY, ROOT, lost, out),
             "cp": lambda: in_fresh_process(sys.executable, "-c", CP, weights, out),
         }
-        order = list(ways)
+        order = ["convert", "usual", *3 * ["copy", "cp"]]  # the short ones more often: their times vary more
         records: dict[str, dict[str, list[float]]] = {}
         for number in range(-warm_rounds, rounds):
             for name in order:

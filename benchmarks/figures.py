@@ -10,6 +10,7 @@ from report import curves
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 REACHED, MISSED, OTHER = "#0072B2", "#D55E00", "#009E73"
@@ -55,7 +56,10 @@ def _length(axes, curve: dict) -> None:
     axes.loglog(*zip(*curve["lines"]["ours"], strict=True), "o-", color=REACHED, label="ours, with pooler_output")
     lengths = [x for x, _ in curve["lines"]["ours"]]
     axes.set_xticks(lengths, [str(x) for x in lengths], minor=False)
-    axes.minorticks_off()
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set(xlabel="tokens in a text", ylabel=f"seconds, forward of {curve['rows']} texts")
     axes.legend(frameon=False)
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import psutil
 import torch
 
 # A child's peak has its parent's memory at the fork in it, so that the one who measures must be small itself.
@@ -30,10 +31,22 @@ print(json.dumps({"code": done.returncode, "out": done.stdout, "err": done.stder
                   "cpu": used.ru_utime + used.ru_stime, "peak": peak}))
 """
 
+# Share of the CPU that other programs may take: the kernel's own work, such as writing files out, is among it.
+IDLE = 0.1
+
 
 def cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def used_by_others() -> float:
+    """CPU seconds that were used on this machine since its start, but by this program and its ended children."""
+    times = psutil.cpu_times()._asdict()
+    counted_in_user = ("guest", "guest_nice")
+    busy = sum(seconds for name, seconds in times.items() if name not in ("idle", "iowait", *counted_in_user))
+    own = os.times()
+    return busy - (own.user + own.system + own.children_user + own.children_system)
 
 
 def stopwatch(device: torch.device) -> Callable[[Callable], float]:

@@ -21,17 +21,16 @@ from transformers import BertForMaskedLM, BertModel
 def main(name: str, options: dict) -> dict:
     """Args: `name` is "stock", "ours" or "encoder"; `options` are the fields of `Work`, and what `memory` adds."""
     checkpointing, threads = options.pop("checkpointing"), options.pop("threads")
-    fields = {"attention_probs_dropout_prob": options.pop("attention_dropout")}
     dtype, device = getattr(torch, options.pop("dtype").removeprefix("torch.")), torch.device(options.pop("device"))
     work = Work(device=device, dtype=dtype, **options)
     torch.set_num_threads(threads)
     before = psutil.Process().memory_info().rss
     if name == "ours":
-        model = new(work, torch.float32, sparse_prediction=True, **fields)
+        model = new(work, torch.float32, sparse_prediction=True)
     elif name == "stock":
-        model = BertForMaskedLM(work.stock_config(**fields)).to(device)
+        model = BertForMaskedLM(work.stock_config()).to(device)
     else:
-        model = BertModel(work.stock_config(**fields), add_pooling_layer=False).to(device)
+        model = BertModel(work.stock_config(), add_pooling_layer=False).to(device)
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

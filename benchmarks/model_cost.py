@@ -23,7 +23,6 @@ from subjects import (
     TwoEncoderPasses,
     Work,
     arithmetic,
-    encoder_passes,
     new,
     sharing,
 )
@@ -50,10 +49,7 @@ def forward(work: Work, seconds: float, least: int) -> dict:
     inputs = work.batch(labels=True)
     models = {"stock": stock, "ours": ours, "again": again, "twice": twice}
     calls = {name: functools.partial(model, **inputs) for name, model in models.items()}
-    result = compared(calls, work, seconds, least)
-    with torch.inference_mode():
-        passes = {name: encoder_passes(models[name], calls[name]) for name in ("ours", "twice")}
-    return result | {"encoder_passes": passes}
+    return compared(calls, work, seconds, least)
 
 
 def vectors(work: Work, seconds: float, least: int) -> dict:
@@ -105,9 +101,7 @@ def training(work: Work, seconds: float, least: int) -> dict:
     return {"times": times, "arithmetic": counted, "adamw": steps}
 
 
-def memory(
-    work: Work, needed: float, subjects: tuple[str, ...], checkpointing: bool = False, attention_dropout: float = 0.1
-) -> dict:
+def memory(work: Work, needed: float, subjects: tuple[str, ...], checkpointing: bool = False) -> dict:
     """Peak memory of one training step, each subject in a fresh process.
 
     Args:
@@ -122,7 +116,7 @@ def memory(
     if work.device.type == "cpu" and free < needed:
         return {"skipped": f"{needed / 1e9:.0f} GB of free memory are needed, {free / 1e9:.0f} were found"}
     described = {field: getattr(work, field) for field in ("shape", "rows", "length", "share")}
-    described |= {"checkpointing": checkpointing, "attention_dropout": attention_dropout}
+    described["checkpointing"] = checkpointing
     device = {"device": str(work.device), "dtype": str(work.dtype), "threads": torch.get_num_threads()}
     options = json.dumps(described | device)
     found = {name: in_fresh_process(sys.executable, MEMORY, name, options)["out"] for name in subjects}
@@ -153,7 +147,7 @@ def over_length(work: Work, lengths: tuple[int, ...], seconds: float, least: int
     for length in lengths:
         inputs = dataclasses.replace(work, length=length).batch()
         calls = {"stock": functools.partial(stock, **inputs), "ours": functools.partial(ours, **inputs)}
-        found[str(length)] = in_turns(calls, work.device, seconds / len(lengths), least)
+        found[str(length)] = in_turns(calls, work.device, seconds / len(lengths), least, warm=0)
     return {"rows": work.rows, "times": found}
 
 
@@ -165,4 +159,4 @@ def over_share(work: Work, shares: tuple[float, ...], seconds: float, least: int
     for share in shares:
         inputs = dataclasses.replace(work, share=share).batch(labels=True)
         steps[str(share)] = training_step(ours, inputs, work)
-    return {"rows": work.rows, "times": in_turns(steps, work.device, seconds, least)}
+    return {"rows": work.rows, "times": in_turns(steps, work.device, seconds, least, warm=0)}

@@ -87,8 +87,7 @@ def memory_row(way: str, part: dict) -> dict:
     if "skipped" in part:
         return row(f"memory_{way}", f"{work}, {way}", *same, note=part["skipped"])
     work += f" ({part['rows']} x {part['length']}"
-    work += ", gradient checkpointing" * part["checkpointing"]
-    work += ", no attention dropout)" if part["attention_dropout"] == 0 else ")"
+    work += ", gradient checkpointing)" if part["checkpointing"] else ")"
     peak = part["peak"]
     if None in peak.values():
         return row(f"memory_{way}", work, *same, note="the device's memory is too small")
@@ -171,7 +170,11 @@ def curves(result: dict) -> dict[str, dict]:
     if sizes := parts.get("conversion", {}).get("growth"):
         seconds = [(size["bytes"] / 1e9, size["seconds"]) for size in sizes]
         memory = [(size["bytes"] / 1e9, size["peak"] / 1e6) for size in sizes]
-        words = f"{fit(seconds)[0]:.2f} s for each GB; memory {fit(memory)[0]:+.1f} MB for each GB"
+        largest = sizes[-1]["bytes"]
+        # A line through all would hide that large files are written at the pace of the disk, not of the cache.
+        words = f"{fit(seconds[:-1])[0]:.2f} s for each GB up to {gigabytes(sizes[-2]['bytes'])}, "
+        words += f"{fit(seconds[-2:])[0]:.2f} s from there to {gigabytes(largest)}; "
+        words += f"memory {fit(memory)[0]:+.1f} MB for each GB"
         found["conversion"] = {"lines": {"seconds": seconds, "memory": memory}, "slope": words}
     return found
 
@@ -266,7 +269,8 @@ def blocks(result: dict) -> dict[str, str]:
     setup = (
         f"{device['name']}, {device['threads']} threads; PyTorch {versions['torch']}, transformers "
         f"{versions['transformers']}, Python {versions['python']}; {result['shape_name']} shape, random weights; "
-        f"{minutes:.0f} minutes."
+        f"{minutes:.0f} minutes, of whose CPU time other programs took {100 * max(result['others'].values()):.0f} % "
+        "at most (in one part)."
     )
     conversion = [found for found in result["rows"] if found["key"] in CONVERSION]
     named = {"length": "forward", "share": "training step, `sparse_prediction`", "conversion": "conversion"}

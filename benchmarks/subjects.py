@@ -37,8 +37,8 @@ class Work:
     def config(self, **fields) -> BertPooledMLMConfig:
         return BertPooledMLMConfig(**self.shape, **fields)
 
-    def stock_config(self, **fields) -> BertConfig:
-        return BertConfig(**self.shape, **fields)
+    def stock_config(self) -> BertConfig:
+        return BertConfig(**self.shape)
 
     def autocast(self) -> torch.autocast:
         """How a half precision is trained: weights in float32, products in `dtype`."""
