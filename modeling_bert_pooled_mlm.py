@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import BertForMaskedLM, BertForSequenceClassification
 from transformers.models.bert.modeling_bert import BertPooler
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, is_torchdynamo_compiling, logging
 
 if __package__:
     from .configuration_bert_pooled_mlm import BertPooledMLMConfig
@@ -87,14 +87,7 @@ class _KeptPooler:
         super().__init__(config, *args, **kwargs)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path,
-        *model_args,
-        allow_missing_pooler=False,
-        output_loading_info=False,
-        **kwargs,
-    ):
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, allow_missing_pooler=False, **kwargs):
         """Loads a pooled or a stock BERT checkpoint that has a pooler; arguments as in `PreTrainedModel`, and:
 
         Args:
@@ -104,7 +97,7 @@ class _KeptPooler:
             ValueError: The checkpoint has no pooler, or (under `ignore_mismatched_sizes`) one of another shape. The
                 message holds the command that grafts the original one.
         """
-        name = pretrained_model_name_or_path
+        name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
         mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])  # 4.57: names alone
         random_keys = sorted({*info["missing_keys"], *mismatched})
@@ -119,7 +112,7 @@ class _KeptPooler:
         # While loading, transformers 5.x resets requires_grad of every parameter.
         model.bert.pooler.requires_grad_(cls.pooler_is_trained)
         model._after_loading(random_keys)
-        return (model, info) if output_loading_info else model
+        return (model, info) if with_info else model
 
     def _after_loading(self, random_keys: list[str]) -> None:
         """A class's own answer to the parameters that the checkpoint did not have."""
@@ -162,8 +155,8 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         Takes what `BertForMaskedLM.forward` takes (`output_hidden_states` and the like through `**kwargs`), and:
 
         Args:
-            return_logits: Whether to return the logits, and so to run the MLM head when there are no labels. Default:
-                yes; in `BertPooledMLMModel` the config's `return_logits`.
+            return_logits: Whether to return the logits. If not, the MLM head runs on the labelled positions alone, and
+                without labels not at all. Default: yes; in `BertPooledMLMModel` the config's `return_logits`.
             num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices: the loss is
                 the summed cross-entropy over this number. Default: those of this call, hence their mean.
         """
@@ -184,11 +177,17 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         states = encoded.last_hidden_state
         if labels is not None:
             labels = labels.to(states.device)
-            if self.training and self.config.sparse_prediction:
-                labelled = labels != -100
-                states, labels = states[labelled], labels[labelled]
-            logits = self.cls(states)
-            loss = self._mlm_loss(logits, labels, num_items_in_batch)
+            # The loss reads the labelled rows: copies of the others, as stock makes them, are a step's largest arrays.
+            # Only the shapes of a compiled graph must not depend on their number, unless it is sparse anyway.
+            sparse = self.training and self.config.sparse_prediction
+            all_rows = is_torchdynamo_compiling() and not sparse
+            labelled = slice(None) if all_rows else (labels != -100).nonzero(as_tuple=True)
+            if sparse or not return_logits:
+                logits = scores = self.cls(states[labelled])
+            else:
+                logits = self.cls(states)
+                scores = logits[labelled]
+            loss = self._mlm_loss(scores, labels[labelled], num_items_in_batch)
         elif return_logits:
             logits = self.cls(states)
         output = self.output_class(

@@ -12,7 +12,6 @@ nothing is downloaded. Writes <device>.json with all raw seconds, and two figure
 
 import argparse
 import dataclasses
-import functools
 import importlib.util
 import json
 import logging
@@ -66,7 +65,7 @@ class Preset:
 
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
 TINY = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -77,8 +76,8 @@ TINY = {
 PRESETS = {
     "full": Preset("bert-base", BASE, 1, 3),
     "quick": Preset(
-        "small", SMALL, 0.02, 2, memory=(4, 256), memory_plain=2, memory_needed=4e9, lengths=(16, 64, 256),
-        shares=(0.05, 0.5, 1.0), conversions=1, large_files=False, texts=32,
+        "small", SMALL, 0.02, 2, memory=(4, 256), memory_plain=0, memory_needed=4e9, lengths=(16, 64, 256),
+        shares=(0.05, 0.5, 1.0), conversions=1, large_files=False, texts=16,
     ),
     # Of the tests: does each part work?
     "tiny": Preset(
@@ -142,19 +141,26 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
     def memory() -> dict:
         rows, length = preset.memory
         large = dataclasses.replace(settings[-1], rows=rows, length=length)
-        measure = functools.partial(model_cost.memory, needed=preset.memory_needed)
-        found = {"checkpointing": measure(large, subjects=("stock", "ours"), checkpointing=True)}
-        if not preset.memory_plain:
-            return found
+        batches = {"checkpointing": large, "plain": large, "evaluation": large}
         if device.type == "cpu":
-            large = dataclasses.replace(large, rows=preset.memory_plain)
-        return found | {"plain": measure(large, subjects=("stock", "ours", "encoder"))}
+            batches["plain"] = dataclasses.replace(large, rows=preset.memory_plain)
+            batches["evaluation"] = dataclasses.replace(large, rows=2 * preset.memory_plain)
+        subjects = {
+            "checkpointing": ("stock", "ours"),
+            "plain": ("stock", "ours", "dense", "encoder"),
+            "evaluation": ("stock", "dense", "loss"),
+        }
+        return {
+            way: model_cost.memory(batch, way, subjects[way], preset.memory_needed)
+            for way, batch in batches.items()
+            if batch.rows
+        }
 
     def conversion() -> dict:
         shape = convert_cost.BASE if preset.large_files else convert_cost.SMALL
         sizes = convert_cost.SIZES if preset.large_files else convert_cost.SMALL_SIZES
         return {
-            "compared": convert_cost.comparison(shape, preset.conversions, int(least > 1), args.work_dir),
+            "compared": convert_cost.comparison(shape, preset.conversions, int(preset.large_files), args.work_dir),
             "growth": convert_cost.growth(sizes, args.work_dir),
             "hub": convert_cost.hub_donor(BASE if pace else convert_cost.SMALL, args.work_dir),
         }
@@ -192,7 +198,8 @@ def describe(args: argparse.Namespace) -> dict:
 
     threads = torch.get_num_threads()
     if args.device == "cpu":
-        return {"type": "cpu", "name": cpu_name(), "slug": f"cpu-{threads}-cores", "threads": threads}
+        name = f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
+        return {"type": "cpu", "name": name, "slug": f"cpu-{threads}-cores", "threads": threads}
     name = torch.cuda.get_device_name()
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return {"type": "cuda", "name": name, "slug": slug, "threads": threads}

@@ -21,21 +21,24 @@ def draw_ratios(path: Path, result: dict) -> None:
     rows = [row for row in result["rows"] if row["unit"] == "times" and row["measured"] is not None]
     figure, axes = plt.subplots(figsize=(10, 0.8 + 0.42 * max(1, len(rows))), layout="constrained")
     for number, row in enumerate(rows):
-        value = row["measured"]
-        axes.barh(number, value, 0.6, color=REACHED if row["reached"] else MISSED)
+        value, target = row["measured"], row["target"]
+        axes.barh(number, value, 0.6, color={True: REACHED, False: MISSED, None: OTHER}[row["reached"]])
         right = value
         if row["low"] is not None:
             errors = [[value - row["low"]], [row["high"] - value]]
             axes.errorbar(value, number, xerr=errors, color="black", capsize=3, linewidth=1)
             right = row["high"]
-        axes.plot([row["target"]] * 2, [number - 0.42, number + 0.42], color="black", linewidth=2.5)
-        axes.annotate(f"{value:.2f}", (max(right, row["target"]), number), (6, -3), textcoords="offset points", size=8)
+        if target:
+            axes.plot([target] * 2, [number - 0.42, number + 0.42], color="black", linewidth=2.5)
+        axes.annotate(f"{value:.2f}", (max(right, target or 0), number), (6, -3), textcoords="offset points", size=8)
     names = [f"{row['work']}\nagainst {row['against']}".replace("`", "") for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    title = "Ratios (black line: to reach; thin line: middle half of the rounds; orange: not reached)"
+    title = (
+        "Ratios (black line: to reach; thin line: middle half of the rounds; orange: not reached; green: no target)"
+    )
     axes.set_title(title, fontsize=9, loc="left")
     save(figure, path)
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of one training step, in the process that runs it: `model_cost.memory` starts one for each subject.
+"""Peak memory of one step, in the process that runs it: `model_cost.memory` starts one for each subject.
 
 On the CPU the peak of the resident memory less what Python and its modules took before there was a model; on CUDA
-what torch had allocated at most. Both are weights, gradients, activations and their temporary copies.
+what torch had allocated at most. Both are weights, activations and their temporary copies, gradients if it trains.
 """
 
 import json
@@ -13,30 +13,31 @@ import time
 
 import psutil
 import torch
-from model_cost import training_step
+from model_cost import evaluation, training_step
 from subjects import Work, new
 from transformers import BertForMaskedLM, BertModel
 
 
 def main(name: str, options: dict) -> dict:
-    """Args: `name` is "stock", "ours" or "encoder"; `options` are the fields of `Work`, and what `memory` adds."""
-    checkpointing, threads = options.pop("checkpointing"), options.pop("threads")
+    """Args: `name` is one of `model_cost.memory`'s subjects; `options` are the fields of `Work`, and what it adds."""
+    way, threads = options.pop("way"), options.pop("threads")
     dtype, device = getattr(torch, options.pop("dtype").removeprefix("torch.")), torch.device(options.pop("device"))
     work = Work(device=device, dtype=dtype, **options)
     torch.set_num_threads(threads)
     before = psutil.Process().memory_info().rss
-    if name == "ours":
-        model = new(work, torch.float32, sparse_prediction=True)
+    if name in ("ours", "dense", "loss"):
+        model = new(work, torch.float32, sparse_prediction=name == "ours")
     elif name == "stock":
         model = BertForMaskedLM(work.stock_config()).to(device)
     else:
         model = BertModel(work.stock_config(), add_pooling_layer=False).to(device)
-    model.train()
-    if checkpointing:
+    inputs = work.batch(labels=name != "encoder") | ({"return_logits": False} if name == "loss" else {})
+    step = evaluation(model, inputs, work) if way == "evaluation" else training_step(model.train(), inputs, work)
+    if way == "checkpointing":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     began = time.perf_counter()
     try:
-        training_step(model, work.batch(labels=name != "encoder"), work)()
+        step()
     except torch.cuda.OutOfMemoryError:
         return {"peak": None, "seconds": None}
     if device.type == "cuda":

@@ -41,6 +41,7 @@ def compared(subjects: dict[str, Callable], work: Work, seconds: float, least: i
 def forward(work: Work, seconds: float, least: int) -> dict:
     """Loss, logits, hidden states and pooled output in one call; stock's loss and logits; the class with two passes.
 
+    `loss` is ours without logits, whose MLM head runs on the labelled positions alone.
     `again` is a second stock model: how far two equal ones differ is what this measurement can resolve.
     """
     ours = new(work)
@@ -49,6 +50,7 @@ def forward(work: Work, seconds: float, least: int) -> dict:
     inputs = work.batch(labels=True)
     models = {"stock": stock, "ours": ours, "again": again, "twice": twice}
     calls = {name: functools.partial(model, **inputs) for name, model in models.items()}
+    calls["loss"] = functools.partial(ours, **inputs, return_logits=False)
     return compared(calls, work, seconds, least)
 
 
@@ -79,15 +81,30 @@ def training_step(model: torch.nn.Module, inputs: dict, work: Work) -> Callable[
     return step
 
 
+def evaluation(model: torch.nn.Module, inputs: dict, work: Work) -> Callable[[], None]:
+    """A forward without gradients."""
+
+    def step() -> None:
+        with torch.inference_mode(), work.autocast():
+            model.eval()(**inputs)
+
+    return step
+
+
 def training(work: Work, seconds: float, least: int) -> dict:
-    """A training step of stock, of ours with `sparse_prediction`, and of the encoder alone; AdamW's part by itself."""
+    """A training step of stock, of ours with `sparse_prediction` ("ours") and without ("dense"), of the encoder alone.
+
+    AdamW's part is measured by itself.
+    """
     ours = new(work, torch.float32, sparse_prediction=True).train()
+    dense = sharing(BertPooledMLMForMaskedLM(work.config()), ours)
     stock = sharing(BertForMaskedLM(work.stock_config()), ours)
     encoder = sharing(BertModel(work.stock_config(), add_pooling_layer=False), ours, "bert.")
     inputs, labelled = work.batch(), work.batch(labels=True)
     steps = {
         "stock": training_step(stock, labelled, work),
         "ours": training_step(ours, labelled, work),
+        "dense": training_step(dense, labelled, work),
         "encoder": training_step(encoder, inputs, work),
     }
     counted = {name: arithmetic(step) for name, step in steps.items()}
@@ -101,22 +118,23 @@ def training(work: Work, seconds: float, least: int) -> dict:
     return {"times": times, "arithmetic": counted, "adamw": steps}
 
 
-def memory(work: Work, needed: float, subjects: tuple[str, ...], checkpointing: bool = False) -> dict:
-    """Peak memory of one training step, each subject in a fresh process.
+def memory(work: Work, way: str, subjects: tuple[str, ...], needed: float) -> dict:
+    """Peak memory of one step, each subject in a fresh process.
 
     Args:
+        way: "checkpointing" (a training step with gradient checkpointing), "plain" (one without), or "evaluation".
+        subjects: Of "stock", "ours" (with `sparse_prediction`), "dense" (ours as it comes), "loss" (ours, without
+            logits) and "encoder".
         needed: Bytes of free memory (of the machine; on CUDA torch says itself that there is too little).
-        subjects: Of "stock", "ours" and "encoder".
-        checkpointing: Gradient checkpointing, for all of them.
 
     Returns:
         `peak`: bytes for weights, gradients and activations; None where CUDA's memory was too small.
     """
+    described = {field: getattr(work, field) for field in ("shape", "rows", "length", "share")} | {"way": way}
     free = psutil.virtual_memory().available
     if work.device.type == "cpu" and free < needed:
-        return {"skipped": f"{needed / 1e9:.0f} GB of free memory are needed, {free / 1e9:.0f} were found"}
-    described = {field: getattr(work, field) for field in ("shape", "rows", "length", "share")}
-    described["checkpointing"] = checkpointing
+        skipped = f"{needed / 1e9:.0f} GB of free memory are needed, {free / 1e9:.0f} were found"
+        return described | {"skipped": skipped}
     device = {"device": str(work.device), "dtype": str(work.dtype), "threads": torch.get_num_threads()}
     options = json.dumps(described | device)
     found = {name: in_fresh_process(sys.executable, MEMORY, name, options)["out"] for name in subjects}

@@ -13,11 +13,20 @@ from pathlib import Path
 
 from measuring import ratio
 
-NAMES = {"ours": "ours", "stock": "stock", "encoder": "the encoder alone"}
+NAMES = {
+    "ours": "ours",
+    "stock": "stock",
+    "encoder": "the encoder alone",
+    "dense": "ours as it comes",
+    "loss": "ours without logits",
+}
 
 
 def row(key: str, work: str, against: str, to_reach: str, **found) -> dict:
-    """A row of the table; `measured`, `low` and `high` are in its `unit`, `reached` is None if it was not measured."""
+    """A row of the table; `measured`, `low` and `high` are in its `unit`.
+
+    `reached` is None if it was not measured, or has no `target`.
+    """
     empty = {"measured": None, "low": None, "high": None, "target": None, "reached": None, "unit": "times", "note": ""}
     return {"key": key, "work": work, "against": against, "to_reach": to_reach} | empty | found
 
@@ -44,6 +53,15 @@ def flops(part: dict, one: str, other: str) -> float:
 def rows(result: dict) -> list[dict]:
     """The table: one row for each work and what it is compared with, in each number format that was measured."""
     parts, table = result["parts"], []
+
+    def beyond(key: str, work: str, against: str, part: dict, subject: str) -> None:
+        """A row without a target: `subject` against stock."""
+        found = dict(
+            zip(("measured", "low", "high"), ratio(part["times"][subject], part["times"]["stock"]), strict=True)
+        )
+        found["note"] = f"{flops(part, subject, 'stock'):.2f} times the arithmetic"
+        table.append(row(key, work, against, "-", **found))
+
     for setting, part in parts.get("forward", {}).items():
         work = f"forward with all four outputs ({setting})"
         found = of_times(part["times"], "ours", "stock")
@@ -55,6 +73,7 @@ def rows(result: dict) -> list[dict]:
         found = of_times(part["times"], "ours", "twice", 0.55)
         found["note"] = f"{flops(part, 'ours', 'twice'):.2f} times the arithmetic"
         table.append(row("twice", "the same", "the class with two encoder passes", "at most 0.55", **found))
+        beyond("loss", "the loss alone, `return_logits=False`", "stock `BertForMaskedLM`", part, "loss")
     for setting, part in parts.get("vectors", {}).items():
         work = f"vectors only ({setting})"
         found = of_times(part["times"], "ours", "stock")
@@ -73,7 +92,9 @@ def rows(result: dict) -> list[dict]:
         found["note"] = f"{flops(part, 'ours', 'encoder'):.2f} times the arithmetic"
         against = "the encoder alone, forward and backward"
         table.append(row("limit", "the same", against, "at most 1.15", **found))
-    table += [memory_row(way, part) for way, part in parts.get("memory", {}).items()]
+        beyond("dense", "training step as it comes", "stock `BertForMaskedLM`", part, "dense")
+    for part in parts.get("memory", {}).values():
+        table += memory_rows(part)
     if part := parts.get("loading"):
         found = of_times(part["times"], "ours", "stock")
         work = f"load from disk, {part['bytes'] / 1e6:.0f} MB"
@@ -81,20 +102,31 @@ def rows(result: dict) -> list[dict]:
     return table + conversion_rows(parts.get("conversion", {}))
 
 
-def memory_row(way: str, part: dict) -> dict:
-    """Of a training step with gradient checkpointing or without ("plain")."""
-    work, same = "peak memory of that step", ("stock, the same", "at most 0.6")
-    if "skipped" in part:
-        return row(f"memory_{way}", f"{work}, {way}", *same, note=part["skipped"])
-    work += f" ({part['rows']} x {part['length']}"
-    work += ", gradient checkpointing)" if part["checkpointing"] else ")"
-    peak = part["peak"]
-    if None in peak.values():
-        return row(f"memory_{way}", work, *same, note="the device's memory is too small")
-    measured = peak["ours"] / peak["stock"]
+MEMORY = {
+    "checkpointing": ("peak memory of that step ({}, gradient checkpointing)", "ours"),
+    "plain": ("peak memory of that step ({})", "ours"),
+    "evaluation": ("peak memory of an evaluation ({})", "dense"),
+}
+
+
+def memory_rows(part: dict) -> list[dict]:
+    """Of one way to run a step: ours against stock, and where both were measured, also without `sparse_prediction`."""
+    way, peak = part["way"], part.get("peak", {})
+    template, ours = MEMORY[way]
+    work = template.format(f"{part['rows']} x {part['length']}")
+    target = 0.6 if ours == "ours" else None
+    to_reach = f"at most {target}" if target else "-"
+    if "skipped" in part or None in peak.values():
+        note = part.get("skipped", "the device's memory is too small")
+        return [row(f"memory_{way}", work, "stock, the same", to_reach, note=note)]
     note = "; ".join(f"{NAMES[name]} {peak[name] / 1e9:.2f} GB" for name in peak)
-    found = {"measured": measured, "target": 0.6, "reached": measured <= 0.6, "note": note}
-    return row(f"memory_{way}", work, *same, **found)
+    measured = peak[ours] / peak["stock"]
+    found = {"measured": measured, "target": target, "reached": measured <= target if target else None, "note": note}
+    table = [row(f"memory_{way}", work, "stock, the same", to_reach, **found)]
+    if "dense" in peak and ours != "dense":
+        measured = peak["dense"] / peak["stock"]
+        table.append(row(f"memory_{way}_dense", "the same, as it comes", "stock, the same", "-", measured=measured))
+    return table
 
 
 def conversion_rows(part: dict) -> list[dict]:
@@ -198,11 +230,13 @@ def advice(result: dict) -> list[tuple[str, str, str]]:
             more = f"; {tokens[name] / tokens['as_they_come']:.2f} times the tokens"
             add("mixed lengths: batches as they come", how, part["times"], name, "as_they_come", more)
     if part := parts.get("bfloat16"):
+        size = f"; {part['rows']} x {part['length']}"
         for name, how in (("autocast", "bfloat16 by autocast"), ("weights", "weights in bfloat16")):
-            more = f"; cosine to float32's at least {math.floor(1e4 * part['cosines'][name]) / 1e4:.4f}"
+            cosine = math.floor(1e4 * part["cosines"][name]) / 1e4
+            more = f"{size}; cosine to float32's at least {cosine:.4f}"
             add("vectors in float32", how, part["times"], name, "float32", more)
         how = "bfloat16 by autocast"
-        add("sparse training step in float32", how, part["times"], "train_autocast", "train_float32")
+        add("sparse training step in float32", how, part["times"], "train_autocast", "train_float32", size)
     for key, one, other, how, once in (
         ("compile", "compiled", "eager", "torch.compile", "first_call"),
         ("onnx", "onnx", "torch", "ONNX Runtime, float32", "export"),
@@ -238,9 +272,17 @@ def cells(found: dict) -> list[str]:
     spread = "-"
     if found["low"] is not None:
         spread = f"{found['low']:.{places}f} to {found['high']:.{places}f}"
-    reached = {True: "yes", False: "**no**", None: "not measured"}[found["reached"]]
+    reached = {True: "yes", False: "**no**", None: "-" if found["measured"] is not None else "not measured"}
     measured = number(found["measured"], found["unit"], places)
-    return [found["work"], found["against"], measured, spread, found["to_reach"], reached, found["note"]]
+    return [
+        found["work"],
+        found["against"],
+        measured,
+        spread,
+        found["to_reach"],
+        reached[found["reached"]],
+        found["note"],
+    ]
 
 
 HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]

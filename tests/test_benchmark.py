@@ -17,6 +17,7 @@ PATH = sys.path.copy()
 sys.path.append(str(ROOT / "benchmarks"))
 try:
     import benchmark
+    import memory_cost
     import report
     from measuring import IDLE
     from model_cost import training_step
@@ -45,16 +46,18 @@ def models() -> dict[str, torch.nn.Module]:
 
 
 class Sizes(TorchDispatchMode):
-    """Notes the rows of each tensor that is as wide as the vocabulary, and each cast."""
+    """Notes the rows of each tensor that is as wide as the vocabulary, those of the softmax, and each cast."""
 
     def __init__(self):
         super().__init__()
-        self.rows, self.casts = [], []
+        self.rows, self.softmax, self.casts = [], [], []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and result.dim() > 1 and result.shape[-1] == SHAPE["vocab_size"]:
             self.rows.append(result.shape[:-1].numel())
+            if "softmax" in function._schema.name:
+                self.softmax.append(self.rows[-1])
             if function._schema.name == "aten::_to_copy":
                 self.casts.append(result.shape)
         return result
@@ -138,6 +141,54 @@ def test_the_sparse_head_sees_the_labelled_rows_only(models):
 
 
 @pytest.mark.versions
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_loss_reads_the_labelled_rows_only(training, sparse, models):
+    """Also where the logits are those of all positions: stock makes two more arrays of their size, ours none."""
+    models["ours"].config.sparse_prediction = sparse
+    found = {}
+    for name in ("ours", "stock"):
+        with Sizes() as found[name]:
+            models[name].train(training)(**WORK.batch(labels=True)).loss.backward()
+    assert found["ours"].softmax == 2 * [LABELLED], "forward and backward"
+    assert found["stock"].softmax == 2 * [WORK.rows * WORK.length], "premise: all of stock's"
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("name", ["vectors", "ours"])
+def test_without_logits_the_head_runs_on_the_labelled_rows_only(name, models):
+    rows, model = [], models[name]
+    model.cls.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[:-1].numel()))
+    with torch.no_grad():
+        spared, whole = (model(**WORK.batch(labels=True), return_logits=flag) for flag in (False, True))
+    assert rows == [LABELLED, WORK.rows * WORK.length]
+    # Another number of rows: matrix kernels sum in another order.
+    torch.testing.assert_close(spared.loss, whole.loss, rtol=1e-5, atol=0)
+
+
+# Its new name is not in the older versions.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("way", "subject"),
+    [
+        ("checkpointing", "stock"),
+        ("checkpointing", "ours"),
+        ("plain", "dense"),
+        ("plain", "encoder"),
+        ("evaluation", "stock"),
+        ("evaluation", "loss"),
+    ],
+)
+def test_each_peak_is_measured(way, subject, monkeypatch):
+    """That it runs: in this process, which was larger before, its figure says nothing."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    described = {"shape": SHAPE, "rows": 2, "length": 8, "share": 0.15, "way": way}
+    found = memory_cost.main(subject, described | {"device": "cpu", "dtype": "torch.float32", "threads": 1})
+    assert isinstance(found["peak"], int)
+    assert found["seconds"] > 0
+
+
+@pytest.mark.versions
 @pytest.mark.parametrize("training", [False, True])
 def test_float32_logits_are_not_cast(training, models):
     model = models["ours"].train(training)
@@ -163,11 +214,12 @@ def test_it_runs_and_measures_every_row(run):
     result = json.loads((folder / "cpu-1-cores.json").read_text())
     assert set(result["parts"]) == set(result["seconds"]) == set(result["others"]) == set(benchmark.PARTS)
     keys = [
-        "forward", "products", "twice", "vectors", "without_logits", "training", "limit", "memory_checkpointing",
-        "loading", "convert", "convert_memory", "copy", "flat", "hub",
+        "forward", "products", "twice", "loss", "vectors", "without_logits", "training", "limit", "dense",
+        "memory_checkpointing", "loading", "convert", "convert_memory", "copy", "flat", "hub",
     ]  # fmt: skip
     assert [row["key"] for row in result["rows"]] == keys
-    assert all(row["measured"] is not None and row["reached"] is not None for row in result["rows"])
+    assert all(row["measured"] is not None for row in result["rows"])
+    assert {row["key"] for row in result["rows"] if row["reached"] is None} == {"loss", "dense"}, "no target was set"
     assert json.loads(json.dumps(report.rows(result))) == result["rows"]
     assert {"length", "share", "conversion"} == set(report.curves(result))
     assert "not the figures that the documents quote" in done.stdout
@@ -242,7 +294,10 @@ def test_the_documents_quote_the_record(name):
 def test_the_readme_quotes_the_record(name):
     text = (ROOT / name).read_text(encoding="utf-8").partition("<!-- quoted from")[2]
     quoted = [line.split("|")[-2].strip() for line in text.splitlines() if re.search(r"\| \d\.\d\d \|$", line)]
-    keys = ("forward", "twice", "vectors", "training", "memory_checkpointing", "loading", "convert", "convert_memory")
+    keys = (
+        "forward", "twice", "vectors", "training", "memory_checkpointing", "dense", "loading", "convert",
+        "convert_memory",
+    )  # fmt: skip
     rows = {row["key"]: row for row in RECORDED["rows"]}
     assert quoted == [f"{rows[key]['measured']:.2f}" for key in keys]
     assert f" {rows['hub']['note'].split()[0]} " in text

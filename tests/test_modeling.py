@@ -564,7 +564,8 @@ def test_return_logits_false_runs_no_head_and_returns_no_logits(cls):
 def test_return_logits_false_with_labels_still_gives_the_loss(cls):
     model = make(cls)
     whole, spared = model(**mlm_batch()), model(**mlm_batch(), return_logits=False)
-    assert torch.equal(spared.loss, whole.loss)
+    # The head ran on fewer rows: matrix kernels sum in another order.
+    torch.testing.assert_close(spared.loss, whole.loss, rtol=1e-5, atol=0)
     assert whole.logits is not None
     assert spared.logits is None
 
