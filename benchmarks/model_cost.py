@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -118,28 +119,44 @@ def training(work: Work, seconds: float, least: int) -> dict:
     return {"times": times, "arithmetic": counted, "adamw": steps}
 
 
-def memory(work: Work, way: str, subjects: tuple[str, ...], needed: float) -> dict:
-    """Peak memory of one step, each subject in a fresh process.
+# What a step's peak is measured of, by the way it is run. `ours` has `sparse_prediction`, `dense` is ours as it comes,
+# `loss` is that without logits, `encoder` stands alone. The longest come first.
+PEAKS = {
+    "checkpointing": ("stock", "ours"),
+    "plain": ("stock", "ours", "dense", "encoder"),
+    "evaluation": ("stock", "dense", "loss"),
+}
+
+
+def memory(batches: dict[str, Work], needed: float) -> dict:
+    """Peak memory of one step, each subject in a fresh process; on the CPU two of these run at once.
 
     Args:
-        way: "checkpointing" (a training step with gradient checkpointing), "plain" (one without), or "evaluation".
-        subjects: Of "stock", "ours" (with `sparse_prediction`), "dense" (ours as it comes), "loss" (ours, without
-            logits) and "encoder".
+        batches: What to run in each way: "checkpointing" is a training step with gradient checkpointing and no
+            attention dropout, "plain" a training step as BERT comes, "evaluation" a forward.
         needed: Bytes of free memory (of the machine; on CUDA torch says itself that there is too little).
 
     Returns:
-        `peak`: bytes for weights, gradients and activations; None where CUDA's memory was too small.
+        By way, `peak`: bytes for weights, gradients and activations; None where CUDA's memory was too small.
     """
-    described = {field: getattr(work, field) for field in ("shape", "rows", "length", "share")} | {"way": way}
+    fields = ("shape", "rows", "length", "share")
+    found = {way: {name: getattr(work, name) for name in fields} | {"way": way} for way, work in batches.items()}
+    device, dtype = next((work.device, work.dtype) for work in batches.values())
     free = psutil.virtual_memory().available
-    if work.device.type == "cpu" and free < needed:
+    if device.type == "cpu" and free < needed:
         skipped = f"{needed / 1e9:.0f} GB of free memory are needed, {free / 1e9:.0f} were found"
-        return described | {"skipped": skipped}
-    device = {"device": str(work.device), "dtype": str(work.dtype), "threads": torch.get_num_threads()}
-    options = json.dumps(described | device)
-    found = {name: in_fresh_process(sys.executable, MEMORY, name, options)["out"] for name in subjects}
-    found = {name: json.loads(out.splitlines()[-1]) for name, out in found.items()}
-    return described | {key: {name: found[name][key] for name in found} for key in ("peak", "seconds")}
+        return {way: described | {"skipped": skipped} for way, described in found.items()}
+    at_once = 1 if device.type == "cuda" else 2  # nothing is timed, so that two may share the cores
+    more = {"device": str(device), "dtype": str(dtype), "threads": max(1, torch.get_num_threads() // at_once)}
+
+    def peak(way: str, subject: str) -> int | None:
+        options = json.dumps(found[way] | more)
+        return json.loads(in_fresh_process(sys.executable, MEMORY, subject, options)["out"].splitlines()[-1])
+
+    with ThreadPoolExecutor(at_once) as pool:
+        runs = {way: {name: pool.submit(peak, way, name) for name in PEAKS[way]} for way in batches}
+        peaks = {way: {name: run.result() for name, run in names.items()} for way, names in runs.items()}
+    return {way: found[way] | {"peak": peaks[way]} for way in batches}
 
 
 def loading(work: Work, seconds: float, least: int) -> dict:

@@ -103,7 +103,7 @@ def rows(result: dict) -> list[dict]:
 
 
 MEMORY = {
-    "checkpointing": ("peak memory of that step ({}, gradient checkpointing)", "ours"),
+    "checkpointing": ("peak memory of that step ({}, gradient checkpointing, no attention dropout)", "ours"),
     "plain": ("peak memory of that step ({})", "ours"),
     "evaluation": ("peak memory of an evaluation ({})", "dense"),
 }
@@ -235,8 +235,9 @@ def advice(result: dict) -> list[tuple[str, str, str]]:
             cosine = math.floor(1e4 * part["cosines"][name]) / 1e4
             more = f"{size}; cosine to float32's at least {cosine:.4f}"
             add("vectors in float32", how, part["times"], name, "float32", more)
-        how = "bfloat16 by autocast"
-        add("sparse training step in float32", how, part["times"], "train_autocast", "train_float32", size)
+        if "train_autocast" in part["times"]:
+            how = "bfloat16 by autocast"
+            add("sparse training step in float32", how, part["times"], "train_autocast", "train_float32", size)
     for key, one, other, how, once in (
         ("compile", "compiled", "eager", "torch.compile", "first_call"),
         ("onnx", "onnx", "torch", "ONNX Runtime, float32", "export"),

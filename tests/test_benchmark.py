@@ -184,8 +184,7 @@ def test_each_peak_is_measured(way, subject, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     described = {"shape": SHAPE, "rows": 2, "length": 8, "share": 0.15, "way": way}
     found = memory_cost.main(subject, described | {"device": "cpu", "dtype": "torch.float32", "threads": 1})
-    assert isinstance(found["peak"], int)
-    assert found["seconds"] > 0
+    assert isinstance(found, int)
 
 
 @pytest.mark.versions
