@@ -159,12 +159,12 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
     half, quarter = (dataclasses.replace(work, rows=max(1, work.rows // part)) for part in (2, 4))
     calls = {
-        "forward": each(model_cost.forward, 40),
-        "vectors": each(model_cost.vectors, 30),
-        "training": each(model_cost.training, 80),
+        "forward": each(model_cost.forward, 36),
+        "vectors": each(model_cost.vectors, 25),
+        "training": each(model_cost.training, 66),
         "memory": memory,
         "loading": lambda: model_cost.loading(work, pace * 6, least),
-        "length": lambda: model_cost.over_length(quarter, preset.lengths, pace * 7, least),
+        "length": lambda: model_cost.over_length(quarter, preset.lengths, pace * 6, least),
         "share": lambda: model_cost.over_share(half, preset.shares, pace * 20, least),
         "conversion": conversion,
         "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 12, least),
