@@ -110,12 +110,12 @@ def mixed_lengths(device: torch.device, number: int, seconds: float, least: int)
 
 @torch.inference_mode()
 def throughput(work: Work, number: int, seconds: float, least: int) -> dict:
-    """Texts sorted by length, tokenized before: MiniLM's encoder, and `work.shape` on a quarter of the texts."""
+    """Texts sorted by length, tokenized before: MiniLM's encoder, and `work.shape` on half of the texts."""
     tokenizer, encoded = tokenized(number)
     base = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
     small = BertPooledMLMModel.from_pretrained(minilm()).to(work.device, work.dtype).eval()
     ready = {}
-    for name, chosen in (("minilm", encoded), ("base", encoded[: max(1, number // 4)])):
+    for name, chosen in (("minilm", encoded), ("base", encoded[: max(1, number // 2)])):
         ready[name] = batches(tokenizer, sorted(chosen, key=lambda text: len(text["input_ids"])), work.device)
     for batch in ready["base"]:  # a smaller vocabulary is a matter of the smaller presets
         batch["input_ids"] %= work.config().vocab_size
