@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers
-from checkpoints import ROOT, differing, distance, run_python, stored, todays_name
+from checkpoints import ROOT, differing, distance, run_python, stored, todays
 from packaging.version import Version
 from transformers import AutoModelForMaskedLM
 
@@ -352,7 +352,7 @@ def test_the_full_state_dict_of_fsdp2_is_saved_and_loads(processes, pooled):
     folder = processes[0] / "fsdp"
     model, info = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     assert not any(info.values())
-    names = [{*map(todays_name, stored(kept))} for kept in (folder, pooled)]
+    names = [{*todays(kept)} for kept in (folder, pooled)]
     assert names[0] == names[1]
     assert not POOLER & differing(stored(folder), stored(pooled))
     ddp = torch.load(processes[0] / "ddp-False.pt", weights_only=True)

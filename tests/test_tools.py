@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
 from bert_pooled_mlm.convert import convert
-from checkpoints import answer, batch, bits, differing, mlm_batch, save_weights, stored, todays_name
+from checkpoints import answer, batch, bits, differing, mlm_batch, save_weights, stored, todays
 from torch._dynamo.utils import counters
 from transformers import AutoModel, AutoModelForMaskedLM, BertModel
 
@@ -77,8 +77,8 @@ def test_accelerate_prepares_trains_unwraps_and_saves_it(accelerator, pooled, tm
     accelerator.unwrap_model(model).save_pretrained(tmp_path, save_function=accelerator.save, state_dict=state)
     again, info = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
-    before = {todays_name(name): tensor for name, tensor in stored(pooled).items()}
-    moved = differing(before, {todays_name(name): tensor for name, tensor in stored(tmp_path).items()})
+    before = todays(pooled)
+    moved = differing(before, todays(tmp_path))
     assert moved == before.keys() - {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
     assert not differing(again.state_dict(), accelerator.unwrap_model(model).state_dict())
 
