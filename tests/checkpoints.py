@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from bert_pooled_mlm import BertPooledMLMConfig
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizerFast
 
@@ -67,21 +68,32 @@ def save_lost(folder: Path, donor: Path, seed: int = 1, drift: float = 0.001, **
     return folder
 
 
-def run_python(program: str, cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess:
-    """Runs a file of tests/children, by its name, or a line of code in a fresh process with no way to the Hub."""
+def run_python(
+    program: str | Path, cwd: Path, *args: str, stdin: str | None = None, **env: str
+) -> subprocess.CompletedProcess:
+    """Runs a file, one of tests/children by its name, or a line of code, in a fresh process with no way to the Hub."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
-    variables |= {"HF_HOME": str(cwd / "hf-home"), "HF_HUB_OFFLINE": "1", **env}
-    what = [CHILDREN / f"{program}.py"] if program.isidentifier() else ["-c", program]
-    return subprocess.run(
-        [sys.executable, *what, *map(str, args)], cwd=cwd, env=variables, capture_output=True, text=True
-    )
+    variables |= {"HF_HOME": str(cwd / "hf-home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env}
+    if isinstance(program, str) and program.isidentifier():
+        program = CHILDREN / f"{program}.py"
+    what = [program] if isinstance(program, Path) else ["-c", program]
+    command = [sys.executable, *map(str, [*what, *args])]
+    return subprocess.run(command, cwd=cwd, env=variables, input=stdin, capture_output=True, encoding="utf-8")
 
 
-def answer(program: str, cwd: Path, *args: str, **env: str):
+def answer(program: str | Path, cwd: Path, *args: str, **env: str):
     """What a fresh process prints as its last line, as JSON. Fails with its whole output if it fails."""
     done = run_python(program, cwd, *args, **env)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def make_pooled(cls, **fields):
+    """A model of the family whose every parameter has moved from its initial value."""
+    torch.manual_seed(0)
+    model = cls(BertPooledMLMConfig(**{**SHAPE, **fields})).eval()
+    randomize(model, 0)
+    return model
 
 
 def batch(rows: int = 3, length: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -103,6 +115,12 @@ def mlm_batch(rows: int = 3, length: int = 12, seed: int = 0) -> dict[str, torch
     inputs["labels"] = inputs["input_ids"].masked_fill(~chosen, -100)
     inputs["input_ids"] = inputs["input_ids"].masked_fill(chosen, WORDS.index("[MASK]"))
     return inputs
+
+
+def mlm_rows(count: int) -> list[dict[str, torch.Tensor]]:
+    """Rows for Trainer, whose numbers of labels differ: a mean of means is then not the mean."""
+    batches = [mlm_batch(seed=seed) for seed in range(-(-count // 3))]
+    return [{name: part[name][row] for name in part} for part in batches for row in range(3)][:count]
 
 
 def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> set[str]:

@@ -10,13 +10,11 @@ import json
 import pytest
 import torch
 from bert_pooled_mlm.convert import convert
-from checkpoints import save_weights, stored
+from checkpoints import FORMATS, save_weights, stored
 from safetensors import safe_open
 from transformers import BertModel
 
 pytestmark = pytest.mark.versions
-
-FORMATS = ("pooled", "bert")
 
 
 def is_count(value) -> bool:

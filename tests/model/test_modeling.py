@@ -14,7 +14,8 @@ from bert_pooled_mlm import (
     BertPooledMLMModelOutput,
     BertPooledMLMOutput,
 )
-from checkpoints import SHAPE, batch, differing, make_donor, mlm_batch, randomize
+from checkpoints import POOLER, SHAPE, batch, differing, gradients, make_donor, mlm_batch
+from checkpoints import make_pooled as make
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -45,19 +46,10 @@ AUTO = {
     BertPooledMLMForSequenceClassification: AutoModelForSequenceClassification,
 }
 OUTPUT = {BertPooledMLMForMaskedLM: BertPooledMLMOutput, BertPooledMLMModel: BertPooledMLMModelOutput}
-POOLER = ("bert.pooler.dense.bias", "bert.pooler.dense.weight")
 DTYPE = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
 
 each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 each_mlm_class = pytest.mark.parametrize("cls", MLM_CLASSES, ids=lambda cls: cls.__name__)
-
-
-def make(cls, **fields):
-    """A model of the family whose every parameter has moved from its initial value."""
-    torch.manual_seed(0)
-    model = cls(BertPooledMLMConfig(**{**SHAPE, **fields})).eval()
-    randomize(model, 0)
-    return model
 
 
 def twin(model, stock_class, **fields):
@@ -194,13 +186,13 @@ def test_an_untied_decoder_stays_untied_through_save_and_load(cls, tmp_path):
 
 
 @each_class
-@pytest.mark.parametrize("gone", [POOLER, POOLER[:1], POOLER[1:]], ids=["both", "bias", "weight"])
+@pytest.mark.parametrize("gone", [POOLER, POOLER[:1], POOLER[1:]], ids=["both", "weight", "bias"])
 def test_a_checkpoint_without_a_whole_pooler_is_refused_with_the_command_that_mends_it(cls, gone, donor, tmp_path):
     folder = edit(donor, tmp_path / "lost", lambda tensors: {k: v for k, v in tensors.items() if k not in gone})
     with pytest.raises(ValueError, match="has no usable pooler") as refusal:
         cls.from_pretrained(folder)
     message = str(refusal.value)
-    assert message.startswith(f"{folder} has no usable pooler: {', '.join(gone)} would be random")
+    assert message.startswith(f"{folder} has no usable pooler: {', '.join(sorted(gone))} would be random")
     assert f"`python convert.py {folder}`" in message
     assert "\n" not in message
 
@@ -215,10 +207,10 @@ def test_the_auto_classes_refuse_it_too(cls, pooled, tmp_path):
 @each_class
 def test_a_pooler_of_another_shape_is_refused_under_ignore_mismatched_sizes(cls, donor, tmp_path):
     def widen(tensors):
-        return {**tensors, POOLER[1]: torch.zeros(SHAPE["hidden_size"] + 1, SHAPE["hidden_size"])}
+        return {**tensors, POOLER[0]: torch.zeros(SHAPE["hidden_size"] + 1, SHAPE["hidden_size"])}
 
     folder = edit(donor, tmp_path / "wide", widen)
-    with pytest.raises(ValueError, match=f"has no usable pooler: {POOLER[1]} would be random"):
+    with pytest.raises(ValueError, match=f"has no usable pooler: {POOLER[0]} would be random"):
         cls.from_pretrained(folder, ignore_mismatched_sizes=True)
 
 
@@ -558,13 +550,17 @@ def test_return_logits_false_runs_no_head_and_returns_no_logits(cls):
     assert not calls
     assert list(spared) == ["last_hidden_state", "pooler_output"]
     assert same(spared.to_tuple(), (whole.last_hidden_state, whole.pooler_output))
+    assert model(**batch(), return_logits=True).logits is not None
+    assert len(calls) == 1, "premise: they are counted"
 
 
 @each_mlm_class
-def test_return_logits_false_with_labels_still_gives_the_loss(cls):
-    model = make(cls)
-    whole, spared = model(**mlm_batch()), model(**mlm_batch(), return_logits=False)
-    # The head ran on fewer rows: matrix kernels sum in another order.
+def test_return_logits_false_with_labels_still_gives_the_loss_from_the_labelled_rows_alone(cls):
+    model, inputs, rows = make(cls), mlm_batch(), []
+    model.cls.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[:-1].numel()))
+    whole, spared = model(**inputs), model(**inputs, return_logits=False)
+    assert rows == [inputs["labels"].numel(), int((inputs["labels"] != -100).sum())]
+    # Matrix kernels sum another number of rows in another order.
     torch.testing.assert_close(spared.loss, whole.loss, rtol=1e-5, atol=0)
     assert whole.logits is not None
     assert spared.logits is None
@@ -587,26 +583,31 @@ def test_return_logits_can_be_chosen_while_loading(pooled):
 # Whatever stock BERT supports.
 
 
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @each_class
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not reentrant"])
-def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(cls, use_reentrant):
+def test_gradient_checkpointing_recomputes_and_gives_the_same_loss_and_gradients(cls, use_reentrant, sparse):
     inputs = mlm_batch() if cls in MLM_CLASSES else {**batch(), "labels": torch.tensor([0, 1, 0])}
-    gradients, recomputed = [], []
+    losses, grads, recomputed = [], [], []
     for checkpointing in (False, True):
-        model = make(cls).train()
+        model = make(cls, sparse_prediction=sparse).train()
         if checkpointing:
             # The old name is deprecated in transformers 5.23, the new one unknown to 4.x.
             old = BertPreTrainedModel.gradient_checkpointing_enable
             enable = getattr(BertPreTrainedModel, "activation_checkpointing_enable", old)
             enable(model, {"use_reentrant": use_reentrant})
+            if use_reentrant:  # its first layer's input needs a gradient: Trainer and PEFT do the same
+                model.enable_input_require_grads()
         calls = count_calls(model.bert.encoder.layer[0].attention)
         torch.manual_seed(1)  # dropout is on: checkpointing replays it
-        model(**inputs).loss.backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        for kept, found in zip((losses, grads), gradients(model, **inputs), strict=True):
+            kept.append(found)
         recomputed.append(len(calls))
     assert recomputed == [1, 2], "premise: one pass without checkpointing, two with it"
-    assert not differing(*gradients)
-    assert len(gradients[0]) > 30
+    assert losses[0] == losses[1]
+    assert not differing(*grads)
+    assert len(grads[0]) > 30
+    assert any("pooler" in name for name in grads[0]) is (cls not in MLM_CLASSES)
 
 
 RESIZES = {"larger": (150, None), "smaller": (100, None), "a multiple": (130, 64), "only padded": (None, 48)}
@@ -655,10 +656,10 @@ def test_weights_saved_in_half_come_back_in_half(cls, tmp_path):
 
 @each_class
 def test_a_device_map_finds_the_units_that_stay_whole(cls):
-    units = set(make(cls)._no_split_modules)
-    names = {type(module).__name__ for module in make(cls).modules()}
-    assert "BertLayer" in units
-    assert units <= names
+    model = make(cls)
+    units = {*model._no_split_modules}
+    assert {type(model.bert.encoder.layer[0]).__name__, type(model.bert.embeddings).__name__} <= units
+    assert units <= {type(module).__name__ for module in model.modules()}
 
 
 # The real thing.
