@@ -1,26 +1,23 @@
-"""Reads texts from some sources: `with` or `without` the library datasets, or from data sets that it has `made`."""
+"""Reads texts from data sets that it makes, and from a name that is nothing, in the plain checkout that is named."""
 
 import json
 import os
 import sys
 
-from bert_pooled_mlm.calibration import read_texts
+import datasets
 
-how, samples, *sources = sys.argv[1:]
-if how == "without":
-    sys.modules["datasets"] = None
-if how == "made":
-    import datasets
+sys.path.insert(0, sys.argv[1])
+from calibration import read_texts
 
-    rows = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(50)], "comment": ["x"] * 25 + ["y"] * 25})
-    rows.save_to_disk("saved")
-    datasets.DatasetDict({"test": rows, "train": rows.select(range(20))}).save_to_disk("split")
-    os.mkdir("data")
-    rows.to_json("data/train.jsonl")
+rows = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(50)], "comment": ["x"] * 25 + ["y"] * 25})
+rows.save_to_disk("saved")
+datasets.DatasetDict({"test": rows, "train": rows.select(range(20))}).save_to_disk("split")
+os.mkdir("data")
+rows.to_json("data/train.jsonl")
 found = []
-for source in sources:
+for source in ("saved", "saved", "split", "data", "./data:comment", "no-such.txt"):
     try:
-        found.append(read_texts(source, int(samples)))
+        found.append(read_texts(source, 30))
     except ValueError as error:
         found.append(str(error))
 print(json.dumps(found))

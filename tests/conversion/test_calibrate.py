@@ -5,8 +5,6 @@ import importlib.util
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from checkpoints import (
     edit_json,
     randomize,
     renamed,
+    run_python,
     save_donor,
     save_lost,
     save_tokenizer,

@@ -1,10 +1,11 @@
 """Reading texts, and two tokenizers side by side."""
 
 import json
+import sys
 
 import pytest
 import rooms
-from checkpoints import answer, save_tokenizer
+from checkpoints import ROOT, answer, save_tokenizer
 from transformers import BertTokenizerFast
 
 
@@ -57,23 +58,20 @@ def test_what_can_not_be_read_is_said_in_one_line(tmp_path, name, content, messa
 
 @pytest.mark.versions
 def test_a_data_set_is_read_from_a_folder_with_a_column(tmp_path):
-    sources = ("saved", "saved", "split", "data", "./data:comment")
-    saved, again, split, data, comments = answer("read_texts", tmp_path, "made", 30, *sources)
+    saved, again, split, data, comments, nothing = answer("read_texts", tmp_path, ROOT)
     assert saved == again
     assert len(set(saved)) == len(set(data)) == 30
     assert set(split) == {f"text {number}" for number in range(20)}
     assert set(comments) == {"x", "y"}
+    assert nothing.startswith("no-such.txt: no such file, nor a data set that can be read (")
+    assert "\n" not in nothing
 
 
-@pytest.mark.parametrize(
-    ("library", "message"),
-    [("without", "no-such.txt: no such file; for a data set, run `pip install datasets` first"),
-     ("with", "no-such.txt: no such file, nor a data set that can be read (")],
-)  # fmt: skip
-def test_a_name_that_is_nothing_is_refused_in_one_line(tmp_path, library, message):
-    (found,) = answer("read_texts", tmp_path, library, 10, "no-such.txt")
-    assert found.startswith(message)
-    assert "\n" not in found
+def test_a_name_that_is_nothing_is_refused_in_one_line_where_datasets_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    text = "^no-such.txt: no such file; for a data set, run `pip install datasets` first$"
+    with pytest.raises(ValueError, match=text):
+        rooms.texts.read_texts("no-such.txt", 10)
 
 
 def test_fewer_samples_are_taken_from_all_over_the_file(far, fit, out):
