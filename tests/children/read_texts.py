@@ -7,7 +7,7 @@ import sys
 import datasets
 
 sys.path.insert(0, sys.argv[1])
-from calibration import read_texts
+from conversion.texts import read_texts
 
 rows = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(50)], "comment": ["x"] * 25 + ["y"] * 25})
 rows.save_to_disk("saved")

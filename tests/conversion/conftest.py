@@ -5,8 +5,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import rooms
-from bert_pooled_mlm import ConversionReport
+from bert_pooled_mlm import ConversionReport, conversion
 from checkpoints import FORMATS, edit_json, save_donor, save_lost
 from grafting import COMMIT, graft, sentences
 from hub_server import HubServer
@@ -25,7 +24,7 @@ def asked(tmp_path, monkeypatch) -> list[str]:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
-    monkeypatch.setattr(rooms.known_donors, "KNOWN_DONORS", ())
+    monkeypatch.setattr(conversion.donors, "KNOWN_DONORS", ())
     return names
 
 
@@ -48,8 +47,8 @@ def table(monkeypatch, shelve):
 
     def use(entries: dict[str, Path | None], vocab_size: int = 128, **shape) -> None:
         shape = {"hidden_size": 32, "num_hidden_layers": 2} | shape
-        known = [rooms.known_donors.KnownDonor(repo_id, vocab_size, **shape) for repo_id in entries]
-        monkeypatch.setattr(rooms.known_donors, "KNOWN_DONORS", (*rooms.known_donors.KNOWN_DONORS, *known))
+        known = [conversion.known_donors.KnownDonor(repo_id, vocab_size, **shape) for repo_id in entries]
+        monkeypatch.setattr(conversion.donors, "KNOWN_DONORS", (*conversion.donors.KNOWN_DONORS, *known))
         for repo_id, folder in entries.items():
             if folder is not None:
                 shelve(repo_id, folder)

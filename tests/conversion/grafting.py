@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rooms
 import torch
-from bert_pooled_mlm import ConversionError, ConversionReport, convert
+from bert_pooled_mlm import ConversionError, ConversionReport, conversion, convert
 from checkpoints import CHILDREN, POOLER, ROOT, bits, edit_json, save_weights, state, stored, todays
 
 WEIGHT, BIAS = POOLER
@@ -140,10 +139,10 @@ def write_sparse(folder: Path, config: dict, pooler: int | None, lineage: int, e
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
-    seeds = {rooms.bert.lineage_key(config): lineage} | ({} if pooler is None else dict.fromkeys(POOLER, pooler))
+    seeds = {conversion.bert.lineage_key(config): lineage} | ({} if pooler is None else dict.fromkeys(POOLER, pooler))
     header, end = {"__metadata__": {"format": "pt"}}, 0
-    for key, shape in rooms.bert.expected_shapes(config).items():
-        if key in seeds or (every and key not in (*POOLER, *rooms.bert.TIED)):
+    for key, shape in conversion.bert.expected_shapes(config).items():
+        if key in seeds or (every and key not in (*POOLER, *conversion.bert.TIED)):
             begin, end = end, end + 4 * math.prod(shape)
             header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     head = join(header, b"")

@@ -1,8 +1,8 @@
 """What a BERT is: its tensors' names and shapes, in every spelling that was ever saved."""
 
 import pytest
-import rooms
 import torch
+from bert_pooled_mlm import conversion
 from checkpoints import LAYER_NORM, SHAPE, bits, renamed, save_weights, stored, todays
 from grafting import expected_of, graft, prefixed, tied_copies, unprefixed, without
 from transformers import BertConfig, BertForPreTraining
@@ -13,9 +13,9 @@ def test_the_table_of_tensors_is_that_of_bert():
     """The names and shapes that the converter expects, against what transformers builds."""
     config = BertConfig(**{**SHAPE, "num_hidden_layers": 3})
     built = {name: tuple(tensor.shape) for name, tensor in BertForPreTraining(config).state_dict().items()}
-    for name in rooms.bert.DROPPED:
+    for name in conversion.bert.DROPPED:
         built.pop(name, None)
-    assert rooms.bert.expected_shapes(config.to_dict()) == built
+    assert conversion.bert.expected_shapes(config.to_dict()) == built
 
 
 def only_the_decoder(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,9 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import rooms
 import torch
-from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, ConversionReport, convert
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, ConversionReport, conversion, convert
 from bert_pooled_mlm.convert import main
 from checkpoints import (
     FORMATS,
@@ -299,7 +298,7 @@ def test_an_interrupted_fit_leaves_nothing(place, calibrating, monkeypatch, caps
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rooms.regression, "_choose_penalty", interrupted)
+    monkeypatch.setattr(conversion.regression, "_choose_penalty", interrupted)
     before = {path.name for path in place.iterdir()}
     assert calibrating() == 130
     assert "interrupted" in capsys.readouterr().err

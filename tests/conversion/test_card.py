@@ -72,10 +72,13 @@ def test_the_section_stands_there_once_whatever_is_converted(checkpoint, donor, 
 
 
 READMES = {
-    "YAML": (b"---\na: [\n---\n# T\n", r"README.md: its metadata is not valid YAML .*; mend or remove it"),
+    "YAML": (
+        b"---\na: [\n---\n# T\n",
+        r"README.md: its metadata is not valid YAML .*; mend it, or move the file away",
+    ),
     "code": (b"---\na: !!python/object/apply:os.system [x]\n---\n", r"its metadata is not valid YAML \(could not det"),
     "a list": (b"---\n- a\n---\n", r"README.md: its metadata "),
-    "Latin-1": ("---\na: \xe9\n---\n".encode("latin-1"), r"README.md: its metadata "),
+    "Latin-1": ("---\na: \xe9\n---\n".encode("latin-1"), r"README.md: not UTF-8 \(.*\); save it as UTF-8"),
     "what PyYAML chokes on": (b'---\na: !!int ""\n---\n', r"README.md: its metadata is not valid YAML"),
 }
 
@@ -90,4 +93,4 @@ def test_a_readme_with_damaged_metadata_is_refused(kind, place):
 def test_a_readme_without_end_is_refused(place):
     with (place / "checkpoint" / "README.md").open("wb") as file:
         file.truncate((8 << 20) + 1)
-    refused(place, r"README.md: more than 8388608 bytes")
+    refused(place, r"README.md: 8388609 bytes; expected at most 8388608 of such a file")

@@ -1,8 +1,8 @@
 """What is a checkpoint of a BERT that lost its pooler, and what every other kind of folder is told."""
 
 import pytest
-import rooms
 import torch
+from bert_pooled_mlm import conversion
 from checkpoints import SHAPE, bits, edit_json, save_weights, stored, todays
 from grafting import QUERY, config_of, expected_of, graft, refused, without
 
@@ -63,7 +63,7 @@ ALONE = {
 
 
 def test_every_other_kind_is_tested():
-    assert ALONE.keys() == {marker for marker, _, _ in rooms.checkpoint.OTHER_KINDS}
+    assert ALONE.keys() == {marker for marker, _, _ in conversion.checkpoint.OTHER_KINDS}
 
 
 @pytest.mark.parametrize("config", [True, False], ids=["with a config", "without"])

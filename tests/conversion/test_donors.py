@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rooms
 import torch
-from bert_pooled_mlm import ConversionError
+from bert_pooled_mlm import ConversionError, conversion
 from checkpoints import (
     SHAPE,
     contents,
@@ -23,7 +22,7 @@ from checkpoints import (
 from grafting import BIAS, COMMIT, LINEAGE, WEIGHT, config_of, graft, moved, name_it, refused, without
 from transformers import BertForMaskedLM, BertForPreTraining
 
-SHIPPED = rooms.known_donors.KNOWN_DONORS
+SHIPPED = conversion.known_donors.KNOWN_DONORS
 CHINESE = "google-bert/bert-base-chinese"
 GUESS = "the table of well-known BERTs"
 PLACES = {

@@ -1,9 +1,9 @@
 """The formats: what each one's config names, and the way from one to the other."""
 
 import pytest
-import rooms
+from bert_pooled_mlm import conversion
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import bits, contents, edit_json, todays
+from checkpoints import bits, contents, edit_json, stored, todays
 from grafting import config_of, expected_of, graft
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
@@ -11,9 +11,9 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertMo
 @pytest.mark.versions
 def test_the_defaults_and_the_auto_map_are_those_of_the_configurations():
     config = BertConfig()
-    assert {name: getattr(config, name) for name in rooms.bert.BERT_DEFAULTS} == rooms.bert.BERT_DEFAULTS
-    assert rooms.formats.AUTO_MAP == AUTO_MAP
-    assert set(rooms.formats.CODE_FILES) == {f"{target.split('.')[0]}.py" for target in AUTO_MAP.values()}
+    assert {name: getattr(config, name) for name in conversion.bert.SIZES} == conversion.bert.SIZES
+    assert conversion.formats.AUTO_MAP == AUTO_MAP
+    assert set(conversion.formats.CODE_FILES) == {f"{target.split('.')[0]}.py" for target in AUTO_MAP.values()}
 
 
 @pytest.mark.versions
@@ -27,10 +27,19 @@ def test_changing_the_format_keeps_the_pooler_and_needs_no_donor(first, second, 
     assert report.kept_tensors == len(todays(lost)) + 2
     direct = graft(lost, donor, tmp_path / "c" / "out", format=second)
     assert direct.status == report.status == "converted"
-    for output in ("b", "c"):  # the pooled format needs it, stock BERT reads it as well
-        edit_json(tmp_path / output / "out" / "config.json", "tokenizer_class")
-    assert contents(tmp_path / "b" / "out") == contents(tmp_path / "c" / "out")
-    assert config_of(tmp_path / "b" / "out")["pooler_source"] == source
+    other, again = tmp_path / "b" / "out", tmp_path / "c" / "out"
+    assert bits(stored(other)) == bits(stored(again))
+    for output in (other, again):  # the pooled format needs it, stock BERT reads it as well
+        edit_json(output / "config.json", "tokenizer_class")
+        (output / "model.safetensors").unlink()  # its header holds the hashes of config and card
+    card = (other / "README.md").read_text()
+    said = (
+        "(As the checkpoint's own config.json states it. Only the two hashes were checked when this was written.)\n\n"
+    )
+    assert said in card
+    (other / "README.md").write_text(card.replace(said, ""))
+    assert contents(other) == contents(again)
+    assert config_of(other)["pooler_source"] == source
 
 
 @pytest.mark.versions

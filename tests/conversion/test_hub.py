@@ -10,9 +10,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import rooms
 import torch
-from bert_pooled_mlm import ConversionError, convert
+from bert_pooled_mlm import ConversionError, conversion, convert
 from checkpoints import POOLER, answer, contents, edit_json, save_lost, save_weights, state, stored, took
 from grafting import Conversions, config_of, graft, unprefixed, write_sparse
 from grafting import refused as refused_here
@@ -139,9 +138,9 @@ BERT_BASE = (30522, 768, 12)
 def berts(tmp_path_factory) -> Path:
     """Three checkpoints of 440 MB: one without its pooler, the donor of it, and a stranger of the same shape."""
     folder = tmp_path_factory.mktemp("bert-base")
-    write_sparse(folder / "lost", rooms.bert.BERT_DEFAULTS, pooler=None, lineage=1)
-    write_sparse(folder / "donor", rooms.bert.BERT_DEFAULTS, pooler=2, lineage=1)
-    write_sparse(folder / "stranger", rooms.bert.BERT_DEFAULTS, pooler=3, lineage=4)
+    write_sparse(folder / "lost", conversion.bert.SIZES, pooler=None, lineage=1)
+    write_sparse(folder / "donor", conversion.bert.SIZES, pooler=2, lineage=1)
+    write_sparse(folder / "stranger", conversion.bert.SIZES, pooler=3, lineage=4)
     assert (folder / "donor" / "model.safetensors").stat().st_size > 437e6, "premise: bert-base's size"
     assert (folder / "donor" / "model.safetensors").stat().st_blocks * 512 < 20e6, "premise: most of it are holes"
     return folder
@@ -166,10 +165,10 @@ def test_a_further_candidate_costs_less_than_3_megabytes(other, hub, converted, 
     folder = berts / "stranger"
     if other == "relative":
         folder = tmp_path / "relative"
-        write_sparse(folder, rooms.bert.BERT_DEFAULTS, pooler=5, lineage=1)
+        write_sparse(folder, conversion.bert.SIZES, pooler=5, lineage=1)
         with (folder / "model.safetensors").open("r+b") as file:
             length = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(length))[rooms.bert.lineage_key(rooms.bert.BERT_DEFAULTS)]
+            entry = json.loads(file.read(length))[conversion.bert.lineage_key(conversion.bert.SIZES)]
             file.seek(8 + length + entry["data_offsets"][0])
             file.write(b"\0" * 400_000)
     hub.add_repo("user/other", folder)

@@ -5,13 +5,13 @@ import weakref
 
 import numpy as np
 import pytest
-import rooms
 import torch
 from bert_pooled_mlm import (
     BertPooledMLMConfig,
     BertPooledMLMForMaskedLM,
     BertPooledMLMForSequenceClassification,
     calibrate_pooler,
+    conversion,
 )
 from checkpoints import SHAPE, differing, make_donor, pooler_of, randomize
 from grafting import sentences
@@ -104,7 +104,7 @@ def test_it_brings_the_pooled_output_of_a_drifted_encoder_back(original, tokeniz
 def test_a_large_penalty_leaves_the_original_weight(original, monkeypatch, calibrated):
     distances = []
     for penalty in (1e-6, 1.0, 1e6):
-        monkeypatch.setattr(rooms.regression, "PENALTIES", (penalty,))
+        monkeypatch.setattr(conversion.regression, "PENALTIES", (penalty,))
         adapted = drifted(original)
         calibrated(adapted, sentences(400))
         before, after = pooler_of(original), pooler_of(adapted)
@@ -119,14 +119,14 @@ def test_the_minimum_is_the_one_that_is_defined():
     states, targets = generator.normal(size=(200, 9)), generator.normal(size=(200, 4))
     states[:, -1] = 1
     before = generator.normal(size=(4, 9))
-    moments = rooms.regression._Moments.of(states, targets - states @ before.T)
+    moments = conversion.regression._Moments.of(states, targets - states @ before.T)
     penalty = 0.03
 
     def loss(weights: np.ndarray) -> float:
         change = weights - before
         return ((targets - states @ weights.T) ** 2).sum() / 200 + penalty * (states**2).mean() * (change**2).sum()
 
-    best = before + rooms.regression._fit(moments, penalty)
+    best = before + conversion.regression._fit(moments, penalty)
     assert loss(best) < loss(before)
     for _ in range(50):
         assert loss(best + 1e-3 * generator.normal(size=best.shape)) > loss(best)
@@ -141,7 +141,7 @@ def test_the_penalty_is_that_of_the_smallest_error_on_left_out_folds():
         states = generator.normal(size=(12, 9))
         folds.append((states, states @ truth.T + generator.normal(size=(12, 4))))
     errors = []
-    for penalty in rooms.regression.PENALTIES:
+    for penalty in conversion.regression.PENALTIES:
         error = 0
         for left_out, (states, targets) in enumerate(folds):
             others = [fold for number, fold in enumerate(folds) if number != left_out]
@@ -149,9 +149,9 @@ def test_the_penalty_is_that_of_the_smallest_error_on_left_out_folds():
             change = np.linalg.solve(x.T @ x / len(x) + penalty * (x**2).mean() * np.eye(9), x.T @ y / len(x)).T
             error += ((targets - states @ change.T) ** 2).sum()
         errors.append(error)
-    chosen = rooms.regression._choose_penalty([rooms.regression._Moments.of(*fold) for fold in folds])
-    assert chosen == rooms.regression.PENALTIES[int(np.argmin(errors))]
-    assert rooms.regression.PENALTIES[0] < chosen < rooms.regression.PENALTIES[-1], (
+    chosen = conversion.regression._choose_penalty([conversion.regression._Moments.of(*fold) for fold in folds])
+    assert chosen == conversion.regression.PENALTIES[int(np.argmin(errors))]
+    assert conversion.regression.PENALTIES[0] < chosen < conversion.regression.PENALTIES[-1], (
         "the example has to have a best one in between"
     )
 
@@ -190,7 +190,7 @@ def test_the_batch_size_hardly_matters(original, calibrated):
 
 def test_memory_does_not_grow_with_the_number_of_texts(original, monkeypatch, calibrated):
     """Of the states of a batch, none is alive once the next but one has been encoded."""
-    encode, alive, most = rooms.regression._encode, weakref.WeakSet(), []
+    encode, alive, most = conversion.regression._encode, weakref.WeakSet(), []
 
     def counted(*args):
         alive.add(states := Watched(encode(*args)))
@@ -205,8 +205,8 @@ def test_memory_does_not_grow_with_the_number_of_texts(original, monkeypatch, ca
 
         __hash__ = object.__hash__
 
-    monkeypatch.setattr(rooms.regression, "_encode", counted)
-    monkeypatch.setattr(rooms.regression, "WINDOW", 2)
+    monkeypatch.setattr(conversion.regression, "_encode", counted)
+    monkeypatch.setattr(conversion.regression, "WINDOW", 2)
     for count in (100, 800):
         most.append(0)
         calibrated(drifted(original), sentences(count), batch_size=10)
@@ -268,7 +268,7 @@ def test_too_few_texts(original, calibrated):
 
 
 def test_few_texts_for_the_hidden_size_are_said_to_be_few(original, monkeypatch, calibrated):
-    monkeypatch.setattr(rooms.regression, "FEWEST_TEXTS", 10)
+    monkeypatch.setattr(conversion.regression, "FEWEST_TEXTS", 10)
     few, enough = (calibrated(drifted(original), sentences(count)) for count in (HIDDEN, 2 * HIDDEN))
     assert few.notes == ["32 texts are few for a hidden size of 32: more would fit better"]
     assert enough.notes == []

@@ -68,7 +68,8 @@ def test_what_is_not_a_file_is_refused(name, kind, place):
         "pipe": lambda: os.mkfifo(file),
     }
     make[kind]()
-    refused(place, rf"{name}: expected a file, found something else or a dead link; remove it")
+    found = "a folder" if kind == "folder" else "something else, or a link to nothing"
+    refused(place, rf"{name}: expected a file, found {found}; copy the file itself there")
 
 
 def test_a_link_within_the_folder_is_fine(place):

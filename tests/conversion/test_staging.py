@@ -1,11 +1,10 @@
 """The destination: what may be replaced, and when it gets its name. Kills: test_kills.py."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-from checkpoints import contents, save_donor, save_lost
+from checkpoints import contents, edit_json, save_donor, save_lost
 from grafting import graft, refused
 
 
@@ -26,7 +25,6 @@ def test_modes_follow_the_umask(umask, checkpoint, donor, out):
 def test_overwrite_replaces_the_whole_folder(lost, donor, tmp_path):
     other = save_donor(tmp_path / "other", seed=3)
     graft(save_lost(tmp_path / "first", other), other, tmp_path / "x" / "out", format="pooled")
-    (tmp_path / "x" / "out" / "stale.txt").write_text("old")
     graft(lost, donor, tmp_path / "x" / "out", format="bert", overwrite=True)
     graft(lost, donor, tmp_path / "y" / "out", format="bert")
     assert contents(tmp_path / "x") == contents(tmp_path / "y")
@@ -43,7 +41,7 @@ def test_all_is_on_disk_before_it_gets_its_name(lost, donor, tmp_path, monkeypat
     out = tmp_path / "deep" / "out"
     graft(lost, donor, out)
     renamed = done.index("rename")
-    building = next(path.parent for path in done if path.name == "config.json" and path.parent.parent == out.parent)
+    building = next(path.parent for path in done if path.name == "config.json" and out.parent in path.parents)
     flushed = {path.relative_to(building).as_posix() for path in done[:renamed]}
     expected = {path.relative_to(out).as_posix() for path in out.rglob("*")} | {"."}
     assert flushed == expected
@@ -54,13 +52,22 @@ def test_all_is_on_disk_before_it_gets_its_name(lost, donor, tmp_path, monkeypat
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_destination_in_or_around_the_input_is_refused(output, overwrite, place):
     (place / "link").symlink_to("checkpoint")
-    match = r"inside the checkpoint .*, or around it; choose a folder beside it"
+    match = r"inside the checkpoint .*, or around it; choose a folder beside it|checkpoint: is the checkpoint itself"
     refused(place, match, output=output, overwrite=overwrite)
 
 
-@pytest.mark.parametrize("output", ["donor", "donor/out"])
-def test_a_destination_in_the_donor_is_refused(output, place):
-    refused(place, r"inside the donor .*, or around it; choose a folder beside it", output=output, overwrite=True)
+@pytest.mark.parametrize(
+    ("output", "match"),
+    [
+        ("donor", r"donor: holds what this program did not write"),
+        ("donor/out", r"inside the donor .*, or around it; choose a folder beside it"),
+        ("written", r"written: is the donor itself; choose another folder with -o"),
+    ],
+)
+def test_a_destination_at_or_in_the_donor_is_refused(output, match, place):
+    graft(place / "checkpoint", place / "donor", place / "written")
+    donor = place / ("written" if output == "written" else "donor")
+    refused(place, match, output=output, pooler_from=donor, overwrite=True)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dead link", "circle"])
@@ -76,23 +83,40 @@ def test_a_destination_that_exists_is_refused(kind, place):
     refused(place, r"out: exists already; choose another with -o, or replace it with --overwrite")
 
 
-@pytest.mark.parametrize("kind", ["a folder of yours", "a file", "a link to a checkpoint", "code beside a config"])
-def test_overwrite_leaves_alone_what_is_no_checkpoint(kind, place, donor):
-    out = place / "out"
-    if kind == "a file":
-        out.write_text("mine")
-    elif kind == "a link to a checkpoint":
-        shutil.copytree(donor, place / "other")
-        out.symlink_to("other")
+FOREIGN = {
+    "a folder of yours": (lambda out: (out / "thesis.tex").write_text("mine"), "thesis.tex"),
+    "code beside a config": (lambda out: (out / "config.json").write_text("mine"), "config.json"),
+    "a checkpoint": (lambda out: save_lost(out, out.parent / "donor"), "config.json, "),
+    "a file added to an output": (lambda out: (out / "stale.txt").write_text("mine"), "stale.txt; choose"),
+    "an output that was edited": (lambda out: edit_json(out / "config.json", x=1), "config.json; choose"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_overwrite_leaves_alone_what_this_program_did_not_write(kind, place):
+    change, named = FOREIGN[kind]
+    if "output" in kind:
+        graft(place / "checkpoint", place / "donor")
     else:
-        out.mkdir()
-        (out / ("config.json" if "config" in kind else "thesis.tex")).write_text("mine")
-    refused(place, r"out: does not look like a checkpoint, so --overwrite leaves it alone", overwrite=True)
+        (place / "out").mkdir()
+    change(place / "out")
+    match = f"out: holds what this program did not write, or what has changed since: {named}"
+    refused(place, match, overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link to a checkpoint"])
+def test_overwrite_leaves_alone_what_is_no_folder(kind, place):
+    if kind == "a file":
+        (place / "out").write_text("mine")
+    else:
+        (place / "out").symlink_to("donor")
+    match = r"out: expected a folder, found something else; choose another with -o"
+    refused(place, match, overwrite=True)
 
 
 def test_a_destination_under_a_file_is_refused(place):
     (place / "file").write_text("x")
-    refused(place, r"Not a directory; nothing was written", output="file/deep/out")
+    refused(place, r"file: can't be written into; choose another folder with -o", output="file/deep/out")
 
 
 FAILING = {"mkdir": PermissionError(13, "Permission denied"), "fsync": OSError(28, "No space left on device"),

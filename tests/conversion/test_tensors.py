@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rooms
 import torch
-from bert_pooled_mlm import ConversionError
+from bert_pooled_mlm import ConversionError, conversion
 from checkpoints import POOLER, bits, save_weights, stored, todays
 from grafting import QUERY, expected_of, graft, join, refused, split
 
@@ -44,7 +43,7 @@ def test_casting_is_torchs_for_every_kind_of_value(of, to):
     values = values[values.to(DTYPES[to]).isfinite()]
     assert len(values) > 10_000, "premise"
     data = memoryview(values.view(torch.uint8).numpy())
-    cast = rooms.tensors.Tensor(None, "", of, (len(values),), 0, data).cast(to)
+    cast = conversion.tensors.Tensor(None, "", of, (len(values),), 0, data).cast(to)
     assert (cast.dtype, cast.shape) == (to, (len(values),))
     assert cast.read() == values.to(DTYPES[to]).view(torch.uint8).numpy().tobytes()
 
