@@ -17,7 +17,7 @@ from .donors import Donor, Donors
 from .errors import ConversionError
 from .formats import Format
 from .provenance import Fit, PoolerSource
-from .sources import COPIED, WEIGHT_FILES, Folder, local_path
+from .sources import CONFIG_FILES, COPIED, WEIGHT_FILES, Folder, local_path
 from .staging import check_apart, check_output
 from .tensors import Tensor
 from .tokenizer import completed_config
@@ -92,7 +92,7 @@ class Plan:
         """Files and folders of the input that have no part in the output."""
         read = {tensor.file for tensor in self.checkpoint.tensors.values()}
         return sorted(
-            self.checkpoint.source.names() - {"config.json", "README.md", *self.copied, *WEIGHT_FILES} - read
+            self.checkpoint.source.names() - {*CONFIG_FILES, "README.md", *self.copied, *WEIGHT_FILES} - read
         )
 
     @functools.cached_property
