@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 ENCODER = "bert."
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
@@ -18,7 +18,8 @@ DROPPED = {
     "cls.seq_relationship.weight": "the next-sentence head",
     "cls.seq_relationship.bias": "the next-sentence head",
 }
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+# Parts of names that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put in.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # BertModel's own tensors begin with one of these where they are saved without "bert.".
 BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
@@ -39,16 +40,23 @@ def lineage_key(config: dict) -> str:
 
 def current_names(stored: Iterable[str]) -> dict[str, str]:
     """Stored names to those that `BertForMaskedLM` of today's transformers gives the same tensors."""
+    plain = {key: ".".join(part for part in key.split(".") if part not in WRAPPERS) for key in stored}
+    root = _root(plain.values())
     names = {}
-    for key in stored:
-        name = key
-        while name.startswith(WRAPPER_PREFIXES):
-            name = name.removeprefix(WRAPPER_PREFIXES[0]).removeprefix(WRAPPER_PREFIXES[1])
+    for key, name in plain.items():
+        name = name.removeprefix(root)
         for old, new in OLD_SUFFIXES.items():
             if name.endswith(old):
                 name = name.removesuffix(old) + new
         names[key] = ENCODER + name if name.startswith(BARE_PREFIXES) else name
     return names
+
+
+def _root(names: Collection[str]) -> str:
+    """What stands before all names alike, such as Lightning's `model.`; the word embeddings tell it."""
+    ending = WORD_EMBEDDINGS.removeprefix(ENCODER)
+    root = next((name.removesuffix(ending).removesuffix(ENCODER) for name in names if name.endswith(ending)), "")
+    return root if all(name.startswith(root) for name in names) else ""
 
 
 def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:

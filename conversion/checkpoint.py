@@ -1,11 +1,14 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Step 1, read: a BERT checkpoint's config and headers, whole or in part, and what other kinds of folder are told."""
+"""Step 1, read: a BERT checkpoint's config and headers, whole or in part."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import os
+from collections.abc import Iterator
 
 from . import hub
 from .bert import (
@@ -23,30 +26,10 @@ from .bert import (
 )
 from .errors import ConversionError, HubError, listed
 from .formats import FORMATS, MODEL_TYPE, Format
+from .other_kinds import refuse_empty, refuse_other_files, refuse_other_model, refuse_other_names
 from .provenance import PoolerSource
-from .sources import COPIED, WEIGHT_FILES, Folder, Source, checkpoint_files, is_count, local_path, read_json
+from .sources import CONFIG_FILES, COPIED, Folder, Source, checkpoint_files, is_count, local_path, read_json
 from .tensors import FLOATS, Tensor, read_tensors, same_bytes
-
-# What a folder without weights of its own may be instead, told by a file in it, and what to run first.
-OTHER_KINDS = (
-    ("adapter_config.json", "a PEFT adapter, not a model",
-     "merge it first: PeftModel.from_pretrained(BertForMaskedLM.from_pretrained(BASE), FOLDER).merge_and_unload()"
-     ".save_pretrained(MERGED)"),
-    ("modules.json", "a sentence-transformers model, trained with a pooling of its own and without an MLM head",
-     "load it with SentenceTransformer(FOLDER), or convert the MLM checkpoint that it was made from"),
-    ("zero_to_fp32.py", "a DeepSpeed checkpoint whose weights are split over ranks",
-     "merge them first: python zero_to_fp32.py . OUT, in that folder"),
-    ("pytorch_model_fsdp_0", "an FSDP checkpoint whose weights are split over ranks",
-     "merge them first: accelerate merge-weights FOLDER/pytorch_model_fsdp_0 OUT"),
-    (".metadata", "a distributed (DCP) checkpoint whose weights are split over ranks",
-     "merge them first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT"),
-    ("tf_model.h5", "a TensorFlow checkpoint",
-     "with transformers 4.x: BertForMaskedLM.from_pretrained(FOLDER, from_tf=True).save_pretrained(OUT)"),
-    ("model.ckpt.index", "a TensorFlow 1 checkpoint",
-     "with transformers 4.x: transformers-cli convert --model_type bert"),
-    ("flax_model.msgpack", "a Flax checkpoint",
-     "with transformers 4.x: BertForMaskedLM.from_pretrained(FOLDER, from_flax=True).save_pretrained(OUT)"),
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +92,32 @@ def open_checkpoint(name: str, revision: str | None) -> Folder:
         ConversionError: There is none, or the Hub did not answer.
     """
     if os.path.isdir(local_path(name)) or not hub.may_be_repo(name):
-        return hub.open_source(name, revision)
+        with suggesting(name):
+            return hub.open_source(name, revision)
+    with suggesting(name):
+        return download(name, revision)
+
+
+@contextlib.contextmanager
+def suggesting(name: str) -> Iterator[None]:
+    """Adds the folder whose name is nearly `name`, where there is one, to the refusal of a name that leads nowhere."""
+    try:
+        yield
+    except ConversionError as error:
+        path = local_path(name)
+        if not os.path.exists(path) and os.path.isdir(path.parent):
+            near = difflib.get_close_matches(path.name, [it.name for it in path.parent.iterdir() if it.is_dir()], n=1)
+            if near:
+                raise type(error)(f"{error}; did you mean {path.with_name(near[0])}?") from error
+        raise
+
+
+def download(name: str, revision: str | None) -> Folder:
+    """A repo's checkpoint, whole; the cached one where the Hub does not answer.
+
+    Raises:
+        ConversionError: It is no checkpoint, or the Hub did not answer and nothing is cached.
+    """
     try:
         with hub.hub_errors(name, "no such folder, and "):
             repo = hub.HubRepo(name, revision)
@@ -129,19 +137,16 @@ def read_config(source: Source) -> dict:
     Raises:
         ConversionError: There is none, it is not a BERT's, or a size in it is none.
     """
-    names = source.names()
-    for marker, kind, advice in OTHER_KINDS[:1] if "config.json" in names else OTHER_KINDS:
-        if marker in names:
-            raise ConversionError(f"{source.where()}: {kind}; {advice}")
-    if "config.json" not in names:
+    file = next((name for name in CONFIG_FILES if name in source.names()), None)
+    if file is None:
+        refuse_other_files(source)
         raise ConversionError(f"{source.where()}: no config.json; pass the folder that save_pretrained wrote")
-    config, where = read_json(source, "config.json"), source.where("config.json")
-    if "model_type" not in config and str(config.get("architectures")).startswith("['Bert"):
-        config["model_type"] = "bert"  # as in the earliest checkpoints
-    if config.get("model_type") not in ("bert", MODEL_TYPE):
-        raise ConversionError(
-            f"{where}: model_type is {config.get('model_type')!r}; only BERT ('bert') has this pooler"
-        )
+    config, where = read_json(source, file), source.where(file)
+    refuse_other_files(source, "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
+    if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
+        config.setdefault("model_type", "bert")  # the first PyTorch BERTs say neither; their tensors have to tell
+    if config.setdefault("model_type", None) != MODEL_TYPE:
+        refuse_other_model(where, config)
     for field, default in SIZES.items():
         value = config.setdefault(field, default)
         if not is_count(value) or value == 0:
@@ -167,6 +172,7 @@ def read_part(source: Source) -> Checkpoint:
         ConversionError: No config or no weights of a BERT, or a tensor is stored twice.
     """
     config, stored = read_config(source), read_tensors(source)
+    refuse_other_names(source, stored)
     names = current_names(stored)
     tensors: dict[str, Tensor] = {}
     for key, name in names.items():
@@ -186,16 +192,13 @@ def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:
     Raises:
         ConversionError: It is not a whole BERT with an MLM head; all offenders are listed.
     """
-    config = read_config(source)
-    names = source.names()
-    own_modules = "pooler_source" in config or config["model_type"] == MODEL_TYPE
-    for marker, kind, advice in OTHER_KINDS:
-        if marker in names and (
-            not names.intersection(WEIGHT_FILES) or (marker == "modules.json" and not own_modules)
-        ):
-            raise ConversionError(f"{source.where()}: {kind}; {advice}")
     part = read_part(source)
+    config = part.config
+    refuse_empty(source, [name for name, tensor in part.tensors.items() if tensor.shape == (0,)])
     dropped = {name: reason for name, reason in DROPPED.items() if name in part.tensors}
+    if vectors_only:
+        heads = sorted(name for name in part.tensors if not name.startswith((ENCODER, HEAD)))
+        dropped |= dict.fromkeys(heads, "the head of another task")
     tensors = {name: tensor for name, tensor in part.tensors.items() if name not in dropped}
     if not part.has_mlm_head and not vectors_only:
         raise ConversionError(

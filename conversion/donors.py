@@ -238,10 +238,12 @@ def _names_in(folder: Folder, config: dict) -> Iterator[tuple[str, str]]:
 
 
 def _as_donors(name: str) -> list[str]:
-    """A folder that exists, a Hub id, or the well-known model at the end of a path that is gone."""
+    """A folder that exists, a Hub id, or the one that a path tells which is gone."""
     path = local_path(name)
     if os.path.isdir(path):
         return [name]
+    if cached := re.search(r"(?:^|[/\\])models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]", name):
+        return ["/".join(filter(None, cached.groups()))]  # in the Hub's cache of another machine
     ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) else []
     ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
     return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))

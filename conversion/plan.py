@@ -18,7 +18,7 @@ from .errors import ConversionError
 from .fields import OWN, travelling
 from .formats import Format
 from .provenance import Fit, PoolerSource
-from .sources import COPIED, WEIGHT_FILES, Folder, local_path
+from .sources import CONFIG_FILES, COPIED, WEIGHT_FILES, Folder, local_path
 from .staging import check_apart, check_output
 from .tensors import Tensor
 from .tokenizer import completed_config
@@ -99,7 +99,7 @@ class Plan:
         """Files and folders of the input that have no part in the output."""
         read = {tensor.file for tensor in self.checkpoint.tensors.values()}
         return sorted(
-            self.checkpoint.source.names() - {"config.json", "README.md", *self.copied, *WEIGHT_FILES} - read
+            self.checkpoint.source.names() - {*CONFIG_FILES, "README.md", *self.copied, *WEIGHT_FILES} - read
         )
 
     @functools.cached_property

@@ -17,6 +17,8 @@ from .errors import ConversionError, first_line
 
 CHUNK = 1 << 20  # bytes
 JSON_LIMIT = 8 << 20  # bytes
+LFS_POINTER = b"version https://git-lfs."
+CONFIG_FILES = ("config.json", "bert_config.json")  # the latter in Google's own releases
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -94,8 +96,12 @@ class Folder:
         if not any(target.is_relative_to(root) for root in self._roots):
             raise ConversionError(f"{path}: a link that leads out of the folder, to {target}; copy the file in")
         if not path.is_file():
-            kind = "a folder" if path.is_dir() else "something else, or a link to nothing"
-            raise ConversionError(f"{path}: expected a file, found {kind}; copy the file itself there")
+            if path.is_dir():
+                raise ConversionError(
+                    f"{path}: expected a file, found a folder, as zero_to_fp32.py writes one under such a name; move "
+                    f"the files that are in it into {self.path}"
+                )
+            raise ConversionError(f"{path}: expected a file, found something else or a dead link; copy the file there")
         return path
 
     def _open(self, name: str) -> io.FileIO:
@@ -156,7 +162,21 @@ def read_bytes(source: Source, name: str, limit: int = JSON_LIMIT) -> bytes:
     size = source.size(name)
     if size > limit:
         raise ConversionError(f"{source.where(name)}: {size} bytes; expected at most {limit} of such a file")
-    return b"".join(map(bytes, source.chunks(name, 0, size)))
+    data = b"".join(map(bytes, source.chunks(name, 0, size)))
+    refuse_pointer(source, name, data)
+    return data
+
+
+def refuse_pointer(source: Source, name: str, beginning: bytes) -> None:
+    """Refuses what Git LFS leaves in the place of a file that was not fetched.
+
+    Raises:
+        ConversionError: It is that.
+    """
+    if len(beginning) >= 8 and LFS_POINTER.startswith(beginning[: len(LFS_POINTER)]):
+        raise ConversionError(
+            f"{source.where(name)}: a Git LFS pointer, not the file itself; run `git lfs pull` in that folder"
+        )
 
 
 def read_json(source: Source, name: str) -> dict:
@@ -203,10 +223,11 @@ def weights_file(source: Source) -> str | None:
 
 
 def checkpoint_files(source: Source) -> list[str]:
-    """The files that hold a checkpoint's config and weights, as its index names them; config.json last."""
+    """The files that hold a checkpoint's config and weights, as its index names them; the config last."""
     weights = weights_file(source)
     shards: set[str] = set()
     if weights is not None and weights.endswith(".index.json"):
         named = read_json(source, weights).get("weight_map")
         shards = {str(shard) for shard in named.values()} if isinstance(named, dict) else set()
-    return [*sorted(shards), *([weights] if weights else []), "config.json"]
+    config = next((name for name in CONFIG_FILES if name in source.names()), CONFIG_FILES[0])
+    return [*sorted(shards), *([weights] if weights else []), config]

@@ -22,7 +22,17 @@ from typing import BinaryIO
 import numpy as np
 
 from .errors import ConversionError, first_line, listed
-from .sources import WEIGHT_FILES, Folder, Source, is_count, parse_json, read_json, weights_file
+from .sources import (
+    LFS_POINTER,
+    WEIGHT_FILES,
+    Folder,
+    Source,
+    is_count,
+    parse_json,
+    read_json,
+    refuse_pointer,
+    weights_file,
+)
 
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -111,7 +121,9 @@ def read_header(source: Source, name: str) -> tuple[dict[str, Tensor], dict]:
         ConversionError: The header is damaged, lies about dtypes, shapes or offsets, or is larger than any BERT's.
     """
     where, size = source.where(name), source.size(name)
-    length = int.from_bytes(b"".join(map(bytes, source.chunks(name, 0, 8))), "little") if size >= 8 else size
+    first = b"".join(map(bytes, source.chunks(name, 0, min(size, 8))))
+    refuse_pointer(source, name, first)
+    length = int.from_bytes(first, "little") if size >= 8 else size
     if size < 8 or 8 + length > size:
         raise ConversionError(
             f"{where}: a header of {length} bytes in a file of {size}: truncated, or not safetensors"
@@ -162,7 +174,8 @@ def read_pickle(folder: Folder, name: str) -> dict[str, Tensor]:
 
     codes = {getattr(torch, long): short for short, long in FLOATS.items()} | {torch.int64: "I64"}
     path = folder.local(name)
-    folder.size(name)  # from now on, `folder.changed` watches it
+    beginning = folder.chunks(name, 0, min(folder.size(name), len(LFS_POINTER)))  # opens it: `changed` watches it now
+    refuse_pointer(folder, name, b"".join(map(bytes, beginning)))
     records = _records(path)
     state = _unpickled(path, mmap=True if records else None)
     starts = _starts(state, records)

@@ -1,0 +1,176 @@
+"""text-embeddings-inference: what its source reads, stated as data, and held against the files that are written.
+
+The server is a Rust program that is not run here. From https://github.com/huggingface/text-embeddings-inference, read
+in 2026: a field without a default that is missing, or of another type, ends its start ("Model is not supported"),
+except in modules.json, where it goes on without the Dense module, and so without the pooler.
+"""
+
+import json
+
+import pytest
+import torch
+from bert_pooled_mlm.convert import convert
+from checkpoints import FORMATS, save_weights, stored
+from safetensors import safe_open
+from transformers import BertModel
+
+pytestmark = pytest.mark.versions
+
+
+def is_count(value) -> bool:
+    return type(value) is int and value >= 0
+
+
+def is_number(value) -> bool:
+    return type(value) in (int, float)
+
+
+def is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+def is_flag(value) -> bool:
+    return isinstance(value, bool)
+
+
+def optional(check):
+    return lambda value: value is None or check(value)
+
+
+# File -> (where in its source, {field: what it has to be}).
+READ = {
+    "config.json": (
+        "router/src/lib.rs, ModelConfig",
+        {
+            "architectures": lambda value: isinstance(value, list) and all(map(is_text, value)),
+            "model_type": is_text,
+            "max_position_embeddings": is_count,
+            "pad_token_id": is_count,
+            "id2label": optional(lambda value: all(map(is_text, [*value, *value.values()]))),
+            "label2id": optional(lambda value: all(map(is_text, value)) and all(map(is_count, value.values()))),
+        },
+    ),
+    "config.json, by the BERT": (
+        "backends/candle/src/models/bert.rs, BertConfig",
+        {
+            **dict.fromkeys(
+                (
+                    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                    "max_position_embeddings", "type_vocab_size", "pad_token_id",
+                ),
+                is_count,
+            ),
+            **dict.fromkeys(("hidden_dropout_prob", "initializer_range", "layer_norm_eps"), is_number),
+            "hidden_act": lambda value: value in ("gelu", "relu"),  # backends/candle/src/layers/linear.rs, HiddenAct
+            "position_embedding_type": optional(lambda value: value == "absolute"),
+            "use_cache": optional(is_flag),
+            "classifier_dropout": optional(is_number),
+        },
+    ),
+    "sentence_bert_config.json": ("router/src/lib.rs, STConfig", {"max_seq_length": is_count}),
+    "1_Pooling/config.json": (
+        "router/src/lib.rs, PoolConfig",
+        {
+            "pooling_mode_cls_token": lambda value: value is True,
+            "pooling_mode_mean_tokens": is_flag,
+            "pooling_mode_max_tokens": is_flag,
+            "pooling_mode_mean_sqrt_len_tokens": is_flag,
+        },
+    ),
+    "2_Dense/config.json": (
+        "backends/candle/src/models/dense.rs, DenseConfig",
+        {
+            "in_features": is_count,
+            "out_features": is_count,
+            "bias": is_flag,
+            # The only activation that it knows besides Identity, by this very name.
+            "activation_function": lambda value: value == "torch.nn.modules.activation.Tanh",
+        },
+    ),
+}  # fmt: skip
+# backends/src/lib.rs, ModuleConfig: all four fields, and no type but these.
+MODULE = {"idx": is_count, "name": is_text, "path": is_text, "type": is_text}
+MODULES = {f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Dense", "Normalize")}
+# backends/candle/src/lib.rs, Config: "bert" among others; none of them is ours.
+MODEL_TYPES = {"bert", "xlm-roberta", "camembert", "roberta", "distilbert", "nomic_bert", "mistral", "new", "qwen2"}
+
+
+def read(folder, name: str):
+    return json.loads((folder / name).read_text("utf-8"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("file", READ)
+def test_every_field_that_it_reads_is_there_with_its_type(file, format, converted):
+    source, fields = READ[file]
+    found = read(converted / format, file.split(",")[0])
+    assert {name: found.get(name) for name, check in fields.items() if not check(found.get(name))} == {}, source
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_it_finds_the_dense_module_in_modules_json(format, converted):
+    modules = read(converted / format, "modules.json")
+    for module in modules:
+        assert all(check(module[name]) for name, check in MODULE.items())
+        assert module["type"] in MODULES
+    assert [module["path"] for module in modules if module["type"].endswith(".Dense")] == ["2_Dense"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_dense_weights_have_its_names_and_shapes_and_are_the_pooler(format, converted):
+    """dense.rs: linear.weight is (out_features, in_features), linear.bias is (out_features)."""
+    config, pooler = read(converted / format, "2_Dense/config.json"), stored(converted / format)
+    with safe_open(converted / format / "2_Dense" / "model.safetensors", "pt") as file:
+        assert {*file.keys()} == {"linear.weight", "linear.bias"}
+        assert file.get_tensor("linear.weight").shape == (config["out_features"], config["in_features"])
+        assert torch.equal(file.get_tensor("linear.weight"), pooler["bert.pooler.dense.weight"])
+        assert torch.equal(file.get_tensor("linear.bias"), pooler["bert.pooler.dense.bias"])
+    assert config["bias"] is True
+
+
+def test_the_encoders_weights_have_the_names_under_which_it_looks_for_them(converted):
+    """bert.rs: embeddings and encoder, with or without the prefix `bert.`; LayerNorm by weight and bias."""
+    config, names = read(converted / "bert", "config.json"), stored(converted / "bert").keys()
+    parts = [f"bert.embeddings.{part}_embeddings.weight" for part in ("word", "position", "token_type")]
+    dense = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+    dense += ["intermediate.dense", "output.dense", "attention.output.LayerNorm", "output.LayerNorm"]
+    layers = [f"bert.encoder.layer.{number}" for number in range(config["num_hidden_layers"])]
+    parts += [f"{layer}.{part}.{kind}" for layer in layers for part in dense for kind in ("weight", "bias")]
+    parts += [f"bert.embeddings.LayerNorm.{kind}" for kind in ("weight", "bias")]
+    assert {*parts} <= names
+    ours = {name for name, _ in BertModel.from_pretrained(converted / "bert").named_parameters()}
+    assert {f"bert.{name}" for name in ours if not name.startswith("pooler.")} == {*parts}, (
+        "premise: nothing forgotten"
+    )
+
+
+def test_sharded_weights_have_the_index_that_it_falls_back_to(lost, donor, tmp_path):
+    """backends/candle/src/lib.rs: model.safetensors, else model.safetensors.index.json with its weight_map."""
+    (tmp_path / "shards").mkdir()
+    for file in lost.iterdir():
+        (tmp_path / "shards" / file.name).write_bytes(file.read_bytes())
+    save_weights(tmp_path / "shards", stored(lost), shards=3)
+    convert(tmp_path / "shards", tmp_path / "out", pooler_from=donor, format="bert", verify=False)
+    assert not (tmp_path / "out" / "model.safetensors").exists(), "premise: it is sharded"
+    shards = {*read(tmp_path / "out", "model.safetensors.index.json")["weight_map"].values()}
+    assert len(shards) == 3
+    assert all((tmp_path / "out" / name).is_file() for name in shards)
+
+
+def test_it_serves_the_bert_format_and_does_not_know_the_pooled_type(converted):
+    types = {format: read(converted / format, "config.json")["model_type"] for format in FORMATS}
+    assert types["bert"] in MODEL_TYPES
+    assert types["pooled"] not in MODEL_TYPES
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_it_takes_the_model_for_an_embedding_model(format, converted):
+    """router/src/lib.rs: an architecture that ends with "Classification" would make it a classifier."""
+    (architecture,) = read(converted / format, "config.json")["architectures"]
+    assert not architecture.endswith("Classification")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_tokenizer_json_that_it_needs_is_copied(format, lost, converted):
+    assert (lost / "tokenizer.json").is_file(), "premise: the checkpoint has a fast tokenizer"
+    assert (converted / format / "tokenizer.json").read_bytes() == (lost / "tokenizer.json").read_bytes()

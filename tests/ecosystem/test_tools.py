@@ -1,0 +1,198 @@
+"""What stock BERT can be handed to, the pooled model can, too: accelerate, half precision, compile, export, ONNX."""
+
+import shutil
+
+import onnxruntime
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
+from bert_pooled_mlm.convert import convert
+from checkpoints import (
+    FORMATS,
+    POOLER,
+    answer,
+    batch,
+    bits,
+    differing,
+    mlm_rows,
+    pooler_of,
+    save_weights,
+    stored,
+    todays,
+)
+from torch._dynamo.utils import counters
+from transformers import AutoModel, AutoModelForMaskedLM, BertModel
+
+CLASSES = [BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel]
+
+
+def inputs(rows: int, length: int) -> dict[str, torch.Tensor]:
+    ids = torch.arange(rows * length).reshape(rows, length) + 5
+    mask = torch.ones_like(ids)
+    mask[-1, -1] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def dynamic() -> dict[str, dict[int, torch.export.Dim]]:
+    axes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("sequence", min=2, max=64)}
+    return {"input_ids": axes, "attention_mask": axes}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("cls", CLASSES)
+def test_device_map_auto_places_it_as_a_plain_load_does(cls, pooled):
+    torch.manual_seed(0)  # of the classifier, which is new
+    plain = cls.from_pretrained(pooled).eval()
+    torch.manual_seed(0)
+    placed = cls.from_pretrained(pooled, device_map="auto").eval()
+    one, other = plain(**inputs(2, 7)), placed(**inputs(2, 7))
+    assert torch.equal(one.logits, other.logits)
+    assert all(
+        p.requires_grad == q.requires_grad for p, q in zip(plain.parameters(), placed.parameters(), strict=True)
+    )
+
+
+# accelerate.
+
+
+@pytest.fixture
+def accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test's Trainer may have left one
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.versions
+def test_accelerate_prepares_trains_unwraps_and_saves_it(accelerator, pooled, tmp_path):
+    """As run_mlm_no_trainer.py does. What is saved opens again, with the pooler that it came with."""
+    model = AutoModelForMaskedLM.from_pretrained(pooled).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    loader = torch.utils.data.DataLoader(mlm_rows(4), batch_size=2)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    for inputs in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward(model(**inputs).loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    state = accelerator.get_state_dict(model)
+    accelerator.unwrap_model(model).save_pretrained(tmp_path, save_function=accelerator.save, state_dict=state)
+    again, info = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    before = todays(pooled)
+    moved = differing(before, todays(tmp_path))
+    assert moved == before.keys() - {*POOLER}
+    assert not differing(again.state_dict(), accelerator.unwrap_model(model).state_dict())
+
+
+# Half precision. (That a checkpoint is loaded in the dtype asked for is tested with the model.)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("half", ["half", "bfloat16"])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_model_cast_to_half_precision_gives_nearly_the_same(cls, half, pooled):
+    torch.manual_seed(0)  # of the classifier, which is new
+    model = cls.from_pretrained(pooled).eval()
+    with torch.no_grad():
+        expected = model(**batch())
+        found = getattr(model, half)()(**batch())
+    assert [*found] == [*expected]
+    for name in expected:
+        assert found[name].dtype == {"half": torch.float16, "bfloat16": torch.bfloat16}[half]
+        # 11 and 8 bits of mantissa, over two layers; the states are of the order of 1.
+        torch.testing.assert_close(found[name].float(), expected[name], rtol=0, atol=0.01 if half == "half" else 0.1)
+
+
+# safetensors only.
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_converted_pickle_is_read_from_safetensors_alone(format, lost, donor, tmp_path, monkeypatch):
+    shutil.copytree(lost, tmp_path / "lost")
+    save_weights(tmp_path / "lost", stored(lost), kind="bin")
+    convert(tmp_path / "lost", tmp_path / "out", pooler_from=donor, format=format, verify=False)
+    assert [path.name for path in tmp_path.rglob("*.bin")] == ["pytorch_model.bin"], "premise: the input alone has one"
+
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    model, info = AutoModel.from_pretrained(tmp_path / "out", use_safetensors=True, output_loading_info=True)
+    assert not info["missing_keys"]
+    kept = stored(tmp_path / "out")
+    assert bits(pooler_of(model)) == bits({name.removeprefix("bert.pooler."): kept[name] for name in POOLER})
+
+
+# torch.compile, of inference. (Of training: test_peft_and_savers.py.)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_compiled_inference_is_eagers_in_one_graph_for_any_shape(return_logits, pooled):
+    torch._dynamo.reset()
+    counters.clear()
+    model = AutoModel.from_pretrained(pooled, num_hidden_layers=1, return_logits=return_logits).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for rows, length in ((3, 12), (2, 9), (4, 15)):
+            expected, found = model(**batch(rows, length)), compiled(**batch(rows, length))
+            assert [*found] == ["last_hidden_state", "pooler_output", *(["logits"] if return_logits else [])]
+            assert all(torch.equal(found[name], expected[name]) for name in expected)  # the same kernels
+    assert counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="PyTorch's default compiler needs a C++ one")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # PyTorch's own use
+def test_inference_compiled_by_the_default_compiler_is_nearly_eagers(pooled):
+    torch._dynamo.reset()
+    model = AutoModel.from_pretrained(pooled, num_hidden_layers=1).eval()
+    with torch.no_grad():
+        expected, found = model(**batch()), torch.compile(model)(**batch())
+    assert [*found] == [*expected]
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)  # other kernels
+    torch._dynamo.reset()
+
+
+# Export.
+
+
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_torch_export_with_dynamic_shapes(return_logits, pooled):
+    model = BertPooledMLMModel.from_pretrained(pooled, return_logits=return_logits).eval()
+    program = torch.export.export(model, (), inputs(2, 7), dynamic_shapes=dynamic())
+    expected, found = model(**inputs(3, 5)), program.module()(**inputs(3, 5))
+    assert [*found] == [*expected] == ["last_hidden_state", "pooler_output", *(["logits"] if return_logits else [])]
+    # Another graph may round differently in the last bits.
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def exported(pooled, tmp_path_factory):
+    """In a fresh process: PyTorch's exporter warns of its own deprecations, which would be errors here."""
+    folder = tmp_path_factory.mktemp("onnx")
+    assert answer("onnx_export", folder, pooled, folder)
+    return folder
+
+
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_onnx_runtime_gives_the_same_with_dynamic_shapes(return_logits, pooled, exported):
+    session = onnxruntime.InferenceSession(exported / f"{return_logits}.onnx")
+    model = BertPooledMLMModel.from_pretrained(pooled, return_logits=return_logits).eval()
+    for rows, length in ((1, 4), (3, 9)):
+        with torch.no_grad():
+            expected = model(**inputs(rows, length))
+        found = session.run(None, {name: value.numpy() for name, value in inputs(rows, length).items()})
+        assert len(found) == len(expected) == 2 + return_logits
+        for ours, theirs in zip(expected.to_tuple(), found, strict=True):
+            assert abs(ours.numpy() - theirs).max() < 1e-5  # other kernels
+
+
+def test_stock_bert_can_be_exported_at_all(pooled):
+    """The premise: what fails for stock BERT, too, is not promised."""
+    model = BertModel.from_pretrained(pooled).eval()
+    program = torch.export.export(model, (), inputs(2, 7), dynamic_shapes=dynamic())
+    assert torch.allclose(program.module()(**inputs(3, 5))["pooler_output"], model(**inputs(3, 5)).pooler_output)

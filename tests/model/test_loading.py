@@ -1,0 +1,286 @@
+"""The user's door: a fresh process in another folder, where the code comes out of the checkpoint itself."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from bert_pooled_mlm import (
+    BertPooledMLMForMaskedLM,
+    BertPooledMLMForSequenceClassification,
+    BertPooledMLMModel,
+)
+from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
+from checkpoints import CODE_FILES, POOLER, ROOT, answer, batch, make_donor, save_tokenizer
+from safetensors.torch import load_file
+from transformers import (
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+from transformers.dynamic_module_utils import get_imports, get_relative_import_files
+
+pytestmark = pytest.mark.versions
+
+FAMILY = {
+    cls.__name__: cls for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel, BertPooledMLMForSequenceClassification)
+}
+CLASS_OF = {auto: target.split(".")[1] for auto, target in AUTO_MAP.items() if auto != "AutoConfig"}
+AUTOS = tuple(CLASS_OF)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A folder for each class of the family, saved by the package, with the weights of one seeded donor."""
+    parent = tmp_path_factory.mktemp("first")
+    make_donor().save_pretrained(parent / "donor")
+    for name, cls in FAMILY.items():
+        save_tokenizer(parent / "saved" / name)
+        torch.manual_seed(0)
+        cls.from_pretrained(parent / "donor").save_pretrained(parent / "saved" / name)
+    return parent / "saved"
+
+
+@pytest.fixture(scope="module")
+def again(first, tmp_path_factory):
+    """Those folders loaded as remote code through every Auto class and saved again; then the originals are gone."""
+    parent = tmp_path_factory.mktemp("again")
+    originals = parent / "originals"
+    shutil.copytree(first, originals)
+    assert (
+        answer("loading_save_again", tmp_path_factory.mktemp("elsewhere"), originals, parent / "saved", *AUTOS)
+        is False
+    )
+    shutil.rmtree(originals)
+    return parent / "saved"
+
+
+@pytest.fixture(scope="module")
+def without_pooler(first, tmp_path_factory):
+    """A pooled folder, code and config in place, after a stock class has saved its weights over it."""
+    folder = tmp_path_factory.mktemp("first") / "without-pooler"
+    shutil.copytree(first / "BertPooledMLMForMaskedLM", folder)
+    config = (folder / "config.json").read_bytes()
+    BertForMaskedLM.from_pretrained(folder).save_pretrained(folder)
+    (folder / "config.json").write_bytes(config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(again, without_pooler, tmp_path_factory):
+    """What another fresh process, with an empty module cache, sees in them."""
+    return answer("loading_remote", tmp_path_factory.mktemp("elsewhere"), again, without_pooler, *AUTOS)
+
+
+each_source = pytest.mark.parametrize("source", FAMILY)
+each_auto = pytest.mark.parametrize("auto", AUTOS)
+
+
+@each_source
+def test_a_folder_saved_by_the_package_holds_the_code_and_a_canonical_auto_map(source, first):
+    for name in CODE_FILES:
+        assert (first / source / name).read_bytes() == (ROOT / name).read_bytes()
+    assert json.loads((first / source / "config.json").read_text("utf-8"))["auto_map"] == AUTO_MAP
+
+
+@each_source
+@each_auto
+def test_a_folder_saved_again_by_remote_code_holds_the_code_and_a_canonical_auto_map(source, auto, again):
+    folder = again / source / auto
+    for name in CODE_FILES:
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["auto_map"] == AUTO_MAP
+    assert config["architectures"] == [CLASS_OF[auto]]
+
+
+@each_source
+@each_auto
+def test_with_the_originals_gone_it_loads_through_every_auto_class(source, auto, answers):
+    for other, loads in answers["loads"][f"{source}/{auto}"].items():
+        for load in loads:
+            assert load["class"] == CLASS_OF[other]
+            assert load["config"] == "BertPooledMLMConfig"
+            assert load["module"].startswith("transformers_modules.")
+    assert answers["package"] is False, "premise: the installed package had no part in it"
+
+
+@each_source
+@each_auto
+def test_what_the_folder_does_not_hold_is_reported_and_nothing_else(source, auto, answers):
+    has_classifier = "SequenceClassification" in CLASS_OF[auto]
+    # A classifier has no MLM head to save, and a head once gone comes back only as the new one of a ForMaskedLM.
+    has_head = CLASS_OF[auto] == "BertPooledMLMForMaskedLM" or (
+        auto == "AutoModel" and source != "BertPooledMLMForSequenceClassification"
+    )
+    for other, loads in answers["loads"][f"{source}/{auto}"].items():
+        for load in loads:
+            if CLASS_OF[other] == "BertPooledMLMForSequenceClassification":
+                assert bool(load["missing"]) is not has_classifier
+                assert all(name.startswith("classifier.") for name in load["missing"])
+                assert not load["unexpected"]
+            else:
+                assert bool(load["missing"]) is not has_head
+                assert all(name.startswith("cls.predictions.") for name in load["missing"])
+                assert all(name.startswith("classifier.") for name in load["unexpected"])
+            if other == "AutoModel" and not has_head:
+                assert "logits" not in load["outputs"]
+
+
+def test_every_load_of_every_folder_gives_the_same_pooler_and_pooler_output(answers):
+    loads = [load for folder in answers["loads"].values() for twice in folder.values() for load in twice]
+    assert len(loads) == len(FAMILY) * len(AUTOS) ** 2 * 2
+    assert len({load["pooler"] for load in loads}) == 1
+
+
+@each_source
+@each_auto
+def test_two_loads_give_an_identical_pooler_output(source, auto, answers):
+    for loads in answers["loads"][f"{source}/{auto}"].values():
+        assert loads[0]["pooler_output"] == loads[1]["pooler_output"]
+
+
+def test_the_pooler_of_the_folders_is_the_donors(again):
+    donor = make_donor().state_dict()
+    for folder in again.glob("*/*"):
+        saved = load_file(folder / "model.safetensors")
+        for name in POOLER:
+            assert torch.equal(saved[name], donor[name])
+
+
+def test_the_tokenizer_loads_beside_it(answers):
+    assert answers["tokens"] == [2, 12, 5, 1, 3]  # [CLS] word7 word0 [UNK] [SEP]
+
+
+def test_a_model_built_from_the_remote_config_has_a_frozen_pooler(answers):
+    assert answers["from_config"] == "BertPooledMLMForMaskedLM"
+    assert answers["frozen"] == [*POOLER]
+
+
+def test_without_trust_remote_code_and_without_the_package_it_does_not_load(answers):
+    assert "trust_remote_code" in answers["without trust"]
+
+
+# Import 1: the installed package.
+
+
+@pytest.fixture(scope="module")
+def installed(first, without_pooler, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    return answer("loading_installed", elsewhere, first / "BertPooledMLMForMaskedLM", without_pooler, *AUTOS)
+
+
+@each_auto
+def test_after_import_bert_pooled_mlm_no_trust_remote_code_is_needed(auto, installed):
+    load = installed["loads"][auto]
+    assert load["class"] == CLASS_OF[auto]
+    assert load["module"] == "bert_pooled_mlm.modeling_bert_pooled_mlm"
+    assert installed["tokens"] == [2, 12, 5, 1, 3]
+    assert not installed["modules"], "premise: no remote code was run"
+
+
+def test_the_installed_package_refuses_a_folder_without_a_pooler(installed, without_pooler):
+    assert f"`python convert.py {without_pooler}`" in installed["refused"]
+
+
+def test_what_the_installed_package_saves_holds_the_code(installed):
+    assert {*CODE_FILES, "config.json", "model.safetensors"} <= {*installed["files"]}
+
+
+def test_the_fill_mask_pipeline_gives_what_it_gives_with_stock_bert(installed):
+    assert len(installed["fill"]) == 4
+    assert installed["fill"] == installed["stock fill"]
+
+
+def test_the_feature_extraction_pipeline_gives_the_hidden_states(installed):
+    features, stock = torch.tensor(installed["features"]), torch.tensor(installed["stock features"])
+    assert features.shape == (1, 4, 32)
+    assert torch.equal(features, stock)
+
+
+# Import 2: a checkout's root, nothing installed. People clone into a folder named after the repository.
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clone") / "bert-pooled-mlm"
+    folder.mkdir()
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(checkout, donor, tmp_path):
+    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(checkout))
+    assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
+    for name in CODE_FILES:
+        assert (tmp_path / "saved" / name).read_bytes() == (ROOT / name).read_bytes()
+    assert json.loads((tmp_path / "saved/config.json").read_text("utf-8"))["auto_map"] == AUTO_MAP
+
+
+# Import 3: remote code, to which transformers copies and scans the files.
+
+
+@pytest.mark.parametrize("how", ["folder alone", "with tokenizer"])
+def test_the_pipelines_run_on_remote_code(how, answers):
+    assert answers["pipelines"][f"fill-mask, {how}"] == 5
+    assert answers["pipelines"][f"feature-extraction, {how}"] == [1, 4, 32]
+
+
+def test_remote_code_runs_from_transformers_module_cache(answers):
+    assert {*answers["cached"]} == {*CODE_FILES}
+
+
+def test_remote_code_refuses_a_folder_without_a_pooler_with_the_command(answers, without_pooler):
+    assert f"`python convert.py {without_pooler}`" in answers["lost"]
+
+
+def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configuration_alone():
+    modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
+    assert {*get_imports(modeling)} <= {"torch", "transformers", "dataclasses", "importlib", "shlex"}
+    assert {*get_imports(configuration)} <= {"transformers", "json"}
+    assert [ROOT / name for name in CODE_FILES[:1]] == [
+        ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)
+    ]
+
+
+# Stock classes read a pooled folder; they only pass over what they have no place for.
+
+HEAD = {
+    "cls.predictions.bias",
+    "cls.predictions.transform.LayerNorm.bias",
+    "cls.predictions.transform.LayerNorm.weight",
+    "cls.predictions.transform.dense.bias",
+    "cls.predictions.transform.dense.weight",
+}
+
+
+@pytest.mark.parametrize(
+    ("stock_class", "unexpected", "missing"),
+    [
+        (BertModel, HEAD, set()),
+        (BertForMaskedLM, {*POOLER}, set()),
+        (BertForPreTraining, set(), {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
+        (BertForNextSentencePrediction, HEAD, {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
+        (BertForSequenceClassification, HEAD, {"classifier.weight", "classifier.bias"}),
+        (BertForTokenClassification, HEAD | {*POOLER}, {"classifier.weight", "classifier.bias"}),
+        (BertForQuestionAnswering, HEAD | {*POOLER}, {"qa_outputs.weight", "qa_outputs.bias"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_stock_class_finds_all_of_its_own_in_a_pooled_folder(stock_class, unexpected, missing, pooled):
+    _, info = stock_class.from_pretrained(pooled, output_loading_info=True)
+    assert {*info["unexpected_keys"]} == unexpected
+    assert {*info["missing_keys"]} == missing
+    assert not info["mismatched_keys"]
+
+
+def test_stock_bert_model_gives_the_same_pooler_output_from_a_pooled_folder(pooled):
+    ours = BertPooledMLMModel.from_pretrained(pooled)(**batch())
+    stock = BertModel.from_pretrained(pooled).eval()(**batch())
+    # One file: the same weights at the same alignment.
+    assert torch.equal(ours.pooler_output, stock.pooler_output)

@@ -1,0 +1,359 @@
+"""The two examples for training, run as a user runs them: as programs, from another folder."""
+
+import json
+import os
+import random
+import re
+
+import pytest
+import torch
+from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, run_python, stored, took
+from transformers import AutoTokenizer
+
+TEXT = "\n\n".join(
+    f"word{n % 7} word{n % 11}\nword{n % 13} word{n % 17} word{n % 5} word3 word{n % 19}" for n in range(60)
+)
+ROWS = [(f"word{n % 5} word{10 + n % 3 + 3 * (n % 2)}", ("even", "odd")[n % 2]) for n in range(40)]
+
+
+def start(example, cwd, *args):
+    """An example as a program, in a folder that is not the checkout, with no way to the Hub."""
+    return run_python(ROOT / "examples" / f"{example}.py", cwd, *args)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    file = tmp_path_factory.mktemp("table") / "rows.csv"
+    lines = ["label,text", *(f'{label},"{text}"' for text, label in ROWS)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+FAST = ("--length", 16, "--batch-size", 8, "--save-steps", 2, "--cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(donor, text, tmp_path_factory):
+    """From a stock base model, with every option that changes the way of training."""
+    folder = tmp_path_factory.mktemp("run")
+    options = ("--whole-words", "--sparse-prediction", "--bf16", "--gradient-checkpointing", "--accumulate", 2)
+    done = start(
+        "continue_pretraining", folder, "--model", donor, "--train", text, "-o", "out", *FAST, *options,
+        "--max-steps", 4,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.mark.versions
+def test_continued_pre_training_leaves_a_pooled_checkpoint_with_its_tokenizer(trained, donor):
+    folder = trained[0]
+    assert took(folder / "out", donor)
+    moved = "bert.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(stored(folder / "out")[moved], stored(donor)[moved]), "it trained"
+    files = {path.name for path in (folder / "out").iterdir()}
+    assert files > {"config.json", *CODE_FILES, "checkpoint-4"}
+    assert AutoTokenizer.from_pretrained(folder / "out")("word3").input_ids == [2, 8, 3]
+    assert json.loads((folder / "out/config.json").read_text("utf-8"))["sparse_prediction"] is True
+
+
+@pytest.mark.versions
+def test_continued_pre_training_says_what_it_did_and_how_to_load_it(trained):
+    lines = trained[1].stdout.strip().splitlines()
+    assert re.fullmatch(
+        r"\d+ blocks of at most 16 tokens to train on, \d+ held out; 4 steps of 16, 1 process\(es\)\.", lines[0]
+    )
+    before, after = map(float, re.fullmatch(r"Held-out perplexity: ([\d.]+) -> ([\d.]+)", lines[-3]).groups())
+    assert 1 < after < before
+    assert lines[-2].startswith("Saved: out. Its pooler is bit for bit that of ")
+    assert lines[-1].strip() == "AutoModel.from_pretrained('out', trust_remote_code=True)"
+    assert "4/4" in trained[1].stderr, "a progress bar"
+    assert "Traceback" not in trained[1].stderr
+    assert "Warning" not in trained[1].stderr
+
+
+def test_continued_pre_training_resumes_from_a_pooled_checkpoint_line_by_line(trained, text, tmp_path):
+    """Starts from what the run above left; then goes on from its own checkpoint, to more steps."""
+    pooled = trained[0] / "out"
+    options = ("--model", pooled, "--train", text, "--eval", text, "-o", "more", *FAST, "--line-by-line")
+    first = start("continue_pretraining", tmp_path, *options, "--max-steps", 2)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("120 texts of at most 16 tokens to train on, 120 held out; 2 steps of 8")
+    resumed = start("continue_pretraining", tmp_path, *options, "--max-steps", 4, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Resumed from more{os.sep}checkpoint-2." in resumed.stdout
+    assert json.loads((tmp_path / "more/checkpoint-4/trainer_state.json").read_text("utf-8"))["global_step"] == 4
+    assert took(tmp_path / "more", pooled)
+
+
+@pytest.mark.versions
+def test_continued_pre_training_calibrates_the_pooler_against_the_model_that_it_started_from(donor, tmp_path):
+    generator = random.Random(0)
+    words = [[f"word{generator.randrange(20)}" for _ in range(generator.randrange(3, 9))] for _ in range(400)]
+    (tmp_path / "text.txt").write_text("\n\n".join(map(" ".join, words)), encoding="utf-8")
+    options = ("--model", donor, "--train", "text.txt", "-o", "out", *FAST, "--max-steps", 4, "--lr", 1e-2)
+    done = start("continue_pretraining", tmp_path, *options, "--calibrate")
+    assert done.returncode == 0, done.stderr
+    fit = json.loads((tmp_path / "out/config.json").read_text("utf-8"))["pooler_source"]["calibration"]
+    assert fit["cosine_before"] < fit["cosine_after"]
+    assert 300 < fit["texts"] < 400, "the texts trained on, without those held out"
+    assert f"{fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}" in done.stdout
+    assert "Its pooler is calibrated to it: no longer that of " in done.stdout
+    assert differing(stored(tmp_path / "out"), stored(donor)) >= {*POOLER}
+
+    plain = start("continue_pretraining", tmp_path, *options[:5], "plain", *options[6:])
+    assert plain.returncode == 0, plain.stderr
+    assert differing(stored(tmp_path / "out"), stored(tmp_path / "plain")) == {*POOLER}, (
+        "nothing but the pooler is fitted"
+    )
+
+
+def load_example(name, monkeypatch):
+    """An example as a module: its refusals need no process each."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return __import__(name)
+
+
+def refusal(module, capsys, *args):
+    """The one line that a program says before it stops."""
+    verbosity = module.transformers.logging.get_verbosity()
+    try:
+        code = module.main([str(arg) for arg in args])
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        module.transformers.logging.set_verbosity(verbosity)
+        module.transformers.logging.enable_progress_bar()
+    error = capsys.readouterr().err
+    assert code in (1, 2)
+    assert error.count("\n") == 1, error
+    assert error.startswith(f"{module.__name__}.py: error: ")
+    return error
+
+
+@pytest.fixture
+def broken(tmp_path, donor, lost):
+    """A folder with something of every kind that can be wrong."""
+    (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
+    (tmp_path / "latin1.txt").write_bytes("naïve".encode("latin-1"))
+    (tmp_path / "few.txt").write_text("word1\n\nword2\n\nword2\n\nword3", encoding="utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt/config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    (tmp_path / "one.csv").write_text("text,label\na,x\nb,x\n", encoding="utf-8")
+    (tmp_path / "rare.csv").write_text("text,label\na,x\nb,x\nc,x\nd,x\ne,y\n", encoding="utf-8")
+    (tmp_path / "header.csv").write_text("text,label\n", encoding="utf-8")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a", "label": 1}\n{"text"\n', encoding="utf-8")
+    (tmp_path / "list.jsonl").write_text("[1]\n", encoding="utf-8")
+    (tmp_path / "other.csv").write_text("text,label\na,unheard\n", encoding="utf-8")
+    (tmp_path / "donor").symlink_to(donor)
+    (tmp_path / "lost").symlink_to(lost)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--model donor --train nothing.txt -o out", "nothing.txt is not a file"),
+        ("--model donor --train latin1.txt -o out", "latin1.txt is not UTF-8: invalid continuation byte at byte 2"),
+        ("--model donor --train empty.txt -o out", "too little text"),
+        ("--model donor --train TEXT -o full", "full is not empty; name another, or pass --resume or --overwrite"),
+        ("--model donor --train TEXT -o full --resume", "full has no checkpoint to --resume from"),
+        ("--model donor --train TEXT -o empty.txt", "empty.txt is not a folder"),
+        ("--model gpt --train TEXT -o out", "gpt is no BERT: its model_type is 'gpt2'"),
+        ("--model lost --train TEXT -o out --length 16", "lost has no usable pooler"),
+        ("--model donor --train TEXT -o out --length 65", "--length 65: donor reads 64 tokens at most"),
+        ("--model donor -o out", "give either --train or --dataset-name"),
+        ("--model donor --train TEXT -o out --mask 1.5", "expected a number above 0 and below 1, found '1.5'"),
+        ("--model donor --train few.txt --eval few.txt -o out --length 16 --calibrate", "3 different texts; at least"),
+        ("--model donor --dataset-name x -o out", "--dataset-name needs the datasets library"),
+    ],
+)
+def test_continued_pre_training_refuses_in_one_line(args, message, broken, text, monkeypatch, capsys):
+    module = load_example("continue_pretraining", monkeypatch)
+    monkeypatch.chdir(broken)
+    find_spec = module.importlib.util.find_spec
+    monkeypatch.setattr(
+        module.importlib.util, "find_spec", lambda name, *rest: None if name == "datasets" else find_spec(name, *rest)
+    )
+    assert message in refusal(module, capsys, *args.replace("TEXT", str(text)).split())
+    assert not (broken / "out").exists()
+
+
+def test_packing_cuts_full_blocks_and_loses_no_token(pooled, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    tokenizer = AutoTokenizer.from_pretrained(pooled)
+    args = module.parse(["--model", "m", "--train", "t", "-o", "o", "--length", "16"])
+    texts = TEXT.split("\n\n")[:40]
+    blocks = [row["input_ids"] for row in module.encode(texts, tokenizer, args)]
+    assert {len(block) for block in blocks[:-1]} <= {15, 16}
+    assert all(block[0] == tokenizer.cls_token_id and block[-1] == tokenizer.sep_token_id for block in blocks)
+    words = [token for block in blocks for token in block if token > 4]
+    assert words == [token for ids in tokenizer(texts, add_special_tokens=False).input_ids for token in ids]
+
+
+def test_whole_word_masking_masks_words_whole_in_the_shares_of_bert(minilm, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    collator = module.WholeWordCollator(tokenizer, mlm_probability=0.3)
+    texts = ["unbelievable pretokenizers misinterpret hyperparameters", "a short one"] * 300
+    rows = [{"input_ids": ids} for ids in tokenizer(texts).input_ids]
+    torch.manual_seed(0)
+    batch = collator(rows)
+    original = tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt")["input_ids"]
+    chosen = batch["labels"] != -100
+    assert torch.equal(batch["labels"][chosen], original[chosen])
+    assert not chosen[torch.isin(original, torch.tensor(tokenizer.all_special_ids))].any()
+    tokens = tokenizer.convert_ids_to_tokens(original[0])
+    pieces = [n for n, token in enumerate(tokens) if token.startswith("##")]
+    assert len(pieces) > 3, "premise: there are words in pieces"
+    for piece in pieces:
+        assert torch.equal(chosen[::2, piece], chosen[::2, piece - 1])
+    share = chosen.sum() / (~torch.isin(original, torch.tensor(tokenizer.all_special_ids))).sum()
+    masked = (batch["input_ids"] == tokenizer.mask_token_id)[chosen].float().mean()
+    kept = (batch["input_ids"] == original)[chosen].float().mean()
+    # Some 1,500 draws: a standard deviation of about 0.02.
+    assert abs(share - 0.3) < 0.06
+    assert abs(masked - 0.8) < 0.06
+    assert abs(kept - 0.1) < 0.06
+    assert torch.equal(batch["input_ids"][~chosen], original[~chosen])
+
+
+# classify.py
+
+
+@pytest.mark.versions
+def test_classify_compares_the_four_vectors(pooled, table, tmp_path):
+    done = start(
+        "classify", tmp_path, table, "--model", pooled, "--length", 16, "--seeds", 3, "--cpu", "--json", "figures.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    names = ["own pooler", "raw [CLS]", "mean of the tokens", "random pooler"]
+    figures = json.loads((tmp_path / "figures.json").read_text("utf-8"))
+    assert (figures["train"], figures["test"], figures["labels"]) == (30, 10, ["even", "odd"])
+    assert list(figures["runs"]) == names
+    for runs in figures["runs"].values():
+        assert len(runs) == 3
+        assert all(0 <= score <= 1 for run in runs for score in run)
+    assert "Always the most frequent label: accuracy 0.500, macro-F1 0.333." in done.stdout
+    lines = done.stdout.splitlines()[-4:]
+    for line, name in zip(lines, names, strict=True):
+        assert re.fullmatch(re.escape(name) + r" +\d\.\d{3}( \d\.\d{3}){3} +\d\.\d{3}( \d\.\d{3}){3}", line.rstrip())
+        accuracies = [run[0] for run in figures["runs"][name]]
+        assert line.removeprefix(name).split()[0] == f"{sum(accuracies) / 3:.3f}"
+
+
+def in_process(module, *args):
+    """Without the cost of another process; leaves transformers as verbose as it was."""
+    verbosity = module.transformers.logging.get_verbosity()
+    try:
+        return module.main([str(arg) for arg in args])
+    finally:
+        module.transformers.logging.set_verbosity(verbosity)
+        module.transformers.logging.enable_progress_bar()
+
+
+@pytest.mark.versions
+def test_classify_learns_what_can_be_learnt_by_fine_tuning(donor, table, tmp_path, monkeypatch, capsys):
+    """From a stock BERT, on a test file of its own."""
+    module = load_example("classify", monkeypatch)
+    options = ("--finetune", "--seeds", 2, "--epochs", 12, "--lr", 3e-3, "--batch-size", 8, "--length", 8, "--cpu")
+    file = tmp_path / "figures.json"
+    assert in_process(module, table, "--model", donor, "--test", table, *options, "--json", file) == 0
+    runs = json.loads(file.read_text("utf-8"))["runs"]
+    assert list(runs) == ["own pooler", "raw [CLS]", "random pooler"]
+    assert max(accuracy for accuracy, _ in runs["raw [CLS]"]) > 0.9
+    assert "the whole model trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["tsv", "jsonl"])
+def test_classify_reads_the_same_from_every_kind_of_file(ending, table, tmp_path, monkeypatch):
+    module = load_example("classify", monkeypatch)
+    file = tmp_path / f"rows.{ending}"
+    if ending == "tsv":
+        lines = ["Kind\tWords", *(f"{label}\t{text}" for text, label in ROWS)]
+    else:
+        lines = [json.dumps({"Kind": label, "Words": text}) for text, label in ROWS]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    args = module.parse([str(file), "--model", "m", "--text-column", "Words", "--label-column", "Kind"])
+    assert module.read_examples(file, args) == ROWS
+    assert module.read_examples(table, module.parse([str(table), "--model", "m"])) == ROWS
+
+
+def test_classify_keeps_a_quoted_line_break_in_a_text(tmp_path, monkeypatch):
+    module = load_example("classify", monkeypatch)
+    (tmp_path / "rows.csv").write_bytes(b'\xef\xbb\xbftext,label\r\n"one, two\nthree",x\r\n')
+    args = module.parse([str(tmp_path / "rows.csv"), "--model", "m"])
+    assert module.read_examples(args.data, args) == [("one, two\nthree", "x")]
+
+
+@pytest.mark.parametrize(
+    ("guessed", "labels", "accuracy", "f1"),
+    [
+        ([0, 1, 2], [0, 1, 2], 1.0, 1.0),
+        ([0, 0, 0, 0], [0, 0, 1, 1], 0.5, 1 / 3),
+        ([0, 0, 1, 1], [0, 1, 1, 1], 0.75, (2 / 3 + 4 / 5) / 2),  # class 2 does not occur
+    ],
+)
+def test_scores_are_accuracy_and_macro_f1(guessed, labels, accuracy, f1, monkeypatch):
+    sklearn = pytest.importorskip("sklearn.metrics")  # comes with sentence-transformers
+    module = load_example("classify", monkeypatch)
+    found = module.scores(torch.tensor(guessed), torch.tensor(labels), 3)
+    assert found == pytest.approx((accuracy, f1))
+    assert found[1] == pytest.approx(sklearn.f1_score(labels, guessed, average="macro"))
+
+
+def test_a_split_keeps_the_shares_of_the_labels_and_differs_by_seed(monkeypatch):
+    module = load_example("classify", monkeypatch)
+    labels = [0] * 40 + [1] * 8 + [2] * 2
+    train, test = module.split(labels, 0.25, 0)
+    assert sorted(train + test) == list(range(50))
+    assert [sum(labels[i] == label for i in test) for label in range(3)] == [10, 2, 1]
+    assert module.split(labels, 0.25, 0) == (train, test)
+    assert module.split(labels, 0.25, 1) != (train, test)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("nothing.csv --model donor", "nothing.csv is not a file"),
+        ("latin1.txt --model donor", "latin1.txt is not UTF-8"),
+        ("empty.txt --model donor", "empty.txt: expected .csv, .tsv or .jsonl, found .txt"),
+        ("header.csv --model donor", "header.csv has no rows"),
+        ("one.csv --model donor", "one.csv: only one label: 'x'"),
+        ("rare.csv --model donor", "rare.csv: fewer than four examples of 'y'"),
+        ("bad.jsonl --model donor", "bad.jsonl, line 2: no JSON"),
+        ("list.jsonl --model donor", "list.jsonl, line 1: expected an object, found [1]"),
+        ("one.csv --model donor --label-column y", "one.csv, row 1: nothing in column 'y'; it has: text, label"),
+        ("TABLE --model donor --test other.csv", "other.csv: labels that TABLE does not have: unheard"),
+        ("TABLE --model donor --length 65", "--length 65: donor reads 64 tokens at most"),
+        ("TABLE --model donor --seeds 1", "expected a whole number from 2 on, found '1'"),
+        ("TABLE --model lost", "lost has no usable pooler"),
+    ],
+)
+def test_classify_refuses_in_one_line(args, message, broken, table, monkeypatch, capsys):
+    module = load_example("classify", monkeypatch)
+    monkeypatch.chdir(broken)
+    error = refusal(module, capsys, *args.replace("TABLE", str(table)).split())
+    assert message.replace("TABLE", str(table)) in error
+
+
+def test_a_new_pooler_is_as_transformers_makes_it_and_another_for_each_seed(monkeypatch):
+    module = load_example("classify", monkeypatch)
+    pooler = make_donor(hidden_size=128).bert.pooler
+    weights = []
+    for seed in range(2):
+        module.new_pooler(pooler, 0.02, seed)
+        weights.append(pooler.dense.weight.clone())
+        assert not pooler.dense.bias.any()
+        assert abs(pooler.dense.weight.std() - 0.02) < 0.001
+    assert not torch.equal(*weights)

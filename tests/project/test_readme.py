@@ -1,0 +1,257 @@
+"""The README is true: every snippet runs as it stands there, and what it says is printed is printed."""
+
+import inspect
+import json
+import os
+import pydoc
+import re
+import shutil
+import subprocess
+import sys
+
+import bert_pooled_mlm
+import pytest
+import transformers
+from bert_pooled_mlm import BertPooledMLMForMaskedLM
+from bert_pooled_mlm.convert import parser
+from checkpoints import ROOT, answer, edit_json, run_python, save_lost
+from hub_server import HubServer
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, donor):
+    """A checkout beside an MLM checkpoint whose model card names a base model that the (loopback) Hub has."""
+    folder = tmp_path_factory.mktemp("readme") / "bert-pooled-mlm"
+    folder.mkdir()
+    for file in ROOT.glob("*.py"):
+        shutil.copy(file, folder)
+    save_lost(folder / "old_ckpt", donor)
+    edit_json(
+        folder / "old_ckpt" / "config.json", "_name_or_path"
+    )  # transformers 4.41 and 4.48 note the donor's folder
+    (folder / "old_ckpt" / "README.md").write_text("---\nbase_model: google-bert/bert-base-uncased\n---\n# Mine\n")
+    with HubServer() as hub:
+        hub.add_repo("google-bert/bert-base-uncased", donor)
+        yield folder, hub.environment(folder, hub.TOKEN), hub
+
+
+def shell(command: str, folder, environment) -> str:
+    """What a command of the README prints, with `python` being this one."""
+    variables = {**os.environ, **environment, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    done = subprocess.run(command, shell=True, cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_fix_works_as_it_stands_there(workplace):
+    folder, environment, _ = workplace
+    command = next(block for block in blocks("sh") if "convert.py" in block)
+    assert command == "python convert.py old_ckpt\n"
+    assert "google-bert/bert-base-uncased" in shell(command, folder, environment)
+    assert (folder / "old_ckpt-pooled" / "modeling_bert_pooled_mlm.py").is_file()
+
+
+def test_the_calibration_works_as_it_stands_there(workplace):
+    folder, environment, _ = workplace
+    (command,) = (block for block in blocks("sh") if "--calibrate" in block)
+    (folder / "texts.txt").write_text(
+        "\n".join(f"word{n % 120} word{n * 7 % 110} word{n * n % 90}" for n in range(300))
+    )
+    # The tiny model reads 64 tokens, fewer than the default.
+    printed = shell(f"{command.strip()} --calibrate-length 32", folder, environment)
+    assert "calibrated   on 300 texts" in printed
+    assert (folder / "old_ckpt-calibrated" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_what_calibration_brings_back_is_the_recorded_figure(name):
+    table = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8").partition("<!-- table topic -->")[2]
+    (row,) = (line for line in table.partition("<!-- end -->")[0].splitlines() if line.startswith("| 1e-04 | 100 |"))
+    grafted, calibrated = (f"{float(row.split(' | ')[at]):.2f}" for at in (3, 5))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.search(rf"0\.75.*{re.escape(grafted)}.*{re.escape(calibrated)}", text, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def ran(workplace):
+    """Each snippet's traceback, and how far the two ways to get vectors are apart.
+
+    In two fresh processes: those that need transformers alone, in the order of the README (what one writes, a later
+    one reads), then those that import the package, which registers its classes.
+    """
+    folder, environment, _ = workplace
+    assert (folder / "old_ckpt-pooled").is_dir(), "the fix has to run first"
+    snippets = {str(number): block for number, block in enumerate(blocks("python"))}
+    with_package = {
+        number: block
+        for number, block in snippets.items()
+        if "import bert_pooled_mlm" in block or "from bert_pooled_mlm" in block
+    }
+    alone = {number: block for number, block in snippets.items() if number not in with_package}
+    first, installed, difference = answer("readme_snippets", folder, json.dumps(alone), **environment)
+    assert installed is False
+    second, installed, _ = answer("readme_snippets", folder, json.dumps(with_package), **environment)
+    assert installed is True
+    return first | second, difference
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_every_python_snippet_runs(number, ran):
+    assert ran[0][str(number)] == ""
+
+
+def test_the_snippets_give_what_the_text_says(ran):
+    # sentence-transformers sorts a batch by length, and a row's last bits depend on its place in the batch
+    assert ran[1] < 1e-6
+
+
+def test_what_the_snippets_push_loads_by_id_where_transformers_is_all_there_is(workplace, ran, tmp_path):
+    """First what the model and the tokenizer push, then what the converter adds."""
+    folder, _, hub = workplace
+    files = hub.files("user/my-bert-pooled")
+    assert files["modeling_bert_pooled_mlm.py"] == (ROOT / "modeling_bert_pooled_mlm.py").read_bytes()
+    assert files["model.safetensors"] == (folder / "my-bert-pooled" / "model.safetensors").read_bytes()
+    assert b"[More Information Needed]" in files["README.md"], "transformers' own template"
+    assert "modules.json" not in files
+    load = next(block for block in blocks("python") if "return_logits=False" in block)
+    code = load.replace("old_ckpt-pooled", "user/my-bert-pooled") + "print(list(vectors.shape))"
+    assert answer(code, tmp_path, **hub.environment(tmp_path)) == [2, 32]
+
+
+def test_the_push_command_adds_one_commit_with_card_and_modules(workplace, ran):
+    folder, environment, hub = workplace
+    (command,) = (block for block in blocks("sh") if "--push-to-hub" in block)
+    before = len(hub.commits("user/my-bert-pooled"))
+    printed = shell(command, folder, environment)
+    assert len(hub.commits("user/my-bert-pooled")) == before + 1
+    assert hub.commits("user/my-bert-pooled")[-1].sha in printed
+    files = hub.files("user/my-bert-pooled")
+    assert files.keys() >= {"modules.json", "2_Dense/model.safetensors"}
+    assert b"## The pooler" in files["README.md"]
+
+
+def test_the_options_stand_there_as_the_help_has_them():
+    listed = next(block for block in blocks("text") if "--pooler-from DONOR" in block)
+    for action in parser()._actions:
+        if action.dest not in ("help", "checkpoints"):
+            names = ", ".join(action.option_strings)
+            assert re.search(
+                rf"^  {re.escape(names)}\b.* {re.escape(action.help.split(';')[0])}", listed, re.MULTILINE
+            )
+    assert (
+        re.findall(r"--[\w-]+", listed)
+        == [name for a in parser()._actions for name in a.option_strings if "--" in name][1:]
+    )
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [bert_pooled_mlm.convert, BertPooledMLMForMaskedLM.from_pretrained, bert_pooled_mlm.BertPooledMLMConfig.__init__],
+    ids=lambda thing: thing.__qualname__,
+)
+def test_help_explains_every_parameter(thing):
+    """`help(convert)` and `help(BertPooledMLMForMaskedLM)`; those that transformers explains are said to be its."""
+    owner = bert_pooled_mlm.BertPooledMLMConfig if thing.__name__ == "__init__" else thing
+    known = {"self", "cls", "kwargs", "pretrained_model_name_or_path", "model_args", "output_loading_info"}
+    text = pydoc.plain(pydoc.render_doc(owner))
+    parameters = inspect.signature(thing).parameters.keys() - known
+    assert parameters
+    assert [name for name in parameters if not re.search(rf"^[ |]+{name}: \S", text, re.MULTILINE)] == []
+
+
+def test_help_shows_how_the_model_and_the_converter_are_used():
+    model = pydoc.plain(pydoc.render_doc(BertPooledMLMForMaskedLM))
+    for word in (
+        "from_pretrained",
+        "save_pretrained",
+        "trust_remote_code=True",
+        "BertPooledMLMOutput",
+        "requires_grad_",
+    ):
+        assert word in model.split("Method resolution order")[0]
+    assert "allow_missing_pooler: " in model
+    assert "return_logits: " in model
+    assert 'report = convert("old_ckpt")' in pydoc.plain(pydoc.render_doc(bert_pooled_mlm.convert))
+
+
+def test_ci_runs_the_test_command_exactly_as_it_stands_there():
+    install, test = (block for block in blocks("sh") if "pip install" in block)
+    assert test in (ROOT / ".ci" / "run").read_text()
+    program = re.search(r"\S+\.py", install).group()
+    assert (ROOT / program).is_file()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_all_that_it_links_to_is_there(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    targets = [target.split("#") for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert targets
+    for file, *anchor in targets:
+        there = (ROOT / file).read_text(encoding="utf-8") if anchor and file else text
+        assert (ROOT / file).exists()
+        headings = [
+            re.sub(r"[^\w -]", "", line).replace(" ", "-").lower() for line in re.findall("^#+ (.*)", there, re.M)
+        ]
+        assert {*anchor} <= {*headings}
+
+
+def test_the_chinese_readme_has_the_same_snippets():
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    assert blocks("python", chinese) == blocks("python")
+    assert blocks("sh", chinese) == blocks("sh")
+    options = [re.findall(r"^  (?:-\w, )?--[\w-]+.*?(?=  )", text, re.MULTILINE) for text in (README, chinese)]
+    assert options[0] == options[1] != []
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_demonstrations_table_is_the_recorded_one(name):
+    recorded = json.loads((ROOT / "docs" / "figures" / "rescue.json").read_text())
+    table = next(block for block in blocks("text", (ROOT / name).read_text(encoding="utf-8")) if "chance" in block)
+    before, after = recorded["before"]["accuracy"], recorded["after"]["accuracy"]
+    assert f"{min(before):.2f} to {max(before):.2f} " in table
+    assert table.count(f"{after[0]:.2f}\n") == 1
+    assert len(set(after)) == 1
+    assert f"the donor's accuracy: {recorded['donor_accuracy']:.2f}" in table
+
+
+def test_the_report_has_the_lines_that_a_conversion_prints():
+    """The one in the README is the demonstration's; its rows are named and ordered as in a run of today."""
+    shown = next(block for block in blocks("text") if block.startswith("$ python convert.py"))
+    rows = ["status", "checkpoint", "missing", "donor", "found by", "lineage", "grafted", "grafted", "kept", "copied"]
+    assert [line[:12].strip() for line in shown.splitlines()[1:13]] == [*rows, "verified", "output"]
+
+
+def squeezed(text: str) -> str:
+    """Without spaces and colours; transformers 5.0 and 5.23 set the notes differently."""
+    return re.sub(r"\s|\x1b\[\d*m", "", text)
+
+
+@pytest.mark.versions
+def test_the_warnings_are_quoted_as_transformers_words_them(lost, donor, tmp_path):
+    """So that whoever searches for one finds the answer. On 4.x and 5.x, each in its own words."""
+    shutil.copytree(lost, tmp_path / "old_ckpt")
+    shutil.copytree(donor, tmp_path / "google-bert" / "bert-base-uncased")
+    edit_json(tmp_path / "google-bert" / "bert-base-uncased" / "config.json", architectures=["BertForMaskedLM"])
+    done = run_python("stock_warnings", tmp_path)
+    assert done.returncode == 0, done.stderr
+    began, ended = (squeezed(part) for part in done.stderr.split("--then--"))
+    for name in ("README.md", "README.zh-CN.md"):
+        quoted = blocks("text", (ROOT / name).read_text(encoding="utf-8"))
+        (random,) = (block for block in quoted if block.startswith("Some weights of BertModel"))
+        (left,) = (block for block in quoted if block.startswith("Some weights of the model checkpoint"))
+        (report,) = (block for block in quoted if block.startswith("BertModel LOAD REPORT"))
+        if transformers.__version__.startswith("4."):
+            if "'pooler.dense.bias'" in ended:  # 4.57
+                random = random.replace("'bert.pooler", "'pooler")
+            assert squeezed(random) in ended
+            assert squeezed(left) in began
+        else:
+            assert report.count("| MISSING") == 2
+            assert [line for line in report.splitlines() if squeezed(line) not in ended] == []
+            assert squeezed("bert.pooler.dense.weight | UNEXPECTED") in began
