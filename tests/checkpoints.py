@@ -7,10 +7,19 @@ import sys
 from pathlib import Path
 
 import torch
+from bert_pooled_mlm import BertPooledMLMConfig
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
+CHILDREN = ROOT / "tests" / "children"
+POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+FORMATS = ("pooled", "bert")
+CODE_FILES = ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py")
+# transformers 5.0.0 stores the older spelling of a model that was loaded from disk.
+LAYER_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+# Two passes in training mode then compute the same.
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SHAPE = {
     "vocab_size": 128,
     "hidden_size": 32,
@@ -59,20 +68,32 @@ def save_lost(folder: Path, donor: Path, seed: int = 1, drift: float = 0.001, **
     return folder
 
 
-def run_python(code: str, cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess:
-    """Runs `code` in a fresh process, in `cwd`, with caches of its own and no way to the Hub."""
+def run_python(
+    program: str | Path, cwd: Path, *args: str, stdin: str | None = None, **env: str
+) -> subprocess.CompletedProcess:
+    """Runs a file, one of tests/children by its name, or a line of code, in a fresh process with no way to the Hub."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
     variables |= {"HF_HOME": str(cwd / "hf-home"), "HF_HUB_OFFLINE": "1", **env}
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], cwd=cwd, env=variables, capture_output=True, text=True
-    )
+    if isinstance(program, str) and program.isidentifier():
+        program = CHILDREN / f"{program}.py"
+    what = [program] if isinstance(program, Path) else ["-c", program]
+    command = [sys.executable, *map(str, [*what, *args])]
+    return subprocess.run(command, cwd=cwd, env=variables, input=stdin, capture_output=True, encoding="utf-8")
 
 
-def answer(code: str, cwd: Path, *args: str, **env: str):
+def answer(program: str | Path, cwd: Path, *args: str, **env: str):
     """What a fresh process prints as its last line, as JSON. Fails with its whole output if it fails."""
-    done = run_python(code, cwd, *args, **env)
+    done = run_python(program, cwd, *args, **env)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def make_pooled(cls, **fields):
+    """A model of the family whose every parameter has moved from its initial value."""
+    torch.manual_seed(0)
+    model = cls(BertPooledMLMConfig(**{**SHAPE, **fields})).eval()
+    randomize(model, 0)
+    return model
 
 
 def batch(rows: int = 3, length: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -94,6 +115,12 @@ def mlm_batch(rows: int = 3, length: int = 12, seed: int = 0) -> dict[str, torch
     inputs["labels"] = inputs["input_ids"].masked_fill(~chosen, -100)
     inputs["input_ids"] = inputs["input_ids"].masked_fill(chosen, WORDS.index("[MASK]"))
     return inputs
+
+
+def mlm_rows(count: int) -> list[dict[str, torch.Tensor]]:
+    """Rows for Trainer, whose numbers of labels differ: a mean of means is then not the mean."""
+    batches = [mlm_batch(seed=seed) for seed in range(-(-count // 3))]
+    return [{name: part[name][row] for name in part} for part in batches for row in range(3)][:count]
 
 
 def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> set[str]:
@@ -125,9 +152,36 @@ def distance(first, second) -> float:
     return float((flat[0] - flat[1]).norm() / flat[0].norm())
 
 
-def todays_name(name: str) -> str:
-    """transformers 5.0.0 stores the older spelling of a model that was loaded from disk."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+def pooler_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the pooler that a model uses, whatever wraps it: its `dense.weight` and `dense.bias`."""
+    pooler = {
+        name[name.index("dense.") :]: tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if "pooler." in name and "original_module" not in name  # PEFT's copy of what it trains
+    }
+    assert pooler.keys() == {"dense.weight", "dense.bias"}
+    return pooler
+
+
+def took(folder: Path, donor: Path) -> bool:
+    """Whether a folder's pooler is the donor's."""
+    ours, theirs = stored(folder), stored(donor)
+    return all(torch.equal(ours[name], theirs[name]) for name in POOLER)
+
+
+def renamed(tensors: dict[str, torch.Tensor], parts: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Tensors whose names have parts replaced."""
+    found = {}
+    for name, tensor in tensors.items():
+        for old, new in parts.items():
+            name = name.replace(old, new)
+        found[name] = tensor
+    return found
+
+
+def todays(folder: Path) -> dict[str, torch.Tensor]:
+    """A folder's tensors, in today's spelling."""
+    return renamed(stored(folder), LAYER_NORM)
 
 
 def bits(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
@@ -144,15 +198,23 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def snapshot(folder: Path) -> dict[str, bytes | str | None]:
+    """What stands in a folder and below: bytes of files, targets of links, and directories."""
+    return {
+        path.relative_to(folder).as_posix(): os.readlink(path)
+        if path.is_symlink()
+        else path.read_bytes()
+        if path.is_file()
+        else None
+        for path in [folder, *sorted(folder.rglob("*"))]
+    }
+
+
 def state(folder: Path) -> dict[str, tuple]:
     """All that a program could have changed in a folder: names, modes, times, bytes."""
     return {
-        path.relative_to(folder).as_posix(): (
-            path.lstat().st_mode,
-            path.lstat().st_mtime_ns,
-            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None,
-        )
-        for path in [folder, *sorted(folder.rglob("*"))]
+        name: ((folder / name).lstat().st_mode, (folder / name).lstat().st_mtime_ns, held)
+        for name, held in snapshot(folder).items()
     }
 
 

@@ -11,7 +11,7 @@ from bert_pooled_mlm import (
     BertPooledMLMModel,
 )
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import ROOT, answer, batch, make_donor, save_tokenizer
+from checkpoints import CODE_FILES, POOLER, ROOT, answer, batch, make_donor, save_tokenizer
 from safetensors.torch import load_file
 from transformers import (
     BertForMaskedLM,
@@ -26,107 +26,11 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 
 pytestmark = pytest.mark.versions
 
-CODE_FILES = ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py")
 FAMILY = {
     cls.__name__: cls for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel, BertPooledMLMForSequenceClassification)
 }
 CLASS_OF = {auto: target.split(".")[1] for auto, target in AUTO_MAP.items() if auto != "AutoConfig"}
 AUTOS = tuple(CLASS_OF)
-
-# Begins each fresh process. It has its own copy of what it takes from the tests: they are not on its path.
-PRELUDE = """
-import hashlib, json, os, sys, warnings
-import torch, transformers
-from pathlib import Path
-
-transformers.logging.set_verbosity_error()
-torch.set_num_threads(1)
-INPUTS = {"input_ids": torch.arange(5, 17).unsqueeze(0)}
-
-def digest(tensor):
-    return hashlib.sha256(tensor.detach().numpy().tobytes()).hexdigest()
-
-def load(auto, folder, **kwargs):
-    return getattr(transformers, auto).from_pretrained(folder, **kwargs)
-
-def describe(auto, folder, **kwargs):
-    "What a user sees of a loaded model: all that the tests ask of it."
-    model, info = load(auto, folder, output_loading_info=True, **kwargs)
-    with torch.no_grad():
-        outputs = model.eval()(**INPUTS)
-        pooler_output = model.bert(**INPUTS).pooler_output
-    return {
-        "class": type(model).__name__,
-        "module": type(model).__module__,
-        "config": type(model.config).__name__,
-        "missing": sorted(info["missing_keys"]),
-        "unexpected": sorted(info["unexpected_keys"]),
-        "outputs": list(outputs),
-        "pooler": digest(model.bert.pooler.dense.weight) + digest(model.bert.pooler.dense.bias),
-        "pooler_output": digest(pooler_output),
-    }
-"""
-
-SAVE_AGAIN = (
-    PRELUDE
-    + """
-for source in Path(sys.argv[1]).iterdir():
-    for auto in sys.argv[3:]:
-        out = Path(sys.argv[2]) / source.name / auto
-        model = load(auto, source, trust_remote_code=True)
-        assert type(model).__module__.startswith("transformers_modules."), type(model)
-        model.save_pretrained(out)
-        transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=True).save_pretrained(out)
-print(json.dumps("bert_pooled_mlm" in sys.modules))
-"""
-)
-
-LOAD_ALL = (
-    PRELUDE
-    + """
-seen = {}
-for source in Path(sys.argv[1]).iterdir():
-    for folder in source.iterdir():
-        seen[f"{source.name}/{folder.name}"] = {
-            auto: [describe(auto, folder, trust_remote_code=True) for _ in range(2)] for auto in sys.argv[3:]
-        }
-folder = sys.argv[1] + "/BertPooledMLMForMaskedLM/AutoModel"
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
-built = transformers.AutoModelForMaskedLM.from_config(config, trust_remote_code=True)
-try:
-    load("AutoModel", folder, trust_remote_code=False)
-    refused = ""
-except ValueError as error:
-    refused = str(error)
-try:
-    load("AutoModel", sys.argv[2], trust_remote_code=True)
-    lost = ""
-except ValueError as error:
-    lost = str(error)
-pipelines = {}
-for task, text in (("fill-mask", "word3 [MASK] word5"), ("feature-extraction", "word3 word5")):
-    for how, options in (("folder alone", {}), ("with tokenizer", {"tokenizer": tokenizer})):
-        try:
-            result = transformers.pipeline(task, model=folder, trust_remote_code=True, **options)(text)
-        except Exception as error:
-            result = repr(error)
-        if isinstance(result, list):
-            result = len(result) if task == "fill-mask" else list(torch.tensor(result).shape)
-        pipelines[f"{task}, {how}"] = result
-print(json.dumps({
-    "loads": seen,
-    "pipelines": pipelines,
-    "lost": lost,
-    "cached": sorted(path.name for path in Path(os.environ["HF_HOME"]).rglob("*_bert_pooled_mlm.py")),
-    "tokens": tokenizer("word7 word0 nothing").input_ids,
-    "from_config": type(built).__name__,
-    "frozen": [name for name, p in built.named_parameters() if not p.requires_grad],
-    "without trust": refused,
-    "package": "bert_pooled_mlm" in sys.modules,
-}))
-"""
-)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +51,10 @@ def again(first, tmp_path_factory):
     parent = tmp_path_factory.mktemp("again")
     originals = parent / "originals"
     shutil.copytree(first, originals)
-    assert answer(SAVE_AGAIN, tmp_path_factory.mktemp("elsewhere"), originals, parent / "saved", *AUTOS) is False
+    assert (
+        answer("loading_save_again", tmp_path_factory.mktemp("elsewhere"), originals, parent / "saved", *AUTOS)
+        is False
+    )
     shutil.rmtree(originals)
     return parent / "saved"
 
@@ -166,29 +73,31 @@ def without_pooler(first, tmp_path_factory):
 @pytest.fixture(scope="module")
 def answers(again, without_pooler, tmp_path_factory):
     """What another fresh process, with an empty module cache, sees in them."""
-    return answer(LOAD_ALL, tmp_path_factory.mktemp("elsewhere"), again, without_pooler, *AUTOS)
+    return answer("loading_remote", tmp_path_factory.mktemp("elsewhere"), again, without_pooler, *AUTOS)
 
 
 each_source = pytest.mark.parametrize("source", FAMILY)
 each_auto = pytest.mark.parametrize("auto", AUTOS)
 
 
+def saved_config(folder) -> dict:
+    """Of a folder that holds the code; its `auto_map` is the canonical one."""
+    for name in CODE_FILES:
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["auto_map"] == AUTO_MAP
+    return config
+
+
 @each_source
 def test_a_folder_saved_by_the_package_holds_the_code_and_a_canonical_auto_map(source, first):
-    for name in CODE_FILES:
-        assert (first / source / name).read_bytes() == (ROOT / name).read_bytes()
-    assert json.loads((first / source / "config.json").read_text("utf-8"))["auto_map"] == AUTO_MAP
+    assert saved_config(first / source)
 
 
 @each_source
 @each_auto
 def test_a_folder_saved_again_by_remote_code_holds_the_code_and_a_canonical_auto_map(source, auto, again):
-    folder = again / source / auto
-    for name in CODE_FILES:
-        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    assert config["auto_map"] == AUTO_MAP
-    assert config["architectures"] == [CLASS_OF[auto]]
+    assert saved_config(again / source / auto)["architectures"] == [CLASS_OF[auto]]
 
 
 @each_source
@@ -224,7 +133,7 @@ def test_what_the_folder_does_not_hold_is_reported_and_nothing_else(source, auto
                 assert "logits" not in load["outputs"]
 
 
-def test_every_load_of_every_folder_gives_the_same_pooler_and_pooler_output(answers):
+def test_every_load_of_every_folder_gives_the_same_pooler(answers):
     loads = [load for folder in answers["loads"].values() for twice in folder.values() for load in twice]
     assert len(loads) == len(FAMILY) * len(AUTOS) ** 2 * 2
     assert len({load["pooler"] for load in loads}) == 1
@@ -241,7 +150,7 @@ def test_the_pooler_of_the_folders_is_the_donors(again):
     donor = make_donor().state_dict()
     for folder in again.glob("*/*"):
         saved = load_file(folder / "model.safetensors")
-        for name in ("bert.pooler.dense.weight", "bert.pooler.dense.bias"):
+        for name in POOLER:
             assert torch.equal(saved[name], donor[name])
 
 
@@ -251,7 +160,7 @@ def test_the_tokenizer_loads_beside_it(answers):
 
 def test_a_model_built_from_the_remote_config_has_a_frozen_pooler(answers):
     assert answers["from_config"] == "BertPooledMLMForMaskedLM"
-    assert answers["frozen"] == ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
+    assert answers["frozen"] == [*POOLER]
 
 
 def test_without_trust_remote_code_and_without_the_package_it_does_not_load(answers):
@@ -260,48 +169,11 @@ def test_without_trust_remote_code_and_without_the_package_it_does_not_load(answ
 
 # Import 1: the installed package.
 
-INSTALLED = (
-    PRELUDE
-    + """
-import bert_pooled_mlm
-
-folder, lost, elsewhere = sys.argv[1:4]
-loads = {auto: describe(auto, folder) for auto in sys.argv[4:]}
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-os.chdir(elsewhere)
-model = load("AutoModelForMaskedLM", folder)
-model.save_pretrained("saved")
-fill = transformers.pipeline("fill-mask", model=folder, top_k=4)("word3 [MASK] word5")
-stock_fill = transformers.pipeline(
-    "fill-mask", model=transformers.BertForMaskedLM.from_pretrained(folder), tokenizer=tokenizer, top_k=4
-)("word3 [MASK] word5")
-features = transformers.pipeline("feature-extraction", model=folder)("word3 word5")
-with torch.no_grad():
-    stock = transformers.BertModel.from_pretrained(folder).eval()(**tokenizer("word3 word5", return_tensors="pt"))
-try:
-    load("AutoModelForMaskedLM", lost)
-    refused = "no"
-except ValueError as error:
-    refused = str(error)
-print(json.dumps({
-    "loads": loads,
-    "tokens": tokenizer("word7 word0 nothing").input_ids,
-    "files": sorted(os.listdir("saved")),
-    "fill": [[guess["token_str"], guess["score"]] for guess in fill],
-    "stock fill": [[guess["token_str"], guess["score"]] for guess in stock_fill],
-    "features": features,
-    "stock features": stock.last_hidden_state.tolist(),
-    "refused": refused,
-    "modules": [name for name in sys.modules if name.startswith("transformers_modules.")],
-}))
-"""
-)
-
 
 @pytest.fixture(scope="module")
 def installed(first, without_pooler, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    return answer(INSTALLED, elsewhere, first / "BertPooledMLMForMaskedLM", without_pooler, elsewhere, *AUTOS)
+    return answer("loading_installed", elsewhere, first / "BertPooledMLMForMaskedLM", without_pooler, *AUTOS)
 
 
 @each_auto
@@ -334,20 +206,6 @@ def test_the_feature_extraction_pipeline_gives_the_hidden_states(installed):
 
 # Import 2: a checkout's root, nothing installed. People clone into a folder named after the repository.
 
-CHECKOUT = """
-import json, os, sys
-from modeling_bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel
-from configuration_bert_pooled_mlm import BertPooledMLMConfig
-
-model = BertPooledMLMModel.from_pretrained(sys.argv[1])
-BertPooledMLMForMaskedLM.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
-print(json.dumps({
-    "pooler": model.bert.pooler.dense.bias.tolist(),
-    "config": type(model.config) is BertPooledMLMConfig,
-    "package": "bert_pooled_mlm" in sys.modules,
-}))
-"""
-
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
@@ -359,11 +217,9 @@ def checkout(tmp_path_factory):
 
 
 def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(checkout, donor, tmp_path):
-    seen = answer(CHECKOUT, checkout, donor, tmp_path / "saved")
+    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(checkout))
     assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
-    for name in CODE_FILES:
-        assert (tmp_path / "saved" / name).read_bytes() == (ROOT / name).read_bytes()
-    assert json.loads((tmp_path / "saved/config.json").read_text("utf-8"))["auto_map"] == AUTO_MAP
+    assert saved_config(tmp_path / "saved")
 
 
 # Import 3: remote code, to which transformers copies and scans the files.
@@ -401,19 +257,18 @@ HEAD = {
     "cls.predictions.transform.dense.bias",
     "cls.predictions.transform.dense.weight",
 }
-POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 
 
 @pytest.mark.parametrize(
     ("stock_class", "unexpected", "missing"),
     [
         (BertModel, HEAD, set()),
-        (BertForMaskedLM, POOLER, set()),
+        (BertForMaskedLM, {*POOLER}, set()),
         (BertForPreTraining, set(), {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
         (BertForNextSentencePrediction, HEAD, {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
         (BertForSequenceClassification, HEAD, {"classifier.weight", "classifier.bias"}),
-        (BertForTokenClassification, HEAD | POOLER, {"classifier.weight", "classifier.bias"}),
-        (BertForQuestionAnswering, HEAD | POOLER, {"qa_outputs.weight", "qa_outputs.bias"}),
+        (BertForTokenClassification, HEAD | {*POOLER}, {"classifier.weight", "classifier.bias"}),
+        (BertForQuestionAnswering, HEAD | {*POOLER}, {"qa_outputs.weight", "qa_outputs.bias"}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

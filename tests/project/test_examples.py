@@ -4,27 +4,17 @@
 
 import importlib
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from pydoc_data import topics
 
 import pytest
 import torch
-from checkpoints import ROOT, stored, todays_name
+from checkpoints import POOLER, ROOT, run_python, state, todays
 
 PROGRAM = ROOT / "examples" / "rescue_minilm.py"
 TINY = ("--nsp-steps", "3", "--mlm-steps", "3", "--batch-size", "4", "--length", "16", "--text", "text.txt")
-
-
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    variables = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
-    variables |= {"HF_HOME": str(folder / "hf-home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(PROGRAM), *options], cwd=folder, env=variables, capture_output=True, text=True
-    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +28,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def demonstration(folder) -> subprocess.CompletedProcess:
-    done = run(folder, *TINY)
+    done = run_python(PROGRAM, folder, *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -65,15 +55,11 @@ def test_every_load_of_the_converted_checkpoint_gives_the_same_output(result):
 
 @pytest.mark.versions
 def test_the_folders_hold_the_donors_pooler_and_the_trained_encoder(demonstration, folder):
-    donor, mlm, pooled = (
-        {todays_name(name): tensor for name, tensor in stored(folder / "rescue-minilm" / part).items()}
-        for part in ("donor", "mlm", "mlm-pooled")
-    )
-    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    donor, mlm, pooled = (todays(folder / "rescue-minilm" / part) for part in ("donor", "mlm", "mlm-pooled"))
     assert not any("pooler" in name for name in mlm)
-    assert pooled.keys() == mlm.keys() | pooler
+    assert pooled.keys() == mlm.keys() | {*POOLER}
     for name, tensor in pooled.items():
-        assert torch.equal(tensor, (donor if name in pooler else mlm)[name]), name
+        assert torch.equal(tensor, (donor if name in POOLER else mlm)[name]), name
     assert donor["bert.pooler.dense.bias"].any()  # it was trained: MiniLM's own bias is zero
     layer = "bert.encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(donor[layer], mlm[layer])  # and so was the encoder, after it
@@ -99,21 +85,22 @@ def test_the_figure_is_a_png_of_some_content(demonstration, folder):
     assert pixels.std() > 0.05
 
 
-def test_an_earlier_run_is_not_overwritten_unasked(demonstration, folder):
-    before = (folder / "rescue-minilm" / "rescue.json").stat().st_mtime_ns
-    refused = run(folder, *TINY)
-    assert refused.returncode == 1
-    assert refused.stderr == (
-        "rescue_minilm.py: error: rescue-minilm is not empty; name another --output-dir, or pass --overwrite\n"
-    )
-    assert (folder / "rescue-minilm" / "rescue.json").stat().st_mtime_ns == before
-
-
 @pytest.fixture
 def program(monkeypatch):
     """The program as a module: its refusals in this process, since each fresh one imports torch for seconds."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
     return importlib.import_module("rescue_minilm")
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(program, demonstration, folder, monkeypatch, capsys):
+    before = state(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(program, "quiet_transformers", lambda: None)  # it would stay so for the tests after it
+    assert program.main([*TINY]) == 1
+    assert capsys.readouterr().err == (
+        "rescue_minilm.py: error: rescue-minilm is not empty; name another --output-dir, or pass --overwrite\n"
+    )
+    assert state(folder) == before
 
 
 @pytest.mark.parametrize(

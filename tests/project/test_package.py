@@ -8,13 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
 import bert_pooled_mlm
 import pytest
-from checkpoints import ROOT
+from checkpoints import CHILDREN, CODE_FILES, ROOT
 from packaging.version import Version
 
 CODE = (
@@ -90,36 +89,22 @@ def test_the_metadata_state_licence_requirements_and_the_command(wheel):
     assert (command.name, command.value) == ("bert-pooled-mlm-convert", "bert_pooled_mlm.convert:main")
 
 
-IMPORTED = """
-import importlib.metadata, json, sys
-import bert_pooled_mlm
-import transformers
-config = bert_pooled_mlm.BertPooledMLMConfig(
-    vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-)
-print(json.dumps({
-    "file": bert_pooled_mlm.__file__,
-    "version": bert_pooled_mlm.__version__,
-    "installed": importlib.metadata.version("bert-pooled-mlm"),
-    "names": [name for name in bert_pooled_mlm.__all__ if getattr(bert_pooled_mlm, name).__name__ != name],
-    "model": type(transformers.AutoModel.from_config(config)).__module__,
-}))
-"""
-
-
 @pytest.mark.parametrize("how", ["wheel", "folder", "editable"])
 def test_installed_it_imports_registers_and_brings_its_command(how, source, wheel, tmp_path):
-    # A bare environment, so that the package that the tests run on cannot stand in; torch comes by a path.
+    # A bare environment, so that the package that the tests run on cannot stand in; torch comes by its path.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env/bin/python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    dependencies = [path for path in sys.path if path.endswith("-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies) + "\n", encoding="utf-8")
     what = {"wheel": [wheel], "folder": [source], "editable": ["-e", source]}[how]
     pip("--python", python, "install", "--ignore-installed", *what)
 
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHONPATH")}
-    done = subprocess.run([python, "-c", IMPORTED], cwd=tmp_path, env=clean, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, CHILDREN / "package_imported.py"], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     seen = json.loads(done.stdout)
     assert Path(seen["file"]).parent == (source if how == "editable" else site / "bert_pooled_mlm")
@@ -153,7 +138,7 @@ def test_the_converter_knows_neither_of_the_files_that_it_copies():
     assert not {module for module in imported_by("convert.py") if "bert_pooled_mlm" in module}
 
 
-@pytest.mark.parametrize("name", ["configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py"])
+@pytest.mark.parametrize("name", CODE_FILES)
 def test_a_file_that_travels_says_whose_it_is_what_it_is_and_what_it_offers(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     copyright_line, licence_line = text.splitlines()[:2]

@@ -78,26 +78,6 @@ def test_what_calibration_brings_back_is_the_recorded_figure(name):
     assert re.search(rf"0\.75.*{re.escape(grafted)}.*{re.escape(calibrated)}", text, re.DOTALL)
 
 
-SNIPPETS = """
-import json, sys, traceback
-import transformers
-transformers.logging.disable_progress_bar()
-outcomes, spaces = {}, {}
-for number, code in json.loads(sys.argv[1]).items():
-    spaces[number] = {"__name__": "__main__"}
-    try:
-        exec(code, spaces[number])
-        outcomes[number] = ""
-    except Exception:
-        outcomes[number] = traceback.format_exc()
-installed = "bert_pooled_mlm" in sys.modules
-vectors = [space["vectors"] for space in spaces.values() if "vectors" in space]
-difference = float(abs(vectors[0].detach().numpy() - vectors[1]).max()) if len(vectors) == 2 else None
-print()
-print(json.dumps([outcomes, installed, difference]))
-"""
-
-
 @pytest.fixture(scope="module")
 def ran(workplace):
     """Each snippet's traceback, and how far the two ways to get vectors are apart.
@@ -114,9 +94,9 @@ def ran(workplace):
         if "import bert_pooled_mlm" in block or "from bert_pooled_mlm" in block
     }
     alone = {number: block for number, block in snippets.items() if number not in with_package}
-    first, installed, difference = answer(SNIPPETS, folder, json.dumps(alone), **environment)
+    first, installed, difference = answer("readme_snippets", folder, json.dumps(alone), **environment)
     assert installed is False
-    second, installed, _ = answer(SNIPPETS, folder, json.dumps(with_package), **environment)
+    second, installed, _ = answer("readme_snippets", folder, json.dumps(with_package), **environment)
     assert installed is True
     return first | second, difference
 
@@ -187,14 +167,8 @@ def test_help_explains_every_parameter(thing):
 
 def test_help_shows_how_the_model_and_the_converter_are_used():
     model = pydoc.plain(pydoc.render_doc(BertPooledMLMForMaskedLM))
-    for word in (
-        "from_pretrained",
-        "save_pretrained",
-        "trust_remote_code=True",
-        "BertPooledMLMOutput",
-        "requires_grad_",
-    ):
-        assert word in model.split("Method resolution order")[0]
+    shown = {"from_pretrained", "save_pretrained", "trust_remote_code=True", "BertPooledMLMOutput", "requires_grad_"}
+    assert {word for word in shown if word in model.split("Method resolution order")[0]} == shown
     assert "allow_missing_pooler: " in model
     assert "return_logits: " in model
     assert 'report = convert("old_ckpt")' in pydoc.plain(pydoc.render_doc(bert_pooled_mlm.convert))
@@ -247,15 +221,6 @@ def test_the_report_has_the_lines_that_a_conversion_prints():
     assert [line[:12].strip() for line in shown.splitlines()[1:13]] == [*rows, "verified", "output"]
 
 
-WARNINGS = """
-import sys
-from transformers import BertForMaskedLM, BertModel
-BertForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
-print("--then--", file=sys.stderr, flush=True)
-BertModel.from_pretrained("old_ckpt")
-"""
-
-
 def squeezed(text: str) -> str:
     """Without spaces and colours; transformers 5.0 and 5.23 set the notes differently."""
     return re.sub(r"\s|\x1b\[\d*m", "", text)
@@ -267,7 +232,7 @@ def test_the_warnings_are_quoted_as_transformers_words_them(lost, donor, tmp_pat
     shutil.copytree(lost, tmp_path / "old_ckpt")
     shutil.copytree(donor, tmp_path / "google-bert" / "bert-base-uncased")
     edit_json(tmp_path / "google-bert" / "bert-base-uncased" / "config.json", architectures=["BertForMaskedLM"])
-    done = run_python(WARNINGS, tmp_path)
+    done = run_python("stock_warnings", tmp_path)
     assert done.returncode == 0, done.stderr
     began, ended = (squeezed(part) for part in done.stderr.split("--then--"))
     for name in ("README.md", "README.zh-CN.md"):

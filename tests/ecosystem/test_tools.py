@@ -9,7 +9,19 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
 from bert_pooled_mlm.convert import convert
-from checkpoints import answer, batch, bits, differing, mlm_batch, save_weights, stored, todays_name
+from checkpoints import (
+    FORMATS,
+    POOLER,
+    answer,
+    batch,
+    bits,
+    differing,
+    mlm_rows,
+    pooler_of,
+    save_weights,
+    stored,
+    todays,
+)
 from torch._dynamo.utils import counters
 from transformers import AutoModel, AutoModelForMaskedLM, BertModel
 
@@ -42,14 +54,6 @@ def test_device_map_auto_places_it_as_a_plain_load_does(cls, pooled):
     )
 
 
-@pytest.mark.versions
-def test_its_layers_are_whole_units_for_a_device_map(pooled):
-    model = BertPooledMLMModel.from_pretrained(pooled)
-    layer = type(model.bert.encoder.layer[0]).__name__
-    assert layer in model._no_split_modules
-    assert type(model.bert.embeddings).__name__ in model._no_split_modules
-
-
 # accelerate.
 
 
@@ -65,8 +69,7 @@ def test_accelerate_prepares_trains_unwraps_and_saves_it(accelerator, pooled, tm
     """As run_mlm_no_trainer.py does. What is saved opens again, with the pooler that it came with."""
     model = AutoModelForMaskedLM.from_pretrained(pooled).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-    rows = [{name: tensor[row] for name, tensor in mlm_batch(4).items()} for row in range(4)]
-    loader = torch.utils.data.DataLoader(rows, batch_size=2)
+    loader = torch.utils.data.DataLoader(mlm_rows(4), batch_size=2)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for inputs in loader:
         with accelerator.accumulate(model):
@@ -77,9 +80,9 @@ def test_accelerate_prepares_trains_unwraps_and_saves_it(accelerator, pooled, tm
     accelerator.unwrap_model(model).save_pretrained(tmp_path, save_function=accelerator.save, state_dict=state)
     again, info = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
-    before = {todays_name(name): tensor for name, tensor in stored(pooled).items()}
-    moved = differing(before, {todays_name(name): tensor for name, tensor in stored(tmp_path).items()})
-    assert moved == before.keys() - {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    before = todays(pooled)
+    moved = differing(before, todays(tmp_path))
+    assert moved == before.keys() - {*POOLER}
     assert not differing(again.state_dict(), accelerator.unwrap_model(model).state_dict())
 
 
@@ -106,7 +109,7 @@ def test_the_model_cast_to_half_precision_gives_nearly_the_same(cls, half, poole
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("format", ["pooled", "bert"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_converted_pickle_is_read_from_safetensors_alone(format, lost, donor, tmp_path, monkeypatch):
     shutil.copytree(lost, tmp_path / "lost")
     save_weights(tmp_path / "lost", stored(lost), kind="bin")
@@ -119,9 +122,8 @@ def test_a_converted_pickle_is_read_from_safetensors_alone(format, lost, donor, 
     monkeypatch.setattr(torch, "load", refuse)
     model, info = AutoModel.from_pretrained(tmp_path / "out", use_safetensors=True, output_loading_info=True)
     assert not info["missing_keys"]
-    pooler = getattr(model, "bert", model).pooler.dense
-    stored_pooler = stored(tmp_path / "out")
-    assert bits({"w": pooler.weight.detach()}) == bits({"w": stored_pooler["bert.pooler.dense.weight"]})
+    kept = stored(tmp_path / "out")
+    assert bits(pooler_of(model)) == bits({name.removeprefix("bert.pooler."): kept[name] for name in POOLER})
 
 
 # torch.compile, of inference. (Of training: test_peft_and_savers.py.)
@@ -168,33 +170,17 @@ def test_torch_export_with_dynamic_shapes(return_logits, pooled):
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
 
 
-ONNX = """
-import sys, torch
-from bert_pooled_mlm import BertPooledMLMModel
-
-class Outputs(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-    def forward(self, input_ids, attention_mask):
-        return self.model(input_ids, attention_mask=attention_mask).to_tuple()
-
-folder, target, return_logits = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
-model = BertPooledMLMModel.from_pretrained(folder, return_logits=return_logits).eval()
-ids = torch.arange(14).reshape(2, 7) + 5
-axes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("sequence", min=2, max=64)}
-names = ["last_hidden_state", "pooler_output"] + ["logits"] * return_logits
-torch.onnx.export(Outputs(model), (ids, torch.ones_like(ids)), dynamo=True, dynamic_shapes=(axes, axes), verbose=False,
-                  input_names=["input_ids", "attention_mask"], output_names=names).save(target)
-print("true")
-"""
+@pytest.fixture(scope="module")
+def exported(pooled, tmp_path_factory):
+    """In a fresh process: PyTorch's exporter warns of its own deprecations, which would be errors here."""
+    folder = tmp_path_factory.mktemp("onnx")
+    assert answer("onnx_export", folder, pooled, folder)
+    return folder
 
 
 @pytest.mark.parametrize("return_logits", [True, False])
-def test_onnx_runtime_gives_the_same_with_dynamic_shapes(return_logits, pooled, tmp_path):
-    # In a fresh process: PyTorch's exporter warns of its own deprecations, and the suite takes warnings for errors.
-    assert answer(ONNX, tmp_path, pooled, tmp_path / "model.onnx", return_logits)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+def test_onnx_runtime_gives_the_same_with_dynamic_shapes(return_logits, pooled, exported):
+    session = onnxruntime.InferenceSession(exported / f"{return_logits}.onnx")
     model = BertPooledMLMModel.from_pretrained(pooled, return_logits=return_logits).eval()
     for rows, length in ((1, 4), (3, 9)):
         with torch.no_grad():

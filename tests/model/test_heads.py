@@ -5,17 +5,14 @@ Auto class. All loads are in two fresh processes: one that trains and saves, one
 """
 
 import json
-import subprocess
 import sys
 
 import pytest
 import transformers
-from checkpoints import answer, stored
+from checkpoints import FORMATS, POOLER, answer, run_python, stored
 
 pytestmark = pytest.mark.versions
 
-FORMATS = ("pooled", "bert")
-POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 # The head, the class by name, its Auto class, what of it is new, and whether it reads the pooler.
 HEADS = {
     "sequence": ("BertForSequenceClassification", "AutoModelForSequenceClassification", "classifier.", True),
@@ -29,78 +26,9 @@ LABELS = {
     "answers": {"start_positions": [1], "end_positions": [2]},
     "next sentence": {"labels": [1]},
 }
-
-TRAIN = """
-import json, os, sys
-import torch, transformers
-transformers.logging.set_verbosity_error()
-torch.set_num_threads(1)
-folder, out, jobs, labels = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
-found = {}
-for name, (head, format, cls) in jobs.items():
-    source = f"{folder}/{format}"
-    trust = {"trust_remote_code": True} if format == "pooled" and cls.startswith("Auto") else {}
-    torch.manual_seed(0)
-    model, info = getattr(transformers, cls).from_pretrained(source, output_loading_info=True, **trust)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=format == "pooled")
-    inputs = tokenizer("word1 word2 word3", return_tensors="pt")
-    targets = {key: torch.tensor(value) for key, value in labels[head].items()}
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
-    model.eval()  # without dropout, the loss falls at each of these steps
-    for _ in range(3):
-        loss = model(**inputs, **targets).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    model.save_pretrained(f"{out}/{name}")
-    tokenizer.save_pretrained(f"{out}/{name}")
-    found[name] = {
-        "class": type(model).__name__,
-        "missing": sorted(info["missing_keys"]),
-        "losses": losses,
-        "files": sorted(os.listdir(f"{out}/{name}")),
-    }
-refused = {}
-for auto in ("AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModelForNextSentencePrediction"):
-    try:
-        getattr(transformers, auto).from_pretrained(f"{folder}/pooled", trust_remote_code=True)
-    except ValueError as error:
-        refused[auto] = str(error)
-print(json.dumps([found, refused, "bert_pooled_mlm" in sys.modules]))
-"""
-
-OPEN = """
-import json, sys
-import torch, transformers
-transformers.logging.set_verbosity_error()
-torch.set_num_threads(1)
-folder, jobs = sys.argv[1], json.loads(sys.argv[2])
-found = {}
-for name, (_, auto, by_name, trust) in jobs.items():
-    found[name] = []
-    for cls, kwargs in ((auto, {"trust_remote_code": True} if trust else {}), (by_name, {})):
-        model, info = getattr(transformers, cls).from_pretrained(
-            f"{folder}/{name}", output_loading_info=True, **kwargs
-        )
-        found[name].append([type(model).__name__, sorted(info["missing_keys"])])
-texts, classified = ["word1 word2", "word9"], {}
-for name in ("pooled sequence Auto", "bert sequence Auto"):
-    trust = {"trust_remote_code": True} if name.startswith("pooled") else {}
-    classify = transformers.pipeline("text-classification", model=f"{folder}/{name}", top_k=None, **trust)
-    batch = classify.tokenizer(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        expected = classify.model(**batch).logits.softmax(-1)
-    by_label = [{guess["label"]: guess["score"] for guess in guesses} for guesses in classify(texts)]
-    scores = torch.tensor([[guesses[f"LABEL_{n}"] for n in range(2)] for guesses in by_label])
-    classified[name] = [type(classify.model).__name__, (scores - expected).abs().max().item(), scores.tolist()]
-try:
-    transformers.AutoModelForTokenClassification.from_pretrained(f"{folder}/pooled tokens", trust_remote_code=True)
-    trusted = ""
-except OSError as error:
-    trusted = str(error)
-print(json.dumps([found, classified, trusted]))
-"""
+CLASSIFIERS = ("pooled sequence Auto", "bert sequence Auto")
+# The pooled type is unknown to these.
+UNKNOWN = {HEADS[head][1] for head in ("tokens", "answers", "next sentence")}
 
 
 def jobs() -> dict[str, tuple[str, str, str]]:
@@ -114,17 +42,17 @@ def jobs() -> dict[str, tuple[str, str, str]]:
 def trained(converted, tmp_path_factory):
     """The folder of what was trained, and what the process that trained it saw."""
     out = tmp_path_factory.mktemp("trained")
-    seen = answer(TRAIN, out, converted, out, json.dumps(jobs()), json.dumps(LABELS))
-    return out, seen
+    return out, answer("heads_train", out, converted, out, *map(json.dumps, (jobs(), LABELS, sorted(UNKNOWN))))
 
 
 @pytest.fixture(scope="module")
 def opened(trained, tmp_path_factory):
     todo = {
-        name: (head, HEADS[head][1], HEADS[head][0], name == "pooled sequence Auto")
-        for name, (head, *_) in jobs().items()
+        name: (HEADS[head][1], HEADS[head][0], name == "pooled sequence Auto") for name, (head, *_) in jobs().items()
     }
-    return answer(OPEN, tmp_path_factory.mktemp("elsewhere"), trained[0], json.dumps(todo))
+    return answer(
+        "heads_open", tmp_path_factory.mktemp("elsewhere"), trained[0], json.dumps(todo), json.dumps(CLASSIFIERS)
+    )
 
 
 @pytest.mark.parametrize("name", jobs())
@@ -145,7 +73,7 @@ def test_a_head_that_reads_the_pooler_trains_the_checkpoints_own(name, trained, 
     head, format, _ = jobs()[name]
     before, after = stored(converted / format), stored(trained[0] / name)
     if not HEADS[head][3]:
-        assert not POOLER & after.keys(), "premise: transformers makes this head without a pooler"
+        assert not {*POOLER} & after.keys(), "premise: transformers makes this head without a pooler"
         return
     for key in POOLER:
         assert 0 < (before[key] - after[key]).abs().max() < 0.04
@@ -159,7 +87,7 @@ def test_what_was_saved_opens_complete_by_name_and_by_auto_class(name, opened):
     assert by_name == [head, []]
 
 
-@pytest.mark.parametrize("name", ["pooled sequence Auto", "bert sequence Auto"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_the_text_classification_pipeline_gives_the_models_probabilities(name, opened):
     cls, difference, scores = opened[1][name]
     ours = name.startswith("pooled")
@@ -176,7 +104,7 @@ def test_the_pipeline_says_the_same_of_either_format(opened):
 
 def test_auto_classes_that_the_pooled_type_is_unknown_to_say_so(trained):
     refused = trained[1][1]
-    assert {*refused} == {HEADS[head][1] for head in ("tokens", "answers", "next sentence")}
+    assert {*refused} == UNKNOWN
     assert all(
         "BertPooledMLMConfig" in text and "Unrecognized configuration class" in text for text in refused.values()
     )
@@ -193,23 +121,6 @@ def test_a_stock_head_saved_from_a_pooled_folder_opens_without_trust_remote_code
 
 # The question that transformers asks of a folder with code.
 
-ASK = """
-import json, sys
-import transformers
-transformers.logging.set_verbosity_error()
-found = []
-for cls, kwargs in (
-    ("AutoTokenizer", {"trust_remote_code": False}), ("AutoTokenizer", {}),
-    ("AutoModel", {"trust_remote_code": False}), ("AutoModel", {}), ("AutoModel", {}),
-):
-    # Some versions ask twice, for the config and for the model, and get the same answer.
-    try:
-        found.append(type(getattr(transformers, cls).from_pretrained(sys.argv[1], **kwargs)).__name__)
-    except ValueError as error:
-        found.append(str(error))
-    print("--next--", flush=True)
-print(json.dumps(found))
-"""
 QUESTION = "Do you wish to run the custom code? [y/N]"
 
 
@@ -217,12 +128,8 @@ QUESTION = "Do you wish to run the custom code? [y/N]"
 def test_without_trust_remote_code_it_asks_and_with_false_it_refuses(converted, tmp_path):
     """The tokenizer has no code of ours: it loads whatever is said. transformers 5.x asks all the same."""
     asks_for_tokenizer = transformers.__version__.startswith("5.")
-    environment = {"HF_HOME": str(tmp_path / "hf-home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, str(converted / "pooled")],
-        cwd=tmp_path, env=environment, input="n\n" * asks_for_tokenizer + "n\n" + "y\n" * 3, capture_output=True,
-        text=True, timeout=100,
-    )  # fmt: skip
+    answers = "n\n" * asks_for_tokenizer + "n\n" + "y\n" * 3
+    done = run_python("heads_ask", tmp_path, converted / "pooled", stdin=answers)
     assert done.returncode == 0, done.stderr
     *printed, last = done.stdout.split("--next--")
     assert [QUESTION in part for part in printed] == [False, asks_for_tokenizer, False, True, True]

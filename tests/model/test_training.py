@@ -1,13 +1,17 @@
 """MLM training: an exact loss, a pooler that does not move, and checkpoints that are whole."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import transformers
-from bert_pooled_mlm import BertPooledMLMConfig, BertPooledMLMForMaskedLM, BertPooledMLMModel
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
 from checkpoints import (
+    CODE_FILES,
+    NO_DROPOUT,
+    POOLER,
     ROOT,
     SHAPE,
     answer,
@@ -15,42 +19,35 @@ from checkpoints import (
     distance,
     gradients,
     make_donor,
+    make_pooled,
     mlm_batch,
-    randomize,
-    run_python,
+    mlm_rows,
+    pooler_of,
 )
 from packaging.version import Version
 from torch.nn.functional import cross_entropy
+from trainers import Recorder, arguments, step_gradients
 from transformers import (
+    AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     DataCollatorForLanguageModeling,
     Trainer,
-    TrainingArguments,
 )
 
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 each_path = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 
 
 def make(cls=BertPooledMLMForMaskedLM, **fields):
     """A model in training mode, without dropout: two passes then compute the same."""
-    torch.manual_seed(0)
-    model = cls(BertPooledMLMConfig(**{**SHAPE, **NO_DROPOUT, **fields})).train()
-    randomize(model, 0)
-    return model
+    return make_pooled(cls, **NO_DROPOUT, **fields).train()
 
 
 def make_stock(model):
     stock = BertForMaskedLM(BertConfig(**SHAPE, **NO_DROPOUT)).train()
     stock.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name not in POOLER})
     return stock
-
-
-def pooler_of(model):
-    return {name: tensor.clone() for name, tensor in model.bert.pooler.state_dict().items()}
 
 
 # The loss.
@@ -147,13 +144,6 @@ def test_sparse_logits_are_the_labelled_rows_in_order(cls):
     torch.testing.assert_close(sparse, dense[inputs["labels"] != -100], rtol=1e-5, atol=1e-6)
 
 
-def test_sparse_prediction_runs_the_head_on_the_labelled_rows_alone():
-    model, inputs, rows = make(sparse_prediction=True), mlm_batch(), []
-    model.cls.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[:-1].numel()))
-    model(**inputs)
-    assert rows == [int((inputs["labels"] != -100).sum())]
-
-
 def test_sparse_prediction_acts_in_training_with_labels_only():
     model, inputs = make(sparse_prediction=True), mlm_batch()
     labels = inputs.pop("labels")
@@ -183,127 +173,24 @@ def test_the_pooler_is_bit_identical_after_100_steps_with_weight_decay():
     assert not torch.allclose(encoder, model.bert.encoder.layer[1].output.dense.weight, atol=1e-3), "it trained"
 
 
-@pytest.mark.parametrize("thaw", [lambda m: m.bert.pooler.requires_grad_(True), lambda m: m.requires_grad_(True)])
-def test_requires_grad_thaws_the_pooler(thaw):
-    model = make()
+@pytest.mark.parametrize(
+    ("cls", "thaw"),
+    [
+        (BertPooledMLMForMaskedLM, lambda m: m.bert.pooler.requires_grad_(True)),
+        (BertPooledMLMForMaskedLM, lambda m: m.requires_grad_(True)),
+        (BertPooledMLMModel, lambda m: m),
+    ],
+    ids=["the pooler thawed", "the model thawed", "the model's own"],
+)
+def test_a_thawed_pooler_trains_and_so_does_the_models_own(cls, thaw):
+    model = make(cls)
     before = pooler_of(model)
     thaw(model)
     train(model, 1, use_pooler=True)
     assert differing(before, pooler_of(model)) == {"dense.weight", "dense.bias"}
 
 
-def test_the_models_own_pooler_trains():
-    model = make(BertPooledMLMModel)
-    before = pooler_of(model)
-    train(model, 1, use_pooler=True)
-    assert differing(before, pooler_of(model)) == {"dense.weight", "dense.bias"}
-
-
-DISTRIBUTED = """
-import json, sys
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-
-from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel
-
-folder, out = sys.argv[1:]
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-
-
-def train(cls, steps):
-    model = cls.from_pretrained(folder).train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    wrapped = DistributedDataParallel(model)  # without find_unused_parameters
-    optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3, weight_decay=0.1)
-    torch.manual_seed(rank)  # each process has its own data
-    done = 0
-    try:
-        for _ in range(steps):
-            ids = torch.randint(5, 128, (2, 12))
-            wrapped(input_ids=ids, labels=ids.masked_fill(torch.rand(ids.shape) > 0.5, -100)).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            done += 1
-    except RuntimeError as error:
-        return {"steps": done, "error": str(error)}
-    changed = sorted(name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name]))
-    return {"steps": done, "changed": changed, "sum": sum(p.double().sum().item() for p in model.parameters())}
-
-
-result = {cls.__name__: train(cls, 4) for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel)}
-Path(out, f"{rank}.json").write_text(json.dumps(result), encoding="utf-8")
-dist.destroy_process_group()
-"""
-
-
-@pytest.fixture(scope="module")
-def distributed(pooled, tmp_path_factory):
-    """What each of two real processes saw, by rank."""
-    folder = tmp_path_factory.mktemp("ddp")
-    (folder / "train.py").write_text(DISTRIBUTED, encoding="utf-8")
-    launch = (
-        "import sys; from torch.distributed.run import main; "
-        "main(['--standalone', '--nproc-per-node=2', *sys.argv[1:]])"
-    )
-    done = run_python(launch, folder, folder / "train.py", pooled, folder, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
-
-
-def test_under_ddp_it_trains_without_find_unused_parameters_and_the_pooler_stays(distributed):
-    ranks = [rank["BertPooledMLMForMaskedLM"] for rank in distributed]
-    assert [rank["steps"] for rank in ranks] == [4, 4]
-    assert ranks[0] == ranks[1], "both hold the same model"
-    assert len(ranks[0]["changed"]) > 30, "it trained"
-    assert not {*POOLER} & {*ranks[0]["changed"]}
-
-
-def test_under_ddp_a_trainable_pooler_fails_at_the_second_step(distributed):
-    """The reason for freezing it. MLM training goes through AutoModelForMaskedLM."""
-    for rank in distributed:
-        assert rank["BertPooledMLMModel"]["steps"] == 1
-        assert "Expected to have finished reduction" in rank["BertPooledMLMModel"]["error"]
-
-
 # Trainer.
-
-
-class Recorder(torch.optim.SGD):
-    """Keeps the gradients that it is given."""
-
-    def __init__(self, model):
-        super().__init__(model.parameters(), lr=0.1)
-        self.model, self.seen = model, []
-
-    def step(self, closure=None):
-        self.seen.append({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
-        return super().step(closure)
-
-
-def arguments(folder, **kwargs):
-    defaults = {"max_grad_norm": 0.0, "num_train_epochs": 1, "report_to": [], "disable_tqdm": True, "use_cpu": True}
-    return TrainingArguments(output_dir=str(folder), **{**defaults, "save_strategy": "no", **kwargs})
-
-
-def examples(count, rows=3):
-    """Labelled rows whose numbers of labels differ: a mean of means is then not the mean."""
-    batches = [mlm_batch(rows, seed=seed) for seed in range(-(-count // rows))]
-    rows = [dict(zip(b, row, strict=True)) for b in batches for row in zip(*b.values(), strict=True)]
-    return rows[:count]
-
-
-def accumulated(folder, data, size, steps, **fields):
-    model = make(**fields)
-    optimizer = Recorder(model)
-    args = arguments(folder, per_device_train_batch_size=size, gradient_accumulation_steps=steps)
-    Trainer(model, args, train_dataset=data, optimizers=(optimizer, None)).train()
-    assert len(optimizer.seen) == 1
-    return optimizer.seen[0]
 
 
 @pytest.mark.versions
@@ -312,18 +199,16 @@ def accumulated(folder, data, size, steps, **fields):
 )
 @each_path
 def test_accumulating_4_batches_of_2_gives_the_gradients_of_1_batch_of_8(sparse, tmp_path):
-    data = examples(8)
-    counts = {int((row["labels"] != -100).sum()) for row in data}
+    counts = {int((row["labels"] != -100).sum()) for row in mlm_rows(8)}
     assert len(counts) > 1, "premise: micro-batches differ in their numbers of labels"
-    whole = accumulated(tmp_path, data, 8, 1, sparse_prediction=sparse)
-    parts = accumulated(tmp_path, data, 2, 4, sparse_prediction=sparse)
+    whole, parts = (step_gradients(make(sparse_prediction=sparse), tmp_path, *args) for args in ((8, 1), (2, 4)))
     assert distance(whole, parts) < 1e-6
     assert not {*POOLER} & whole.keys()
 
 
 @pytest.mark.versions
 def test_trainer_survives_an_accumulated_batch_with_nothing_masked(tmp_path):
-    data = examples(4)
+    data = mlm_rows(4)
     for row in data:
         row["labels"].fill_(-100)
     model = make()
@@ -343,7 +228,8 @@ TOPICS = [f"word{n % 7} word{n % 11} word{n % 13} word{n % 17} word{n % 5} word3
 def run(pooled, tmp_path_factory):
     """The usual script: collator, Trainer, evaluation with metrics, a checkpoint on the way."""
     folder = tmp_path_factory.mktemp("run")
-    tokenizer = AutoTokenizer.from_pretrained(pooled)
+    origin = shutil.copytree(pooled, folder / "origin")
+    tokenizer = AutoTokenizer.from_pretrained(origin)
     data = [{"input_ids": ids} for ids in tokenizer(TOPICS).input_ids]
     predictions = []
 
@@ -354,7 +240,7 @@ def run(pooled, tmp_path_factory):
         return {"accuracy": float((guessed == evaluation.label_ids[known]).mean())}
 
     trainer = Trainer(
-        BertPooledMLMForMaskedLM.from_pretrained(pooled),
+        AutoModelForMaskedLM.from_pretrained(origin, trust_remote_code=True),
         arguments(
             folder,
             max_steps=6,
@@ -372,6 +258,7 @@ def run(pooled, tmp_path_factory):
         compute_metrics=compute_metrics,
     )
     trainer.train()
+    shutil.rmtree(origin)
     return folder, trainer, predictions
 
 
@@ -384,39 +271,20 @@ def test_metrics_get_the_logits_and_nothing_else(run):
 
 
 @pytest.mark.versions
-def test_a_checkpoint_of_trainer_is_whole_and_loads_in_a_fresh_process(run, tmp_path):
-    folder, _, _ = run
-    code = """
-import json, sys, transformers
-model, info = transformers.AutoModelForMaskedLM.from_pretrained(
-    sys.argv[1], trust_remote_code=True, output_loading_info=True
-)
-print(json.dumps([
-    type(model).__name__,
-    list(map(len, info.values())),
-    model.bert.pooler.dense.weight.tolist(),
-    "bert_pooled_mlm" in sys.modules,
-]))
-"""
+def test_a_checkpoint_of_trainer_is_whole_and_opens_in_a_fresh_process_with_its_origin_gone(run, tmp_path):
+    folder = run[0]
     for step in (3, 6):
-        for name in ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py"):
+        for name in CODE_FILES:
             assert (folder / f"checkpoint-{step}" / name).read_bytes() == (ROOT / name).read_bytes()
         config = json.loads((folder / f"checkpoint-{step}/config.json").read_text("utf-8"))
         assert config["auto_map"] == AUTO_MAP
-    name, problems, weight, package = answer(code, tmp_path, folder / "checkpoint-6")
-    assert (name, package) == ("BertPooledMLMForMaskedLM", False)
-    assert not any(problems)
-    assert weight == make_donor().bert.pooler.dense.weight.tolist(), "the donor's pooler, bit for bit"
-
-
-@pytest.mark.versions
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("4.48"),
-    reason="Trainer 4.41 cannot read its own random states with torch 2.6 or later",
-)
-def test_a_run_resumes_from_its_checkpoint_with_the_same_pooler(run):
-    folder, trainer, _ = run
-    trainer.args.max_steps = 8
-    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-6"))
-    assert trainer.state.global_step == 8
-    assert not differing(pooler_of(trainer.model), make_donor().bert.pooler.state_dict())
+    found, installed = answer("every_door", tmp_path, folder / "checkpoint-6")
+    assert not installed, "premise: the code came from the checkpoint"
+    donors = {name: tensor.tolist() for name, tensor in make_donor().bert.pooler.state_dict().items()}
+    head = {"missing_keys": ["classifier.bias", "classifier.weight"]}
+    assert found == {
+        "AutoModel": ["BertPooledMLMModel", {}, donors],
+        "AutoModelForMaskedLM": ["BertPooledMLMForMaskedLM", {}, donors],
+        "AutoModelForPreTraining": ["BertPooledMLMForMaskedLM", {}, donors],
+        "AutoModelForSequenceClassification": ["BertPooledMLMForSequenceClassification", head, donors],
+    }

@@ -1,0 +1,19 @@
+"""Imports the two files that travel from a checkout's root, with nothing installed."""
+
+import sys
+
+from common import say
+
+from configuration_bert_pooled_mlm import BertPooledMLMConfig
+from modeling_bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel
+
+folder, out = sys.argv[1:]
+model = BertPooledMLMModel.from_pretrained(folder)
+BertPooledMLMForMaskedLM.from_pretrained(folder).save_pretrained(out)
+say(
+    {
+        "pooler": model.bert.pooler.dense.bias.tolist(),
+        "config": type(model.config) is BertPooledMLMConfig,
+        "package": "bert_pooled_mlm" in sys.modules,
+    }
+)
