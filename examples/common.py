@@ -65,6 +65,12 @@ def read_text(file: Path) -> str:
         raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
+def holds_files(folder: Path) -> bool:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

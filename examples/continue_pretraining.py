@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from common import Bar, Parser, at_least, between, first_line, need, need_length, read_text
+from common import Bar, Parser, at_least, between, first_line, holds_files, need, need_length, read_text
 from torch.nn.functional import cosine_similarity
 from transformers import (
     AutoTokenizer,
@@ -89,14 +89,13 @@ def check(args: argparse.Namespace) -> str | None:
     need(("accelerate", "bert_pooled_mlm"), "pip install accelerate bert-pooled-mlm")
     if args.dataset_name and importlib.util.find_spec("datasets") is None:
         raise ValueError("--dataset-name needs the datasets library; run `pip install datasets`, or give --train FILE")
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise ValueError(f"{args.output_dir} is not a folder")
-    last = get_last_checkpoint(args.output_dir) if args.output_dir.is_dir() else None
+    full = holds_files(args.output_dir)
     if args.resume:
+        last = get_last_checkpoint(args.output_dir) if full else None
         if last is None:
             raise ValueError(f"{args.output_dir} has no checkpoint to --resume from")
         return last
-    if args.output_dir.is_dir() and any(args.output_dir.iterdir()) and not args.overwrite:
+    if full and not args.overwrite:
         raise ValueError(f"{args.output_dir} is not empty; name another, or pass --resume or --overwrite")
     return None
 
@@ -130,11 +129,10 @@ def read_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         name, _, config = args.dataset_name.partition(":")
         found = datasets.load_dataset(name, config or None)
         columns = {split: found[split].column_names for split in found}
-        if "train" not in columns or args.text_column not in columns["train"]:
+        if args.text_column not in columns.get("train", []):
             raise ValueError(f"{args.dataset_name} has no column {args.text_column!r} in a split 'train': {columns}")
-        train = [text for text in found["train"][args.text_column] if text.strip()]
-        held_out = found["validation"][args.text_column] if "validation" in columns else []
-        held_out = [text for text in held_out if text.strip()]
+        rows = [found[split][args.text_column] if split in columns else [] for split in ("train", "validation")]
+        train, held_out = ([text for text in texts if text.strip()] for texts in rows)
     else:
         train = read_texts(args.train, args.line_by_line)
         held_out = read_texts(args.eval, args.line_by_line) if args.eval else []
