@@ -271,18 +271,6 @@ CONVERSION = ("convert", "convert_memory", "copy", "flat", "hub")
 HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
 
 
-def text_table(result: dict) -> str:
-    """The rows for a terminal: the figures first, since they are what one looks for."""
-    lines = []
-    for found in result["rows"]:
-        work, against, measured, half, to_reach, reached, note = (cell.replace("*", "") for cell in cells(found))
-        lines.append(f"{measured:>8}  {half:<15} {to_reach:<23} {reached:<13} {work} / {against}")
-        if note:
-            lines.append(" " * 65 + note)
-    head = f"{'measured':>8}  {'spread':<15} {'to reach':<23} {'reached':<13} work / against"
-    return "\n".join([head, "-" * 120, *lines]).replace("`", "")
-
-
 def blocks(result: dict) -> dict[str, str]:
     """The parts of the documents that quote a run, in Markdown, by name."""
     device, versions = result["device"], result["versions"]
