@@ -32,7 +32,7 @@ def source(tmp_path_factory) -> Path:
     """A copy of the checkout, in the folder that `git clone` makes: building leaves its traces there."""
     folder = tmp_path_factory.mktemp("source") / "bert-pooled-mlm"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
-    for name in ("tests", "benchmarks", "examples", ".ci"):
+    for name in ("tests", "benchmarks", "studies", "examples", ".ci"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for path in ROOT.iterdir():
