@@ -12,6 +12,7 @@ encoder that the training has left. It needs the package and accelerate
 """
 
 import argparse
+import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -86,7 +87,7 @@ def check(args: argparse.Namespace) -> str | None:
     Returns:
         The checkpoint to resume from.
     """
-    need(("accelerate", "bert_pooled_mlm"), "pip install accelerate bert-pooled-mlm")
+    need(("accelerate", "bert_pooled_mlm"), "pip install accelerate, and . from a checkout")
     if args.dataset_name and importlib.util.find_spec("datasets") is None:
         raise ValueError("--dataset-name needs the datasets library; run `pip install datasets`, or give --train FILE")
     full = holds_files(args.output_dir)
@@ -206,22 +207,26 @@ class CalibratePooler(TrainerCallback):
         sizes = {"max_length": self.args.length, "batch_size": self.args.batch_size}
         self.found = calibrate_pooler(model, start, self.tokenizer, self.texts, **sizes, progress=True)
         if self.found.improved:  # any earlier source tells of another pooler
-            model.config.pooler_source = self.source(start, model)
+            model.config.pooler_source = self.source(start, model).to_config()
 
-    def source(self, start, model) -> dict:
-        """Where the pooler is from, as convert.py writes it, and keeps it where it finds all of it."""
-        fit = {name: getattr(self.found, name) for name in ("texts", "held_out", "sha256", "penalty")}
-        fit |= {name: round(getattr(self.found, name), 6) for name in ("cosine_before", "cosine_after")}
-        stored = {name: model.state_dict()[name].cpu().contiguous().view(torch.uint8).numpy() for name in POOLER}
+    def source(self, start, model):
+        """Where the pooler is from, as convert.py writes it, too."""
+        from bert_pooled_mlm.conversion.provenance import Fit, PoolerSource
+
+        def digests(of) -> dict[str, str]:
+            stored = {name: of.state_dict()[name].cpu().contiguous().view(torch.uint8).numpy() for name in POOLER}
+            return {name: hashlib.sha256(data).hexdigest() for name, data in stored.items()}
+
         lasts = (it.bert.encoder.layer[-1].attention.output.dense.weight.detach() for it in (start, model))
         donor = Path(self.args.model)
-        return {
-            "donor": donor.name if donor.exists() else self.args.model,
-            "revision": getattr(start.config, "_commit_hash", None),
-            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in stored.items()},
-            "lineage_cosine": round(cosine_similarity(*(last.double().flatten() for last in lasts), dim=0).item(), 6),
-            "calibration": fit,
-        }
+        return PoolerSource(
+            donor=PoolerSource.name_of(donor.name if donor.exists() else self.args.model),
+            revision=getattr(start.config, "_commit_hash", None),
+            sha256=digests(model),
+            lineage_cosine=round(cosine_similarity(*(last.double().flatten() for last in lasts), dim=0).item(), 6),
+            calibration=Fit(**{field.name: getattr(self.found, field.name) for field in dataclasses.fields(Fit)}),
+            donor_sha256=digests(start),
+        )
 
 
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
