@@ -8,7 +8,7 @@
 By default the encoder is frozen, and a linear classifier (logistic regression) is trained on each of four sentence
 vectors: the checkpoint's own pooler, the raw [CLS] state, the mean over the tokens, and random poolers, as
 transformers makes them up where a checkpoint has none. --finetune trains the whole model instead. It needs the package
-and `datasets`, which reads the files (`pip install bert-pooled-mlm datasets`).
+and `datasets`, which reads the files (from a checkout: `pip install datasets .`).
 """
 
 import argparse
@@ -251,7 +251,7 @@ def show(results: dict[str, list[tuple[float, float]]]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    need(("bert_pooled_mlm", "datasets"), "pip install bert-pooled-mlm datasets")
+    need(("bert_pooled_mlm", "datasets"), "datasets .")
     from bert_pooled_mlm import BertPooledMLMModel
 
     examples = read_examples(args.data, args)

@@ -45,10 +45,15 @@ def between(low: float, high: float):
     return number
 
 
-def need(packages: Iterable[str], command: str) -> None:
+# To be changed with the first release on PyPI, and then nowhere else: no package of this name is published yet.
+INSTALL = "from a checkout of the project: pip install"
+
+
+def need(packages: Iterable[str], install: str) -> None:
+    """Refuses to begin without `packages`; `install` is what pip brings them by."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"missing packages: {', '.join(missing)}; run `{command}`")
+        raise ValueError(f"missing packages: {', '.join(missing)}; {INSTALL} {install}")
 
 
 def need_length(length: int, model: str, longest: int) -> None:

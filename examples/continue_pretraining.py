@@ -7,8 +7,8 @@
 
 It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
 and tokenizer in one folder, the pooler bit for bit the one that it started from, or, with --calibrate, refitted to the
-encoder that the training has left. It needs the package and accelerate
-(`pip install accelerate bert-pooled-mlm`), and `datasets` for --dataset-name alone.
+encoder that the training has left. It needs the package and accelerate (from a
+checkout: `pip install accelerate .`), and `datasets` for --dataset-name alone.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def check(args: argparse.Namespace) -> str | None:
     Returns:
         The checkpoint to resume from.
     """
-    need(("accelerate", "bert_pooled_mlm"), "pip install accelerate, and . from a checkout")
+    need(("accelerate", "bert_pooled_mlm"), "accelerate .")
     if args.dataset_name and importlib.util.find_spec("datasets") is None:
         raise ValueError("--dataset-name needs the datasets library; run `pip install datasets`, or give --train FILE")
     full = holds_files(args.output_dir)

