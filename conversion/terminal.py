@@ -100,7 +100,8 @@ def say(text: object) -> None:
         print(str(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except (OSError, ValueError) as error:
         if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            print(f"done, but the report can't be written to stdout: {error}", file=sys.stderr)
+            reason = getattr(error, "strerror", None) or error
+            print(f"stdout can't take the report ({reason}); what has been converted is whole", file=sys.stderr)
         with contextlib.suppress(AttributeError, OSError, ValueError):  # else Python tries once more when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
