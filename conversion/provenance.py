@@ -146,4 +146,4 @@ def _are_digests(value: object) -> bool:
 
 def escaped(text: str) -> str:
     """`text` without a meaning in Markdown or HTML; its addresses and names (`@`) are no links."""
-    return re.sub(r"([\\`*_{}\[\]<>#|&!@:~$])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>#|&!@~$]|:(?=//)|(?<=www)\.)", r"\\\1", text)
