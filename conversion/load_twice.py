@@ -10,6 +10,7 @@ The first door is gone through twice.
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
@@ -49,5 +50,11 @@ def load_twice(folder: str, doors: list[str]) -> dict:
     return found
 
 
+def end_with_parent() -> None:
+    os.read(0, 1)  # nothing is ever written there: it returns when the other end is closed
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     Path(sys.argv[2]).write_text(json.dumps(load_twice(sys.argv[1], sys.argv[3:])), encoding="utf-8")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -61,6 +62,12 @@ def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> str:
     return f"all {len(plan.tensors)} tensors bit for bit; two loads through AutoModel identical"
 
 
+@functools.cache
+def lifeline() -> int:
+    """A pipe's end that is closed when this process ends, whatever ends it: who reads from it then ends as well."""
+    return os.pipe()[0]
+
+
 def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
     """What `load_twice.py` finds; its module cache lies beside the folder, not in the user's."""
     answer = folder.with_name("loads.json")
@@ -68,7 +75,7 @@ def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
     child = subprocess.run(
         [sys.executable, str(CHILD), str(folder), str(answer), *plan.format.doors],
         env={**os.environ, **quiet, "HF_MODULES_CACHE": str(folder.with_name("modules"))},
-        stdin=subprocess.DEVNULL,
+        stdin=lifeline(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
