@@ -102,7 +102,7 @@ def device_of(options: Options) -> str:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # not there, not built in, or "meta"
+    except (RuntimeError, AssertionError, ImportError) as error:  # not there, not built in, or "meta"
         raise ConversionError(f"--device {device}: {first_line(error)}") from error
     return device
 

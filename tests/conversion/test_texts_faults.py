@@ -9,8 +9,8 @@ import torch
 import transformers
 from bert_pooled_mlm import conversion
 from bert_pooled_mlm.convert import main
-from checkpoints import edit_json
-from grafting import graft, refused, sentences
+from checkpoints import save_donor, save_lost
+from grafting import refused, sentences
 
 ROWS = [{"text": 'a "b", c', "text_pair": "d"}, {"text": "e\nf", "text_pair": ""}, {"text": "中文"}]
 READ = [('a "b", c', "d"), "e\nf", "中文"]
@@ -40,9 +40,9 @@ FAULTS = {
     "no such path": ("../away/texts", None, r"../away/texts: no such file"),
     "another column": ("a.csv", b"body,label\nx,1\n", r"a.csv, line 2: expected a text in the field 'text'; its fields"
                        ": body, label"),
-    "another separator": ("a.csv", b"label;text\n1;x\n", r"a.csv, line 2: expected a text .*its fields: label;text"),
+    "another separator": ("a.csv", b"label;text\n1;x\n", r"a.csv, line 2: .*its fields: label;text"),
     "another field": ("a.json", b'[{"body": "x"}]', r"a.json, entry 1: expected a text in the field 'text'; .*: body"),
-    "an object": ("a.json", b'{"data": [{"text": "x"}]}', r"a.json, line 1: expected a text in the field 'text'; .*data"),
+    "an object": ("a.json", b'{"data": [{"text": "x"}]}', r"a.json, line 1: expected a text .*: data"),
     "numbers": ("a.json", b"[1, 2]", r"a.json, entry 1: expected a JSON object, found int"),
     "half a list": ("a.json", b'[{"text": "x"},', r"a.json: not valid JSON"),
     "a deep list": ("a.json", b"[" * 100_000, r"a.json: not valid JSON"),
@@ -82,12 +82,11 @@ def test_a_line_without_an_end_is_one_line(name, place):
 def test_a_list_without_an_end_is_one_line(place, monkeypatch):
     monkeypatch.setattr(conversion.texts, "JSON_LIMIT", 1000)
     (place / "texts.json").write_text(json.dumps(["x" * 999]))
-    with pytest.raises(ValueError, match="longer than 1000 characters; a .jsonl, one object a line, may be"):
+    with pytest.raises(ValueError, match=r"longer than 1000 characters; a \.jsonl, one object a line, may be"):
         conversion.texts.check_source(place / "texts.json")
 
 
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_missing_file_is_said_before_torch_is_imported(folder, place, monkeypatch, capsys):
+def test_a_missing_file_is_said_before_torch_is_looked_for(place, monkeypatch, capsys):
     monkeypatch.setattr(conversion.calibrate, "device_of", None)
     monkeypatch.setattr(sys.modules["bert_pooled_mlm.convert"], "check_call", None)
     assert main([str(place / "checkpoint"), "--calibrate", str(place / "no" / "texts")]) == 1
@@ -129,8 +128,6 @@ def test_tokens_without_an_embedding_are_one_line(place, calibrated):
 
 
 def test_pairs_for_a_model_with_one_kind_of_token_are_one_line(place, calibrated):
-    from checkpoints import save_donor, save_lost
-
     save_donor(place / "one", type_vocab_size=1)
     save_lost(place / "one-lost", place / "one")
     lines = [{"text": line, "text_pair": "word1"} for line in sentences(200)]
@@ -140,7 +137,7 @@ def test_pairs_for_a_model_with_one_kind_of_token_are_one_line(place, calibrated
 
 def test_half_a_character_is_one_line(calibrated):
     calibrated(
-        r"lines.jsonl: text \d+ can't be tokenized: .*ud800", [{"text": f"{it} \ud800"} for it in sentences(200)]
+        r"lines.jsonl: text \d+ can't be tokenized: .*ud800", [{"text": f"\ud800 {it}"} for it in sentences(200)]
     )
 
 
@@ -155,12 +152,12 @@ def test_texts_that_are_the_same_once_they_are_cut_count_once(place, calibrated)
 
 @pytest.mark.parametrize(
     "device",
-    ["meta", "cuda:99", "nonsense", "cpu:x", "", "mps", "xla", "xpu", "hpu", "vulkan", "mkldnn", "ipu", "npu"],
+    ["meta", "cuda:99", "nonsense", "cpu:x", " ", "mps", "xla", "xpu", "hpu", "vulkan", "mkldnn", "ipu", "npu"],
 )
 def test_a_device_that_nothing_can_be_computed_on_is_one_line(device, calibrated):
     if device in ("mps", "xpu") and getattr(torch, device).is_available():
         pytest.skip(f"this machine has {device}")
-    calibrated(rf"^--device {device or 'cpu'}: " if device else "^--device : ", device=device or " ")
+    calibrated(rf"^--device {device}: ", device=device)
 
 
 def test_a_full_device_is_one_line(calibrated, monkeypatch):
@@ -171,22 +168,3 @@ def test_a_full_device_is_one_line(calibrated, monkeypatch):
     calibrated(r"checkpoint: the pooler can't be calibrated: CUDA out of memory. Tried to allocate 20.00 MiB.$")
     monkeypatch.setattr(transformers.BertModel, "to", full)
     calibrated(r"checkpoint: the pooler can't be calibrated: CUDA out of memory. Tried to allocate 20.00 MiB.$")
-
-
-def test_states_are_read_from_a_device_without_float64(place, texts, monkeypatch):
-    """As Apple's is: they become float64 where they are summed up."""
-    double = torch.Tensor.double
-    devices = []
-
-    def watched(tensor):
-        devices.append(tensor.device.type)
-        return double(tensor)
-
-    monkeypatch.setattr(torch.Tensor, "double", watched)
-    cpu = torch.Tensor.cpu
-    moved = []
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (moved.append(len(devices)), cpu(tensor))[1])
-    edit_json(place / "checkpoint" / "config.json", hidden_dropout_prob=0.0)
-    graft(place / "checkpoint", place / "donor", place / "out", calibrate=texts, calibrate_length=32)
-    assert len(devices) > 10
-    assert moved[1:3] == [0, 1], "each is moved before it is widened; the first moved one is the device's test"
