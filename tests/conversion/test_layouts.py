@@ -89,7 +89,7 @@ def test_a_model_without_such_a_pooler_is_refused_with_its_reason(kind, checkpoi
 
 
 FILES = {
-    "bert_model.ckpt.index": "a TensorFlow 1 checkpoint; .*--tf_checkpoint FOLDER/PREFIX.*copy config.json and the tok",
+    "bert_model.ckpt.index": "a TensorFlow 1 checkpoint; .*--tf_checkpoint FOLDER/PREFIX.*copy config.json and",
     "model.ckpt-1000000.index": "a TensorFlow 1 checkpoint; .*transformers-cli convert --model_type bert",
     "tf_model.h5": "a TensorFlow checkpoint; .*from_tf=True",
     "flax_model.msgpack": "a Flax checkpoint; .*from_flax=True",
