@@ -6,8 +6,6 @@ It is `BertConfig` plus three fields. The file travels inside every checkpoint, 
 `modeling_bert_pooled_mlm.py`, and is what `AutoConfig` runs under `trust_remote_code=True`.
 """
 
-import json
-
 from transformers import BertConfig
 
 __all__ = ["AUTO_MAP", "BertPooledMLMConfig"]
@@ -62,15 +60,20 @@ class BertPooledMLMConfig(BertConfig):
         self.return_logits = return_logits
         self.pooler_source = pooler_source
 
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """The text of config.json, with the `auto_map` that points to the code in the same folder.
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """Writes config.json, with the `auto_map` that points to the code in the same folder.
 
         In memory, transformers writes the origin of the code into `auto_map` (`user/repo--module.Class`), and
         4.41 to 5.0 need it there for `from_pretrained(other_weights, config=config)`. Saved, it would tie a trained
         checkpoint to the repo that it was started from.
         """
-        fields = json.loads(super().to_json_string(use_diff=use_diff))
-        return json.dumps({**fields, "auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n"
+        in_memory = getattr(self, "auto_map", None)
+        self.auto_map = dict(AUTO_MAP)
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            if in_memory is not None:
+                self.auto_map = in_memory
 
 
 # transformers 4.48 forgets to register classes loaded with trust_remote_code, and would then save them without code.

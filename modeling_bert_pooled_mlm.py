@@ -72,19 +72,24 @@ class BertPooledMLMModelOutput(ModelOutput):
 
 
 class _KeptPooler:
-    """The family's promises at loading: no pooler and no logits made up at random; what is frozen stays frozen."""
+    """What each class of the family adds to a stock BERT class: a pooler that is never lost, nor made up at random."""
 
     config_class = BertPooledMLMConfig
-    pooler_is_trained = True
+    pooler_is_trained = True  # False where the class's own loss does not reach the pooler: it is frozen
     # Whole units for `device_map="auto"`; transformers 4.41 to 4.48 look for them on the class itself.
     _no_split_modules = ["BertEmbeddings", "BertLayer"]
     # What checkpoints of BertForPreTraining, and those of transformers before 4.31, hold besides.
     _keys_to_ignore_on_load_unexpected = [r"^cls\.seq_relationship\.", r"embeddings\.position_ids$"]
 
     def __init__(self, config, *args, **kwargs):
-        if type(config).model_type != BertPooledMLMConfig.model_type:  # saved with it, the folder were a stock BERT's
+        # A stock BertConfig would be saved with the model, and Auto classes would then open the folder as stock BERT.
+        if type(config).model_type != BertPooledMLMConfig.model_type:
             raise ValueError(f"{type(self).__name__} takes a BertPooledMLMConfig, found {type(config).__name__}")
         super().__init__(config, *args, **kwargs)
+        if self.bert.pooler is None:  # the stock class has none
+            self.bert.pooler = BertPooler(config)
+            self.post_init()
+        self.bert.pooler.requires_grad_(self.pooler_is_trained)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, allow_missing_pooler=False, **kwargs):
@@ -118,24 +123,13 @@ class _KeptPooler:
         """A class's own answer to the parameters that the checkpoint did not have."""
 
 
-class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
-    """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
+class _BertWithMLMHead(_KeptPooler, BertForMaskedLM):
+    """Encoder, pooler, MLM head and its loss: the one `forward` behind the two public classes, which differ in what
+    they declare here."""
 
-    `from_pretrained` takes a stock BERT that has a pooler, or a pooled checkpoint; `forward` gives a
-    `BertPooledMLMOutput`; `save_pretrained` writes the code beside the weights, for `trust_remote_code=True`. The
-    pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
-    """
-
-    output_class = BertPooledMLMOutput
-    pooler_is_trained = False
-    reads_return_logits = False  # of the config: a saved False would break the fill-mask pipeline
+    output_class: type[ModelOutput]
+    logits_are_optional: bool  # whether `config.return_logits: false` is obeyed where `forward` is not told
     accepts_loss_kwargs = True  # Trainer passes num_items_in_batch, and does not divide the loss again
-
-    def __init__(self, config: BertPooledMLMConfig):
-        super().__init__(config)
-        self.bert.pooler = BertPooler(config)
-        self.bert.pooler.requires_grad_(self.pooler_is_trained)
-        self.post_init()
 
     def forward(
         self,
@@ -163,7 +157,7 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         if return_dict is None:  # torchscript is 4.x's; tracing wants tuples
             return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)
         if return_logits is None:
-            return_logits = not self.reads_return_logits or self.config.return_logits
+            return_logits = self.config.return_logits or not self.logits_are_optional
         encoded = self.bert(
             input_ids,
             attention_mask=attention_mask,
@@ -173,13 +167,13 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
             return_dict=True,
             **kwargs,
         )
-        loss = logits = None
-        states = encoded.last_hidden_state
+        states, loss, logits = encoded.last_hidden_state, None, None
         if labels is not None:
             labels = labels.to(states.device)
-            # The loss reads the labelled rows: copies of the others, as stock makes them, are a step's largest arrays.
-            # Only the shapes of a compiled graph must not depend on their number, unless it is sparse anyway.
             sparse = self.training and self.config.sparse_prediction
+            # The loss reads the labelled rows alone: the logits of all rows, copied, are a step's largest arrays.
+            # A compiled graph takes all rows, since it is compiled anew for each shape, and the number of labelled
+            # rows is another at each step. `sparse_prediction` asks for just these rows, compiled or not.
             all_rows = is_torchdynamo_compiling() and not sparse
             labelled = slice(None) if all_rows else (labels != -100).nonzero(as_tuple=True)
             if sparse or not return_logits:
@@ -193,7 +187,7 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         output = self.output_class(
             loss=loss,
             logits=logits if return_logits else None,
-            last_hidden_state=encoded.last_hidden_state,
+            last_hidden_state=states,
             pooler_output=encoded.pooler_output,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
@@ -209,15 +203,27 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
 
 
-class BertPooledMLMModel(BertPooledMLMForMaskedLM):
+class BertPooledMLMForMaskedLM(_BertWithMLMHead):
+    """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
+
+    `from_pretrained` takes a stock BERT that has a pooler, or a pooled checkpoint; `forward` gives a
+    `BertPooledMLMOutput`; `save_pretrained` writes the code beside the weights, for `trust_remote_code=True`. The
+    pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
+    """
+
+    output_class = BertPooledMLMOutput
+    pooler_is_trained = False
+    logits_are_optional = False  # the fill-mask pipeline needs them, whatever the config says
+
+
+class BertPooledMLMModel(_BertWithMLMHead):
     """Drop-in for `BertModel` by its outputs, plus the MLM head's logits; its pooler is trainable.
 
     For MLM training take `BertPooledMLMForMaskedLM`: DDP stops at a trainable pooler, which that loss never reaches.
     """
 
     output_class = BertPooledMLMModelOutput
-    pooler_is_trained = True
-    reads_return_logits = True
+    logits_are_optional = True
 
     def __init__(self, config: BertPooledMLMConfig, add_pooling_layer: bool = True):
         if not add_pooling_layer:
