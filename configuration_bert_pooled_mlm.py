@@ -6,6 +6,8 @@ It is `BertConfig` plus three fields. The file travels inside every checkpoint, 
 `modeling_bert_pooled_mlm.py`, and is what `AutoConfig` runs under `trust_remote_code=True`.
 """
 
+import json
+
 from transformers import BertConfig
 
 __all__ = ["AUTO_MAP", "BertPooledMLMConfig"]
@@ -17,6 +19,10 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": f"{_MODELING}.BertPooledMLMForMaskedLM",
     "AutoModelForPreTraining": f"{_MODELING}.BertPooledMLMForMaskedLM",
     "AutoModelForSequenceClassification": f"{_MODELING}.BertPooledMLMForSequenceClassification",
+    "AutoModelForMultipleChoice": f"{_MODELING}.BertPooledMLMForMultipleChoice",
+    "AutoModelForNextSentencePrediction": f"{_MODELING}.BertPooledMLMForNextSentencePrediction",
+    "AutoModelForTokenClassification": f"{_MODELING}.BertPooledMLMForTokenClassification",
+    "AutoModelForQuestionAnswering": f"{_MODELING}.BertPooledMLMForQuestionAnswering",
 }
 
 
@@ -74,6 +80,38 @@ class BertPooledMLMConfig(BertConfig):
         finally:
             if in_memory is not None:
                 self.auto_map = in_memory
+
+    def sentence_transformers_files(self) -> dict[str, bytes]:
+        """The JSON files by which sentence-transformers opens a saved folder, by name: [CLS] pooling, then Dense.
+
+        In the spelling that its versions 3.0 to 6.2 and text-embeddings-inference read. `model_args` spares whoever
+        wants sentence vectors the MLM head.
+        """
+        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
+        modes = ("max_tokens", "mean_sqrt_len_tokens", "mean_tokens")
+        files = {
+            "modules.json": [
+                {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for number, (path, kind) in enumerate(kinds)
+            ],
+            "sentence_bert_config.json": {
+                "max_seq_length": self.max_position_embeddings,
+                "do_lower_case": False,
+                "model_args": {"return_logits": False},
+            },
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": self.hidden_size,
+                "pooling_mode_cls_token": True,
+                **{f"pooling_mode_{mode}": False for mode in modes},
+            },
+            "2_Dense/config.json": {
+                "in_features": self.hidden_size,
+                "out_features": self.hidden_size,
+                "bias": True,
+                "activation_function": "torch.nn.modules.activation.Tanh",
+            },
+        }
+        return {name: (json.dumps(value, indent=2, sort_keys=True) + "\n").encode() for name, value in files.items()}
 
 
 # transformers 4.48 forgets to register classes loaded with trust_remote_code, and would then save them without code.

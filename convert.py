@@ -70,6 +70,10 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
     "AutoModelForPreTraining": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_bert_pooled_mlm.BertPooledMLMForSequenceClassification",
+    "AutoModelForMultipleChoice": "modeling_bert_pooled_mlm.BertPooledMLMForMultipleChoice",
+    "AutoModelForNextSentencePrediction": "modeling_bert_pooled_mlm.BertPooledMLMForNextSentencePrediction",
+    "AutoModelForTokenClassification": "modeling_bert_pooled_mlm.BertPooledMLMForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_bert_pooled_mlm.BertPooledMLMForQuestionAnswering",
 }
 ARCHITECTURE = {"pooled": "BertPooledMLMForMaskedLM", "bert": "BertForMaskedLM"}
 
@@ -1529,7 +1533,7 @@ def write_sentence_transformers(plan: Plan, folder: Path) -> None:
         ],
     )
     hidden, length = plan.config["hidden_size"], plan.config["max_position_embeddings"]
-    without_logits = {"config_args": {"return_logits": False}} if plan.format == "pooled" else {}
+    without_logits = {"model_args": {"return_logits": False}} if plan.format == "pooled" else {}
     write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False, **without_logits}
     )

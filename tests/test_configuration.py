@@ -120,7 +120,7 @@ def test_every_class_of_the_family_has_its_auto_class():
         if isinstance(value, type) and issubclass(value, (PreTrainedModel, PretrainedConfig))
     }
     assert {target.split(".")[1] for target in AUTO_MAP.values()} == loadable
-    assert len(loadable) == 4
+    assert len(loadable) == 8
 
 
 def test_an_evaluation_keeps_the_loss_and_the_logits_only():
