@@ -15,6 +15,10 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
     "AutoModelForPreTraining": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_bert_pooled_mlm.BertPooledMLMForSequenceClassification",
+    "AutoModelForMultipleChoice": "modeling_bert_pooled_mlm.BertPooledMLMForMultipleChoice",
+    "AutoModelForNextSentencePrediction": "modeling_bert_pooled_mlm.BertPooledMLMForNextSentencePrediction",
+    "AutoModelForTokenClassification": "modeling_bert_pooled_mlm.BertPooledMLMForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_bert_pooled_mlm.BertPooledMLMForQuestionAnswering",
 }
 
 

@@ -30,7 +30,7 @@ FAMILY = {
     cls.__name__: cls for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel, BertPooledMLMForSequenceClassification)
 }
 CLASS_OF = {auto: target.split(".")[1] for auto, target in AUTO_MAP.items() if auto != "AutoConfig"}
-AUTOS = tuple(CLASS_OF)
+AUTOS = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModelForSequenceClassification")
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,8 @@ def test_remote_code_refuses_a_folder_without_a_pooler_with_the_command(answers,
 
 def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configuration_alone():
     modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
-    assert {*get_imports(modeling)} <= {"torch", "transformers", "dataclasses", "importlib", "shlex"}
+    standard = {"dataclasses", "importlib", "inspect", "pathlib", "shlex"}
+    assert {*get_imports(modeling)} <= {"safetensors", "torch", "transformers", *standard}
     assert {*get_imports(configuration)} <= {"transformers", "json"}
     assert [ROOT / name for name in CODE_FILES[:1]] == [
         ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)
