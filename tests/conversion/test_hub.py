@@ -258,7 +258,7 @@ def test_a_guess_never_downloads_a_bin(hub, refused, giver):
     save_weights(giver, stored(giver), kind="bin")
     hub.add_repo("user/bins", giver)
     text = refused("checkpoint", table=["user/bins"])
-    assert "has only pytorch_model.bin, which a guess does not download; if it is the donor: --pooler-from" in text
+    assert "has only pytorch_model.bin, which is downloaded whole or not at all; if it is the donor: --pooler" in text
     assert not [request.path for request in hub.log if request.path.endswith("pytorch_model.bin")]
 
 
