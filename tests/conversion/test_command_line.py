@@ -28,8 +28,8 @@ def run(lost, donor, tmp_path) -> Path:
 @pytest.mark.parametrize("placed", [True, False], ids=["-o DIR", "beside each"])
 def test_several_checkpoints_in_one_call(placed, run, lost, donor, tmp_path, capsys, monkeypatch):
     """One that fails does not stop the others; the exit code and a summary tell."""
-    opened, original = Counter(), Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *args: (opened.update([path]), original(path, *args))[1])
+    opened, original = Counter(), os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: (opened.update([path]), original(path, *args, **kw))[1])
     where = ["-o", str(tmp_path / "out")] if placed else []
     checkpoints = [str(path) for path in sorted(run.iterdir())]
     assert main([*checkpoints, "--pooler-from", str(donor), "--no-verify", *where]) == 1
@@ -83,7 +83,7 @@ def test_two_outputs_of_one_name_are_refused(place, capsys):
     inputs = [str(place / "checkpoint"), str(place / "other" / "checkpoint")]
     arguments = ["--pooler-from", str(place / "donor"), "--no-verify", "-o", str(place / "out")]
     assert main([*inputs, *arguments]) == 1
-    text = "out/checkpoint: an earlier checkpoint of this call has the same name; convert it alone"
+    text = "out/checkpoint: is the output of an earlier checkpoint of this call itself; choose another folder with -o"
     assert text in capsys.readouterr().err
     assert contents(place / "out").keys() >= {"checkpoint/config.json"}, "the first is written"
 
