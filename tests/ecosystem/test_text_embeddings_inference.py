@@ -21,16 +21,11 @@ def is_count(value) -> bool:
     return type(value) is int and value >= 0
 
 
-def is_number(value) -> bool:
-    return type(value) in (int, float)
+def is_a(*types):
+    return lambda value: type(value) in types
 
 
-def is_text(value) -> bool:
-    return isinstance(value, str)
-
-
-def is_flag(value) -> bool:
-    return isinstance(value, bool)
+is_number, is_text, is_flag = is_a(int, float), is_a(str), is_a(bool)
 
 
 def optional(check):

@@ -80,22 +80,24 @@ each_source = pytest.mark.parametrize("source", FAMILY)
 each_auto = pytest.mark.parametrize("auto", AUTOS)
 
 
+def saved_config(folder) -> dict:
+    """Of a folder that holds the code; its `auto_map` is the canonical one."""
+    for name in CODE_FILES:
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["auto_map"] == AUTO_MAP
+    return config
+
+
 @each_source
 def test_a_folder_saved_by_the_package_holds_the_code_and_a_canonical_auto_map(source, first):
-    for name in CODE_FILES:
-        assert (first / source / name).read_bytes() == (ROOT / name).read_bytes()
-    assert json.loads((first / source / "config.json").read_text("utf-8"))["auto_map"] == AUTO_MAP
+    assert saved_config(first / source)
 
 
 @each_source
 @each_auto
 def test_a_folder_saved_again_by_remote_code_holds_the_code_and_a_canonical_auto_map(source, auto, again):
-    folder = again / source / auto
-    for name in CODE_FILES:
-        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    assert config["auto_map"] == AUTO_MAP
-    assert config["architectures"] == [CLASS_OF[auto]]
+    assert saved_config(again / source / auto)["architectures"] == [CLASS_OF[auto]]
 
 
 @each_source
@@ -131,7 +133,7 @@ def test_what_the_folder_does_not_hold_is_reported_and_nothing_else(source, auto
                 assert "logits" not in load["outputs"]
 
 
-def test_every_load_of_every_folder_gives_the_same_pooler_and_pooler_output(answers):
+def test_every_load_of_every_folder_gives_the_same_pooler(answers):
     loads = [load for folder in answers["loads"].values() for twice in folder.values() for load in twice]
     assert len(loads) == len(FAMILY) * len(AUTOS) ** 2 * 2
     assert len({load["pooler"] for load in loads}) == 1
@@ -217,9 +219,7 @@ def checkout(tmp_path_factory):
 def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(checkout, donor, tmp_path):
     seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(checkout))
     assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
-    for name in CODE_FILES:
-        assert (tmp_path / "saved" / name).read_bytes() == (ROOT / name).read_bytes()
-    assert json.loads((tmp_path / "saved/config.json").read_text("utf-8"))["auto_map"] == AUTO_MAP
+    assert saved_config(tmp_path / "saved")
 
 
 # Import 3: remote code, to which transformers copies and scans the files.

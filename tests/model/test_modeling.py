@@ -14,7 +14,7 @@ from bert_pooled_mlm import (
     BertPooledMLMModelOutput,
     BertPooledMLMOutput,
 )
-from checkpoints import POOLER, SHAPE, batch, differing, gradients, make_donor, mlm_batch
+from checkpoints import POOLER, SHAPE, batch, differing, gradients, make_donor, mlm_batch, pooler_of
 from checkpoints import make_pooled as make
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -118,7 +118,7 @@ def test_two_stock_loads_of_such_a_checkpoint_differ_in_the_pooler_output_alone(
 # What is in a checkpoint, and what comes out of it.
 
 
-@pytest.mark.parametrize("cls", MLM_CLASSES, ids=lambda cls: cls.__name__)
+@each_mlm_class
 def test_the_state_dict_is_that_of_bert_for_masked_lm_plus_the_pooler(cls):
     stock = BertForMaskedLM(BertConfig(**SHAPE)).state_dict()
     assert make(cls).state_dict().keys() == stock.keys() | {*POOLER}
@@ -187,21 +187,19 @@ def test_an_untied_decoder_stays_untied_through_save_and_load(cls, tmp_path):
 
 @each_class
 @pytest.mark.parametrize("gone", [POOLER, POOLER[:1], POOLER[1:]], ids=["both", "weight", "bias"])
-def test_a_checkpoint_without_a_whole_pooler_is_refused_with_the_command_that_mends_it(cls, gone, donor, tmp_path):
-    folder = edit(donor, tmp_path / "lost", lambda tensors: {k: v for k, v in tensors.items() if k not in gone})
+@pytest.mark.parametrize("door", ["a stock checkpoint by class", "a pooled one by Auto class"])
+def test_a_checkpoint_without_a_whole_pooler_is_refused_with_the_command_that_mends_it(
+    cls, gone, door, donor, pooled, tmp_path
+):
+    auto = door == "a pooled one by Auto class"
+    whole = pooled if auto else donor
+    folder = edit(whole, tmp_path / "lost", lambda tensors: {k: v for k, v in tensors.items() if k not in gone})
     with pytest.raises(ValueError, match="has no usable pooler") as refusal:
-        cls.from_pretrained(folder)
+        (AUTO[cls] if auto else cls).from_pretrained(folder)
     message = str(refusal.value)
     assert message.startswith(f"{folder} has no usable pooler: {', '.join(sorted(gone))} would be random")
     assert f"`python convert.py {folder}`" in message
     assert "\n" not in message
-
-
-@each_class
-def test_the_auto_classes_refuse_it_too(cls, pooled, tmp_path):
-    without_pooler = edit(pooled, tmp_path / "l", lambda t: {k: v for k, v in t.items() if k not in POOLER})
-    with pytest.raises(ValueError, match="has no usable pooler"):
-        AUTO[cls].from_pretrained(without_pooler)
 
 
 @each_class
@@ -270,28 +268,6 @@ def test_the_pooler_alone_is_frozen_and_for_masked_lm_alone(cls, source, donor, 
 # Promise: stock checkpoints that have a pooler are taken, with THEIR pooler.
 
 
-def _encoder_only(folder):
-    make_donor().bert.save_pretrained(folder)  # BertModel's keys: no prefix
-
-
-def _with_next_sentence_head(folder):
-    make_donor().save_pretrained(folder)
-
-
-def _with_position_ids(folder):  # as transformers before 4.31 wrote it
-    make_donor().save_pretrained(folder)
-    tensors = load_file(folder / "model.safetensors")
-    tensors["bert.embeddings.position_ids"] = torch.arange(SHAPE["max_position_embeddings"]).unsqueeze(0)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-
-
-def _encoder_only_with_position_ids(folder):
-    make_donor().bert.save_pretrained(folder)
-    tensors = load_file(folder / "model.safetensors")
-    tensors["embeddings.position_ids"] = torch.arange(SHAPE["max_position_embeddings"]).unsqueeze(0)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-
-
 HEADS = {
     BertPooledMLMForMaskedLM: "cls.predictions.",
     BertPooledMLMModel: "cls.predictions.",
@@ -300,20 +276,23 @@ HEADS = {
 
 
 @each_class
-@pytest.mark.parametrize(
-    "save",
-    [_encoder_only, _with_next_sentence_head, _with_position_ids, _encoder_only_with_position_ids],
-    ids=lambda save: save.__name__.strip("_"),
-)
-def test_a_stock_checkpoint_keeps_its_own_pooler_and_is_read_without_noise(cls, save, tmp_path, notices):
-    save(tmp_path)
-    model, info = cls.from_pretrained(tmp_path, output_loading_info=True)
-    expected = {name: tensor for name, tensor in make_donor().state_dict().items() if name.startswith("bert.")}
+@pytest.mark.parametrize("position_ids", [False, True], ids=["of today", "of before 4.31"])
+@pytest.mark.parametrize("saved_by", [BertForPreTraining, BertModel], ids=lambda cls: cls.__name__)
+def test_a_stock_checkpoint_keeps_its_own_pooler_and_is_read_without_noise(
+    cls, saved_by, position_ids, tmp_path, notices
+):
+    donor = make_donor()
+    whole = saved_by is BertForPreTraining  # BertModel's names have no prefix
+    (donor if whole else donor.bert).save_pretrained(tmp_path / "donor")
+    old = {f"{'bert.' * whole}embeddings.position_ids": torch.arange(SHAPE["max_position_embeddings"]).unsqueeze(0)}
+    folder = edit(tmp_path / "donor", tmp_path / "old", lambda t: t | old if position_ids else t)
+    model, info = cls.from_pretrained(folder, output_loading_info=True)
+    expected = {name: tensor for name, tensor in donor.state_dict().items() if name.startswith("bert.")}
     loaded = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("bert.")}
     assert not differing(expected, loaded)
     assert not info["unexpected_keys"]
     # New is what the checkpoint cannot have: the classifier, or the MLM head of one that has none.
-    has_head = cls in MLM_CLASSES and save in (_with_next_sentence_head, _with_position_ids)
+    has_head = cls in MLM_CLASSES and whole
     assert all(name.startswith(HEADS[cls]) for name in info["missing_keys"])
     assert bool(info["missing_keys"]) is not has_head
     text = "\n".join(notices())
@@ -432,22 +411,9 @@ def test_a_tuple_holds_the_fields_of_the_output_in_order(cls, case, through):
 
 def test_the_two_outputs_differ_in_nothing_but_their_order():
     fields = {cls: list(output.__dataclass_fields__) for cls, output in OUTPUT.items()}
-    assert fields[BertPooledMLMForMaskedLM] == [
-        "loss",
-        "logits",
-        "last_hidden_state",
-        "pooler_output",
-        "hidden_states",
-        "attentions",
-    ]
-    assert fields[BertPooledMLMModel] == [
-        "loss",
-        "last_hidden_state",
-        "pooler_output",
-        "hidden_states",
-        "attentions",
-        "logits",
-    ]
+    encoders = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
+    assert fields[BertPooledMLMForMaskedLM] == ["loss", "logits", *encoders]
+    assert fields[BertPooledMLMModel] == ["loss", *encoders, "logits"]
     assert all(type(make(cls)(**batch())) is output for cls, output in OUTPUT.items())
 
 
@@ -615,7 +581,7 @@ RESIZES = {"larger": (150, None), "smaller": (100, None), "a multiple": (130, 64
 
 @each_class
 @pytest.mark.parametrize("resize", RESIZES)
-def test_resize_token_embeddings_does_what_it_does_to_stock_bert(cls, resize, tmp_path):
+def test_resize_token_embeddings_does_what_it_does_to_stock_bert_and_it_trains_on(cls, resize, tmp_path):
     size, multiple = RESIZES[resize]
     model = make(cls)
     stock = twin(model, STOCK[cls])
@@ -626,12 +592,23 @@ def test_resize_token_embeddings_does_what_it_does_to_stock_bert(cls, resize, tm
     assert model.get_input_embeddings().weight.shape == (rows, SHAPE["hidden_size"])
     assert model.config.vocab_size == stock.config.vocab_size == rows
     assert differing(model.state_dict(), stock.state_dict()) == ({*POOLER} if cls in MLM_CLASSES else set())
+    if cls is BertPooledMLMForMaskedLM:
+        pooler, embeddings = pooler_of(model), model.get_input_embeddings().weight.detach().clone()
+        inputs = {name: tensor.clamp(max=rows - 1) for name, tensor in mlm_batch().items()}
+        inputs["input_ids"][0, 1], inputs["labels"][0, 1] = rows - 1, rows - 1
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        assert not torch.equal(model.get_input_embeddings().weight[-1], embeddings[-1]), "the last token is trained"
+        assert model(**inputs).loss < loss
+        assert not differing(pooler_of(model), pooler)
     model.save_pretrained(tmp_path)
     loaded = cls.from_pretrained(tmp_path)
     assert not differing(model.state_dict(), loaded.state_dict())
     if cls in MLM_CLASSES:
         assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
-        assert loaded.cls.predictions.bias.shape == (rows,)
+        assert loaded.cls.predictions.bias.shape == loaded.cls.predictions.decoder.bias.shape == (rows,)
         assert loaded(**{**batch(), "input_ids": batch()["input_ids"] % 100}).logits.shape == (3, 12, rows)
 
 

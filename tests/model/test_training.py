@@ -144,13 +144,6 @@ def test_sparse_logits_are_the_labelled_rows_in_order(cls):
     torch.testing.assert_close(sparse, dense[inputs["labels"] != -100], rtol=1e-5, atol=1e-6)
 
 
-def test_sparse_prediction_runs_the_head_on_the_labelled_rows_alone():
-    model, inputs, rows = make(sparse_prediction=True), mlm_batch(), []
-    model.cls.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[:-1].numel()))
-    model(**inputs)
-    assert rows == [int((inputs["labels"] != -100).sum())]
-
-
 def test_sparse_prediction_acts_in_training_with_labels_only():
     model, inputs = make(sparse_prediction=True), mlm_batch()
     labels = inputs.pop("labels")
@@ -180,18 +173,19 @@ def test_the_pooler_is_bit_identical_after_100_steps_with_weight_decay():
     assert not torch.allclose(encoder, model.bert.encoder.layer[1].output.dense.weight, atol=1e-3), "it trained"
 
 
-@pytest.mark.parametrize("thaw", [lambda m: m.bert.pooler.requires_grad_(True), lambda m: m.requires_grad_(True)])
-def test_requires_grad_thaws_the_pooler(thaw):
-    model = make()
+@pytest.mark.parametrize(
+    ("cls", "thaw"),
+    [
+        (BertPooledMLMForMaskedLM, lambda m: m.bert.pooler.requires_grad_(True)),
+        (BertPooledMLMForMaskedLM, lambda m: m.requires_grad_(True)),
+        (BertPooledMLMModel, lambda m: m),
+    ],
+    ids=["the pooler thawed", "the model thawed", "the model's own"],
+)
+def test_a_thawed_pooler_trains_and_so_does_the_models_own(cls, thaw):
+    model = make(cls)
     before = pooler_of(model)
     thaw(model)
-    train(model, 1, use_pooler=True)
-    assert differing(before, pooler_of(model)) == {"dense.weight", "dense.bias"}
-
-
-def test_the_models_own_pooler_trains():
-    model = make(BertPooledMLMModel)
-    before = pooler_of(model)
     train(model, 1, use_pooler=True)
     assert differing(before, pooler_of(model)) == {"dense.weight", "dense.bias"}
 

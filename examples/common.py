@@ -1,0 +1,94 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the examples share: numbers within bounds, errors of one line, files that can be read, a bar that tells."""
+
+import argparse
+import importlib.util
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers.trainer_callback import ProgressCallback
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def at_least(minimum: int):
+    """The argparse type of the integers from `minimum` on."""
+
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, found {text!r}")
+        return int(text)
+
+    return integer
+
+
+def between(low: float, high: float):
+    """The argparse type of the numbers between `low` and `high`, both excluded."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low < value < high:
+            bounds = f"above {low:g}" + (f" and below {high:g}" if high < math.inf else "")
+            raise argparse.ArgumentTypeError(f"expected a number {bounds}, found {text!r}")
+        return value
+
+    return number
+
+
+# To be changed with the first release on PyPI, and then nowhere else: no package of this name is published yet.
+INSTALL = "from a checkout of the project: pip install"
+
+
+def need(packages: Iterable[str], install: str) -> None:
+    """Refuses to begin without `packages`; `install` is what pip brings them by."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"missing packages: {', '.join(missing)}; {INSTALL} {install}")
+
+
+def need_length(length: int, model: str, longest: int) -> None:
+    if length > longest:
+        raise ValueError(f"--length {length}: {model} reads {longest} tokens at most")
+
+
+def read_text(file: Path) -> str:
+    if not file.is_file():
+        raise ValueError(f"{file} is not a file")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def holds_files(folder: Path) -> bool:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+class Bar(ProgressCallback):
+    """Trainer's progress bar with the loss beside it, instead of a line of JSON under it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is None:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        elif "eval_loss" in logs:
+            perplexity = math.exp(min(logs["eval_loss"], 99))
+            self.training_bar.write(f"step {state.global_step}: held-out perplexity {perplexity:.2f}")
