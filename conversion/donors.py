@@ -48,7 +48,7 @@ class Donor:
 
     @functools.cached_property
     def pooler(self) -> dict[str, Tensor]:
-        return {key: tensor.cast(self.dtype) for key, tensor in self.checkpoint.pooler.items()}
+        return {key: tensor.in_memory().cast(self.dtype) for key, tensor in self.checkpoint.pooler.items()}
 
     def __str__(self) -> str:
         source = self.checkpoint.source
@@ -62,7 +62,7 @@ class Donors:
         self._opened: dict[tuple[str, str | None], Checkpoint] = {}
 
     def examine(self, checkpoint: Checkpoint, name: str, revision: str | None, found_by: str) -> Donor:
-        """Compares a candidate with the checkpoint; of one on the Hub, its config, header and three tensors are read.
+        """Compares a candidate with the checkpoint; of one on the Hub, its config, header and two tensors are read.
 
         Raises:
             ConversionError: It can't be read, is not a BERT, or has no pooler of the right shape.
@@ -111,7 +111,7 @@ class Donors:
             if tensor.shape != shape or tensor.dtype not in FLOATS:
                 stored = f"{tensor.dtype} {list(tensor.shape)}"
                 raise ConversionError(f"{name}: {key} is {stored}, expected a floating {list(shape)}")
-        read = {key: candidate.tensors[key].in_memory() for key in (*POOLER, lineage)}
+        read = {key: candidate.tensors[key].in_memory() for key in (POOLER[1], lineage)}
         return dataclasses.replace(candidate, tensors=candidate.tensors | read)
 
     def find(

@@ -152,6 +152,10 @@ class HubServer:
     STRANGER = "hf_stranger"
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """As new, at the same address."""
         self.repos: dict[str, Repo] = {}
         self.renamed = {"bert-base-chinese": "google-bert/bert-base-chinese"}
         self.objects: dict[str, bytes] = {}

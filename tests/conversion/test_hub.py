@@ -1,68 +1,51 @@
 """The converter and the Hub, against a loopback server: what comes over the wire, and how each failure reads.
 
-The client reads its settings while it is imported, so each conversion runs in a fresh process, from a plain checkout.
+The client reads its settings while it is imported: conversions run in forks of a process that imported it with them.
 """
 
-import itertools
 import json
-import math
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
-import numpy as np
+import huggingface_hub
 import pytest
 import torch
-from bert_pooled_mlm.convert import BERT_DEFAULTS, TIED, expected_shapes, lineage_key
-from checkpoints import (
-    ROOT,
-    answer,
-    contents,
-    edit_json,
-    run_python,
-    save_donor,
-    save_lost,
-    save_weights,
-    state,
-    stored,
-)
+from bert_pooled_mlm import ConversionError, conversion, convert
+from checkpoints import POOLER, answer, contents, edit_json, save_lost, save_weights, state, stored, took
+from grafting import Conversions, config_of, graft, unprefixed, write_sparse
+from grafting import refused as refused_here
 from hub_server import HubServer
-
-POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
-ABSENT = "0" * 40
-# Its arguments: the checkout, the table of well-known models, and those of convert.py.
-CONVERT = """
-import json, sys, time
-sys.path.insert(0, sys.argv[1])
-import convert
-time.sleep = lambda seconds: None  # the client waits longer and longer before each new attempt
-convert.KNOWN_DONORS = tuple(convert.KnownDonor(*entry) for entry in json.loads(sys.argv[2]))
-sys.exit(convert.main([*sys.argv[3:], "--no-verify", "--json"]))
-"""
+from huggingface_hub.errors import EntryNotFoundError
 
 
-@pytest.fixture
-def hub():
-    with HubServer() as server:
-        yield server
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Where the client keeps its cache; each test starts without one."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def online(server, home):
+    with Conversions(**server.environment(home)) as conversions:
+        yield conversions
 
 
 @pytest.fixture
-def place(lost, donor, tmp_path) -> Path:
-    """The user's working folder, with a checkpoint in it that names no donor."""
-    shutil.copytree(lost, tmp_path / "place" / "checkpoint")
-    edit_json(tmp_path / "place" / "checkpoint" / "config.json", "_name_or_path")
-    return tmp_path / "place"
+def client(hub, online, place, home):
+    """Runs the converter in `place`; other settings of the client than the token take a process of their own."""
+    shutil.rmtree(home / "hf-home", ignore_errors=True)
 
-
-@pytest.fixture
-def client(hub, place, tmp_path):
-    """Runs the converter in `place`; its cache is elsewhere."""
-
-    def run(*args, table=(), token: str | None = None, **env: str) -> subprocess.CompletedProcess:
-        entries = json.dumps([entry if isinstance(entry, list) else [entry, 128, 32, 2] for entry in table])
-        return run_python(CONVERT, place, ROOT, entries, *args, **hub.environment(tmp_path, token) | env)
+    def run(*args, table=(), token: str | None = None, **settings: str) -> dict:
+        order = {
+            "cwd": str(place),
+            "env": {"HF_TOKEN": token} if token else {},
+            "table": [entry if isinstance(entry, list) else [entry, 128, 32, 2] for entry in table],
+        }
+        if not settings:
+            return online.run(*args, "--json", **order)
+        with Conversions(**hub.environment(home) | settings) as fresh:
+            return fresh.run(*args, "--json", **order)
 
     return run
 
@@ -73,8 +56,8 @@ def converted(client):
 
     def run(*args, **options) -> dict:
         done = client(*args, **options)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        assert done["code"] == 0, done["err"]
+        return json.loads(done["out"])
 
     return run
 
@@ -86,17 +69,30 @@ def refused(client, place):
     def run(*args, **options) -> str:
         before = state(place)
         done = client(*args, **options)
-        assert done.returncode == 1, done.stderr
-        assert done.stderr.count("\n") == 1, done.stderr
+        assert done["code"] == 1, done["err"]
+        assert done["err"].count("\n") == 1, done["err"]
         assert state(place) == before
-        return done.stderr.removeprefix("error: ").rstrip("\n")
+        return done["err"].removeprefix("error: ").rstrip("\n")
 
     return run
 
 
-def took(folder: Path, donor: Path) -> bool:
-    """Whether the output's pooler is the donor's."""
-    return all(torch.equal(stored(folder)[name], stored(donor)[name]) for name in POOLER)
+@pytest.fixture(params=["checkpoint", "donor"])
+def part(request) -> str:
+    """What lies on the Hub."""
+    return request.param
+
+
+@pytest.fixture
+def arguments(part):
+    """The command line that names a repository as `part`, and a folder as the other one."""
+
+    def of(repo: str = "user/repo", revision: str | None = None) -> list[str]:
+        if part == "checkpoint":
+            return [repo, "--pooler-from", "donor", *(["--revision", revision] if revision else [])]
+        return ["checkpoint", "--pooler-from", repo, *(["--pooler-revision", revision] if revision else [])]
+
+    return of
 
 
 # --- A donor by byte range -------------------------------------------------------------------------------------------
@@ -118,11 +114,10 @@ def test_a_donor_is_read_by_byte_range(hub, converted, place, donor):
 
 
 @pytest.mark.parametrize("kind", ["sharded", "saved from BertModel", "float16"])
-def test_every_layout_of_a_donor_is_read(kind, hub, converted, place, donor, tmp_path):
-    giver = Path(shutil.copytree(donor, tmp_path / "giver"))
+def test_every_layout_of_a_donor_is_read(kind, hub, converted, place, donor, giver, home):
     tensors = stored(donor)
     if kind == "saved from BertModel":
-        tensors = {name.removeprefix("bert."): t for name, t in tensors.items() if name.startswith("bert.")}
+        tensors = unprefixed(tensors)
     if kind == "float16":
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
     save_weights(giver, tensors, shards=3 if kind == "sharded" else 1)
@@ -133,47 +128,22 @@ def test_every_layout_of_a_donor_is_read(kind, hub, converted, place, donor, tmp
         wanted = stored(donor)[name].half().float() if kind == "float16" else stored(donor)[name]
         assert torch.equal(output[name], wanted)
     assert (report["cast"] is not None) == (kind == "float16")
-    assert not list((tmp_path / "hf-home").rglob("*.safetensors")), "nothing is downloaded"
+    assert not list((home / "hf-home").rglob("*.safetensors")), "nothing is downloaded"
 
 
-def sparse_bert_base(folder: Path, pooler_seed: int | None, lineage_seed: int) -> Path:
-    """A checkpoint of bert-base's shape in a file with holes: 440 MB of zeros but for the tensors that are read."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **BERT_DEFAULTS}))
-    shapes = {name: shape for name, shape in expected_shapes(BERT_DEFAULTS).items() if name not in TIED}
-    if pooler_seed is None:
-        shapes = {name: shape for name, shape in shapes.items() if name not in POOLER}
-    ends = list(itertools.accumulate(4 * math.prod(shape) for shape in shapes.values()))
-    header = {
-        name: {"dtype": "F32", "shape": shape, "data_offsets": [end - 4 * math.prod(shape), end]}
-        for (name, shape), end in zip(shapes.items(), ends, strict=True)
-    }
-    text = json.dumps(header).encode()
-    seeds = {lineage_key(BERT_DEFAULTS): lineage_seed} | dict.fromkeys(POOLER, pooler_seed)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in seeds.keys() & shapes.keys():
-            file.seek(8 + len(text) + header[name]["data_offsets"][0])
-            values = np.random.default_rng(seeds[name]).standard_normal(math.prod(shapes[name]), np.float32)
-            file.write(values.tobytes())
-        file.truncate(8 + len(text) + ends[-1])
-    return folder
+BERT_BASE = (30522, 768, 12)
 
 
 @pytest.fixture(scope="module")
 def berts(tmp_path_factory) -> Path:
     """Three checkpoints of 440 MB: one without its pooler, the donor of it, and a stranger of the same shape."""
     folder = tmp_path_factory.mktemp("bert-base")
-    sparse_bert_base(folder / "lost", None, 1)
-    sparse_bert_base(folder / "donor", 2, 1)
-    sparse_bert_base(folder / "stranger", 3, 4)
+    write_sparse(folder / "lost", conversion.bert.SIZES, pooler=None, lineage=1)
+    write_sparse(folder / "donor", conversion.bert.SIZES, pooler=2, lineage=1)
+    write_sparse(folder / "stranger", conversion.bert.SIZES, pooler=3, lineage=4)
     assert (folder / "donor" / "model.safetensors").stat().st_size > 437e6, "premise: bert-base's size"
     assert (folder / "donor" / "model.safetensors").stat().st_blocks * 512 < 20e6, "premise: most of it are holes"
     return folder
-
-
-def bert_base(repo_id: str) -> list:
-    return [repo_id, 30522, 768, 12]
 
 
 @pytest.mark.versions
@@ -182,7 +152,7 @@ def test_a_bert_base_donor_costs_less_than_6_megabytes(found, hub, converted, be
     """Of 440, everything counted: listings, config, header, lineage, pooler."""
     hub.add_repo("user/donor", berts / "donor")
     named = ["--pooler-from", "user/donor"] if found == "--pooler-from" else []
-    report = converted(berts / "lost", "--dry-run", *named, table=[bert_base("user/donor")])
+    report = converted(berts / "lost", "--dry-run", *named, table=[["user/donor", *BERT_BASE]])
     assert (report["donor"], report["lineage_cosine"]) == ("user/donor", 1.0)
     assert hub.bytes_sent() < 6e6
     assert hub.bytes_sent("model.safetensors") > 4.7e6, "premise: two tensors of 2.4 MB were read"
@@ -194,14 +164,15 @@ def test_a_further_candidate_costs_less_than_3_megabytes(other, hub, converted, 
     hub.add_repo("user/donor", berts / "donor")
     folder = berts / "stranger"
     if other == "relative":
-        folder = sparse_bert_base(tmp_path / "relative", 5, 1)
+        folder = tmp_path / "relative"
+        write_sparse(folder, conversion.bert.SIZES, pooler=5, lineage=1)
         with (folder / "model.safetensors").open("r+b") as file:
             length = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(length))[lineage_key(BERT_DEFAULTS)]
+            entry = json.loads(file.read(length))[conversion.bert.lineage_key(conversion.bert.SIZES)]
             file.seek(8 + length + entry["data_offsets"][0])
             file.write(b"\0" * 400_000)
     hub.add_repo("user/other", folder)
-    report = converted(berts / "lost", "--dry-run", table=[bert_base("user/other"), bert_base("user/donor")])
+    report = converted(berts / "lost", "--dry-run", table=[["user/other", *BERT_BASE], ["user/donor", *BERT_BASE]])
     assert report["donor"] == "user/donor"
     of_other = sum(request.sent for request in hub.log if "user/other" in request.path)
     assert 2.3e6 < of_other < 3e6
@@ -210,16 +181,16 @@ def test_a_further_candidate_costs_less_than_3_megabytes(other, hub, converted, 
 
 @pytest.mark.versions
 @pytest.mark.parametrize("found", ["--pooler-from", "table"])
-def test_a_cached_donor_costs_nothing(found, hub, converted, berts, tmp_path):
+def test_a_cached_donor_costs_nothing(found, hub, converted, berts, home):
     sha = hub.add_repo("user/donor", berts / "donor")
-    repo = tmp_path / "hf-home" / "hub" / "models--user--donor"
+    repo = home / "hf-home" / "hub" / "models--user--donor"
     (repo / "snapshots" / sha).mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(sha)
     for file in (berts / "donor").iterdir():
         os.link(file, repo / "snapshots" / sha / file.name)
     named = ["--pooler-from", "user/donor"] if found == "--pooler-from" else []
-    report = converted(berts / "lost", "--dry-run", *named, table=[bert_base("user/donor")])
+    report = converted(berts / "lost", "--dry-run", *named, table=[["user/donor", *BERT_BASE]])
     assert (report["donor"], report["donor_commit"]) == ("user/donor", sha)
     assert hub.log == []
 
@@ -273,43 +244,36 @@ def test_a_guess_that_the_hub_does_not_have_is_passed_over(hub, converted, place
     assert note.startswith("user/gone: ")
 
 
-@pytest.fixture
-def bins(donor, tmp_path) -> Path:
-    folder = Path(shutil.copytree(donor, tmp_path / "bins"))
-    save_weights(folder, stored(donor), kind="bin")
-    return folder
-
-
 @pytest.mark.versions
-def test_a_named_donor_that_has_only_bins_is_downloaded(hub, converted, place, donor, bins):
-    save_weights(bins, stored(donor), 3, "bin")
-    hub.add_repo("user/bins", bins)
+def test_a_named_donor_that_has_only_bins_is_downloaded(hub, converted, place, donor, giver):
+    save_weights(giver, stored(donor), 3, "bin")
+    hub.add_repo("user/bins", giver)
     report = converted("checkpoint", "--pooler-from", "user/bins")
     assert report["donor"] == "user/bins"
     assert took(place / "checkpoint-pooled", donor)
     assert "pytorch_model-00003-of-00003.bin" in {Path(request.path).name for request in hub.log}
 
 
-def test_a_guess_never_downloads_a_bin(hub, refused, bins):
-    hub.add_repo("user/bins", bins)
+def test_a_guess_never_downloads_a_bin(hub, refused, giver):
+    save_weights(giver, stored(giver), kind="bin")
+    hub.add_repo("user/bins", giver)
     text = refused("checkpoint", table=["user/bins"])
-    assert "has only pytorch_model.bin, which a guess does not download; if it is the donor: --pooler-from" in text
+    assert "has only pytorch_model.bin, which is downloaded whole or not at all; if it is the donor: --pooler" in text
     assert not [request.path for request in hub.log if request.path.endswith("pytorch_model.bin")]
 
 
 @pytest.mark.versions
-def test_a_donors_revision_is_taken_and_recorded_as_a_commit(hub, converted, place, donor, tmp_path):
+def test_a_donors_revision_is_taken_and_recorded_as_a_commit(hub, converted, place, donor, stranger):
     sha = hub.add_repo("user/donor", donor)
     hub.add_tag("user/donor", "v1")
-    other = save_donor(tmp_path / "other", seed=9)
-    newest = hub.add_repo("user/donor", other)
+    newest = hub.add_repo("user/donor", stranger)
     assert sha != newest, "premise"
     for revision in ("v1", sha):
         report = converted("checkpoint", "--pooler-from", "user/donor", "--pooler-revision", revision, "--overwrite")
         assert report["donor_commit"] == sha
         assert took(place / "checkpoint-pooled", donor)
-    config = json.loads((place / "checkpoint-pooled" / "config.json").read_text("utf-8"))
-    assert (config["pooler_source"]["donor"], config["pooler_source"]["revision"]) == ("user/donor", sha)
+    source = config_of(place / "checkpoint-pooled")["pooler_source"]
+    assert (source["donor"], source["revision"]) == ("user/donor", sha)
 
 
 # --- A checkpoint on the Hub -----------------------------------------------------------------------------------------
@@ -352,12 +316,11 @@ def test_newer_weights_on_the_hub_are_not_missed(hub, converted, place, donor, t
     assert report["checkpoint_commit"] == sha
 
 
-def test_files_that_a_cache_lacks_are_fetched(hub, converted, place, donor, tmp_path):
+def test_files_that_a_cache_lacks_are_fetched(hub, converted, place, donor, home):
     """`from_pretrained` leaves a snapshot of config and weights alone: the tokenizer is still on the Hub."""
     hub.add_repo("user/checkpoint", place / "checkpoint")
-    code = "from huggingface_hub import *\nfor name in ('config.json', 'model.safetensors'):"
-    code += "\n    hf_hub_download('user/checkpoint', name)\nprint(1)"
-    assert answer(code, place, **hub.environment(tmp_path)) == 1
+    client = hub.environment(home)
+    answer("hub_client", place, "download", "user/checkpoint", "config.json", "model.safetensors", **client)
     report = converted("user/checkpoint", "--pooler-from", donor)
     assert "vocab.txt" in report["copied"]
     weights = [request for request in hub.log if request.path.endswith("model.safetensors")]
@@ -377,6 +340,7 @@ def test_a_checkpoint_in_the_cache_is_converted_offline(hub, converted, place, d
 
 # --- Failures --------------------------------------------------------------------------------------------------------
 
+
 GATED = r"{repo}: gated on the Hub; accept its terms on its page, then set HF_TOKEN or run `hf auth login`"
 PRIVATE = (
     r"{repo}: no such folder, and no such repository on the Hub (a private one needs HF_TOKEN or `hf auth login`)"
@@ -392,18 +356,14 @@ ACCESS = {
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
 @pytest.mark.parametrize("access", ACCESS)
-def test_access_is_as_the_hub_gives_it(access, part, hub, converted, refused, place, donor):
+def test_access_is_as_the_hub_gives_it(access, part, arguments, hub, converted, refused, place):
     rights, token, message = ACCESS[access]
-    hub.add_repo("user/repo", place / "checkpoint" if part == "checkpoint" else donor, **rights)
-    arguments = (
-        ["user/repo", "--pooler-from", donor] if part == "checkpoint" else ["checkpoint", "--pooler-from", "user/repo"]
-    )
+    hub.add_repo("user/repo", place / part, **rights)
     if message is None:
-        assert converted(*arguments, "--dry-run", token=token)["status"] == "planned"
+        assert converted(*arguments(), "--dry-run", token=token)["status"] == "planned"
     else:
-        assert refused(*arguments, token=token) == message.format(repo="user/repo")
+        assert refused(*arguments(), token=token) == message.format(repo="user/repo")
 
 
 def test_a_gated_guess_is_named_and_not_taken(hub, refused, donor):
@@ -423,24 +383,15 @@ def test_a_gated_donor_that_the_checkpoint_names_is_not_replaced_by_a_guess(hub,
     )
 
 
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
-@pytest.mark.parametrize("revision", ["v9", ABSENT])
-def test_a_revision_that_is_not_there_is_refused(revision, part, hub, refused, place, donor):
+@pytest.mark.parametrize("revision", ["v9", "0" * 40])
+def test_a_revision_that_is_not_there_is_refused(revision, arguments, hub, refused, donor):
     hub.add_repo("user/repo", donor)
-    arguments = {
-        "checkpoint": ["user/repo", "--revision", revision, "--pooler-from", donor],
-        "donor": ["checkpoint", "--pooler-from", "user/repo", "--pooler-revision", revision],
-    }
-    assert refused(*arguments[part]) == "user/repo: the repository on the Hub has no such revision"
+    assert refused(*arguments(revision=revision)) == "user/repo: the repository on the Hub has no such revision"
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
-def test_a_repository_that_is_not_there_is_refused(part, hub, refused, donor):
-    arguments = (
-        ["user/none", "--pooler-from", donor] if part == "checkpoint" else ["checkpoint", "--pooler-from", "user/none"]
-    )
-    assert refused(*arguments) == PRIVATE.format(repo="user/none")
+def test_a_repository_that_is_not_there_is_refused(arguments, refused):
+    assert refused(*arguments("user/none")) == PRIVATE.format(repo="user/none")
 
 
 @pytest.mark.parametrize("name", ["user/--none", "user/a..b", "user/x.git", "user/" + "x" * 100])
@@ -467,16 +418,12 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
 @pytest.mark.parametrize("kind", FILES)
-def test_a_repository_of_something_else_is_refused(kind, part, hub, refused, place, donor):
+def test_a_repository_of_something_else_is_refused(kind, arguments, hub, refused, place):
     files, message = FILES[kind]
     config = (place / "checkpoint" / "config.json").read_bytes()
     hub.add_repo("user/repo", {name: config if data is None else data for name, data in files.items()})
-    arguments = (
-        ["user/repo", "--pooler-from", donor] if part == "checkpoint" else ["checkpoint", "--pooler-from", "user/repo"]
-    )
-    text = refused(*arguments)
+    text = refused(*arguments())
     assert text.startswith("user/repo")
     assert message.removeprefix("user/repo/ (on the Hub): ") in text
 
@@ -488,26 +435,18 @@ OFFLINE = (
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
-def test_offline_and_not_cached_is_refused(part, hub, refused, place, donor):
+def test_offline_and_not_cached_is_refused(arguments, hub, refused, donor):
     hub.add_repo("user/repo", donor)
-    arguments = (
-        ["user/repo", "--pooler-from", donor] if part == "checkpoint" else ["checkpoint", "--pooler-from", "user/repo"]
-    )
-    assert refused(*arguments, HF_HUB_OFFLINE="1") == OFFLINE.format(repo="user/repo")
+    assert refused(*arguments(), HF_HUB_OFFLINE="1") == OFFLINE.format(repo="user/repo")
     assert hub.log == []
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
-def test_a_hub_that_is_not_there_is_refused(part, hub, refused, donor):
+def test_a_hub_that_is_not_there_is_refused(arguments, refused):
     """Its port refuses connections."""
     with HubServer() as gone:
         url = gone.url
-    arguments = (
-        ["user/repo", "--pooler-from", donor] if part == "checkpoint" else ["checkpoint", "--pooler-from", "user/repo"]
-    )
-    text = refused(*arguments, HF_ENDPOINT=url)
+    text = refused(*arguments(), HF_ENDPOINT=url)
     assert text.startswith("user/repo: no such folder, ")
     assert "can't be reached" in text or "the Hub failed" in text
 
@@ -528,15 +467,26 @@ def test_a_connection_that_is_cut_once_is_taken_up_again(after, hub, converted, 
 def test_a_connection_that_is_cut_for_good_is_refused(found, after, hub, refused, place, donor):
     hub.add_repo("user/donor", donor if found != "the checkpoint" else place / "checkpoint")
     hub.cut_after, hub.cut_times = after, 1000
-    arguments = {
+    named = {
         "--pooler-from": ["checkpoint", "--pooler-from", "user/donor"],
         "table": ["checkpoint"],
         "the checkpoint": ["user/donor", "--pooler-from", donor],
     }
-    text = refused(*arguments[found], table=["user/donor"] if found == "table" else [])
+    text = refused(*named[found], table=["user/donor"] if found == "table" else [])
     assert hub.cut_times < 1000, "premise: it was cut"
     assert "user/donor: " in text
     assert "the Hub failed (" in text or "can't be reached" in text
+
+
+def test_a_file_that_the_hub_lists_and_does_not_have_is_refused(place, monkeypatch):
+    """As when the repository is changed while it is read."""
+
+    def gone(*args, **kwargs):
+        raise EntryNotFoundError("404 for model.safetensors")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", gone)
+    match = r"user/repo: a file is missing on the Hub: 404 for model.safetensors"
+    refused_here(place, match, pooler_from="user/repo")
 
 
 # --- Upload ----------------------------------------------------------------------------------------------------------
@@ -584,12 +534,11 @@ def test_an_upload_that_fails_leaves_the_folder_and_says_how_to_go_on(why, hub, 
     hub.refuse_commits = why == "the Hub fails"
     token = {"no token": None, "no right": HubServer.STRANGER, "the Hub fails": HubServer.TOKEN}[why]
     done = client("checkpoint", "--pooler-from", donor, "--push-to-hub", "user/rescued", token=token)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: user/rescued: ")
-    assert "checkpoint-pooled is complete; to try the upload again: hf upload user/rescued checkpoint-pooled ." in (
-        done.stderr
-    )
+    assert done["code"] == 1
+    assert done["err"].count("\n") == 1
+    assert done["err"].startswith("error: user/rescued: ")
+    again = "checkpoint-pooled is complete; to try the upload again: hf upload user/rescued checkpoint-pooled ."
+    assert again in done["err"]
     assert took(place / "checkpoint-pooled", donor)
 
 
@@ -601,23 +550,18 @@ def test_a_dry_run_uploads_nothing(hub, converted, place, donor):
     assert hub.log == []
 
 
-LOADS = """
-import json, sys
-import torch, transformers
-transformers.logging.set_verbosity_error()
-repo, kwargs = sys.argv[1], json.loads(sys.argv[2])
-model, info = transformers.AutoModel.from_pretrained(repo, output_loading_info=True, **kwargs)
-bias = getattr(model, "bert", model).pooler.dense.bias
-print(json.dumps([type(model).__name__, sorted(info["missing_keys"]), bias.tolist()]))
-"""
-
-
 @pytest.mark.versions
 def test_what_was_pushed_loads_from_the_hub(hub, converted, place, donor, tmp_path):
     converted("checkpoint", "--pooler-from", donor, "--push-to-hub", "user/rescued", token=HubServer.TOKEN)
     (tmp_path / "elsewhere").mkdir()
     environment = hub.environment(tmp_path / "elsewhere")
-    kwargs = json.dumps({"trust_remote_code": True})
-    name, missing, bias = answer(LOADS, tmp_path / "elsewhere", "user/rescued", kwargs, **environment)
+    options = json.dumps({"trust_remote_code": True})
+    name, missing, pooler, _ = answer("load", tmp_path / "elsewhere", "user/rescued", options, **environment)
     assert (name, missing) == ("BertPooledMLMModel", [])
-    assert torch.equal(torch.tensor(bias), stored(donor)[POOLER[1]])
+    assert pooler == [stored(donor)[key].tolist() for key in POOLER]
+
+
+def test_a_pooled_checkpoint_is_not_pushed_in_silence(lost, donor, tmp_path):
+    graft(lost, donor, tmp_path / "out")
+    with pytest.raises(ConversionError, match=r"pooled already, nothing was pushed; .*hf upload user/repo "):
+        convert(tmp_path / "out", push_to_hub="user/repo", verify=False)

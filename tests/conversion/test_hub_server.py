@@ -7,51 +7,27 @@ from checkpoints import answer
 from hub_server import HubServer
 
 pytestmark = pytest.mark.versions
-
 WEIGHTS = bytes(range(256)) * 4000
 FILES = {"config.json": b'{"model_type": "bert"}', "model.safetensors": WEIGHTS, "1_Pooling/config.json": b"{}"}
-SETUP = """
-import json, sys
-from pathlib import Path
-import huggingface_hub
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
-
-def outcome(call):
-    "What a call gives, or the name of what it raises."
-    try:
-        return call()
-    except Exception as error:
-        return type(error).__name__
-
-def tell(*answers):
-    print(json.dumps(answers))
-"""
-
-
-@pytest.fixture
-def hub():
-    with HubServer() as server:
-        yield server
 
 
 @pytest.fixture
 def client(hub, tmp_path):
-    """Runs code with the real client in a fresh process against the server; gives what it tells."""
+    """Runs a function of tests/children/hub_client.py in a fresh process; gives what it tells."""
 
-    def run(code: str, *args, token: str | None = None, **env: str):
-        return answer(SETUP + code, tmp_path, *args, **hub.environment(tmp_path, token) | env)
+    def run(*args, token: str | None = None, **env: str):
+        return answer("hub_client", tmp_path, *args, **hub.environment(tmp_path, token) | env)
 
     return run
 
 
 def test_a_snapshot_is_the_repository_and_stays_readable_offline(hub, client, tmp_path):
     hub.add_repo("user/repo", FILES)
-    (folder,) = client("tell(snapshot_download('user/repo'))")
+    (folder,) = client("snapshot", "user/repo")
     found = {name: (tmp_path / folder / name).read_bytes() for name in FILES}
     assert found == FILES
     seen = len(hub.log)
-    code = "tell(snapshot_download('user/repo'), hf_hub_download('user/repo', 'config.json'))"
-    offline, config = client(code, HF_HUB_OFFLINE="1")
+    offline, config = client("snapshot", "user/repo", "config.json", HF_HUB_OFFLINE="1")
     assert offline == folder
     assert config == f"{folder}/config.json"
     assert len(hub.log) == seen
@@ -61,17 +37,14 @@ def test_older_commits_and_tags_stay_readable(hub, client):
     first = hub.add_repo("user/repo", {"config.json": b"1"})
     hub.add_tag("user/repo", "v1")
     second = hub.add_repo("user/repo", {"config.json": b"2"})
-    code = """
-tell(*(Path(hf_hub_download('user/repo', 'config.json', revision=rev)).read_text() for rev in sys.argv[1:]))
-"""
-    assert client(code, "main", "v1", first, second) == ["2", "1", "1", "2"]
+    assert client("revisions", "main", "v1", first, second) == ["2", "1", "1", "2"]
 
 
 def test_a_folder_is_served_from_disk(hub, client, tmp_path):
     (tmp_path / "model" / "sub").mkdir(parents=True)
     (tmp_path / "model" / "sub" / "model.safetensors").write_bytes(WEIGHTS)
     hub.add_repo("user/repo", tmp_path / "model")
-    (size,) = client("tell(Path(hf_hub_download('user/repo', 'sub/model.safetensors')).stat().st_size)")
+    _, size = client("whole", "user/repo", "sub/model.safetensors")
     assert size == len(WEIGHTS)
     assert hub.files("user/repo") == {"sub/model.safetensors": WEIGHTS}
 
@@ -79,19 +52,8 @@ def test_a_folder_is_served_from_disk(hub, client, tmp_path):
 def test_model_info_and_listings_tell_what_is_there(hub, client):
     sha = hub.add_repo("user/repo", FILES, gated=True)
     hub.add_tag("user/repo", "v1")
-    code = """
-api = HfApi()
-info = api.model_info('user/repo', files_metadata=True)
-refs = api.list_repo_refs('user/repo')
-asked = api.get_paths_info('user/repo', ['config.json', 'model.safetensors', 'none'])
-tell(info.id, info.sha, info.private, info.gated, {file.rfilename: file.size for file in info.siblings},
-     sorted(file.path for file in api.list_repo_tree('user/repo')),
-     sorted(api.list_repo_files('user/repo', revision='v1')),
-     [(file.path, file.lfs and file.lfs.size) for file in asked],
-     [(ref.name, ref.target_commit) for ref in refs.branches + refs.tags])
-"""
-    repo_id, at, private, gated, sizes, top, files, paths, refs = client(code)
-    assert (repo_id, at, private, gated) == ("user/repo", sha, False, "auto")
+    info, sizes, top, files, paths, refs = client("listings", "user/repo")
+    assert info == ["user/repo", sha, False, "auto"]
     assert sizes == {name: len(data) for name, data in FILES.items()}
     assert top == ["1_Pooling", "config.json", "model.safetensors"]
     assert files == sorted(FILES)
@@ -101,13 +63,7 @@ tell(info.id, info.sha, info.private, info.gated, {file.rfilename: file.size for
 
 def test_reading_by_range_transfers_exactly_the_bytes_asked_for(hub, client):
     hub.add_repo("user/repo", FILES)
-    code = """
-with HfFileSystem().open('user/repo/model.safetensors', cache_type='none') as file:
-    head = file.read(8)
-    file.seek(1000)
-    tell(list(head), list(file.read(300)))
-"""
-    head, middle = client(code)
+    head, middle = client("ranges", "0+8", "1000+300")
     assert bytes(head + middle) == WEIGHTS[:8] + WEIGHTS[1000:1300]
     reads = [(request.range, request.sent) for request in hub.log if request.path.endswith("model.safetensors")]
     assert reads == [("bytes=0-7", 8), ("bytes=1000-1299", 300)]
@@ -120,17 +76,7 @@ def test_an_upload_is_one_commit_of_large_and_small_files(hub, client, tmp_path)
         path = tmp_path / "upload" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    code = """
-api = HfApi()
-api.create_repo('user/new', private=True)
-api.create_repo('user/new', exist_ok=True)
-urls = [api.upload_folder(repo_id='user/new', folder_path='upload', commit_message='Pooled').commit_url for _ in '12']
-api.create_tag('user/new', tag='v1')
-api.create_branch('user/new', branch='next')
-api.delete_file('README.md', 'user/new', revision='next')
-tell(api.whoami()['name'], urls, outcome(lambda: api.create_repo('user/new')))
-"""
-    name, urls, again = client(code, token=hub.TOKEN)
+    name, urls, again = client("upload", "user/new", "upload", token=hub.TOKEN)
     assert name == "user"
     assert again == "HfHubHTTPError"
     initial, upload, deletion = hub.commits("user/new")
@@ -150,12 +96,7 @@ tell(api.whoami()['name'], urls, outcome(lambda: api.create_repo('user/new')))
 def test_a_refused_commit_leaves_the_repository_as_it_was(hub, client, tmp_path):
     hub.refuse_commits = True
     (tmp_path / "config.json").write_bytes(b"{}")
-    code = """
-HfApi().create_repo('user/new')
-upload = lambda: HfApi().upload_file(path_or_fileobj='config.json', path_in_repo='config.json', repo_id='user/new')
-tell(outcome(upload))
-"""
-    assert client(code, token=hub.TOKEN) == ["HfHubHTTPError"]
+    assert client("create_and_upload", "user/new", "config.json", token=hub.TOKEN) == "HfHubHTTPError"
     assert [commit.title for commit in hub.commits("user/new")] == ["initial commit"]
 
 
@@ -176,51 +117,25 @@ CLOSED = ["user/gated", "GatedRepoError", "GatedRepoError"]
 def test_access_ends_in_the_exceptions_that_users_of_the_hub_know(hub, client, token, private, gated, none):
     hub.add_repo("user/private", {"config.json": b"{}"}, private=True)
     hub.add_repo("user/gated", {"config.json": b"{}"}, gated=True)
-    code = """
-def three(repo):
-    return [outcome(lambda: HfApi().model_info(repo).id),
-            outcome(lambda: Path(hf_hub_download(repo, 'config.json')).read_text()),
-            outcome(lambda: HfFileSystem().open(repo + '/config.json', cache_type='none').read(2).decode())]
-tell(*map(three, sys.argv[1:]))
-"""
-    assert client(code, "user/private", "user/gated", "user/none", token=token) == [private, gated, none]
+    assert client("access", "user/private", "user/gated", "user/none", token=token) == [private, gated, none]
 
 
-def test_strangers_cannot_write(hub, client):
+@pytest.mark.parametrize("token", [HubServer.STRANGER, None])
+def test_strangers_cannot_write(token, hub, client):
     hub.add_repo("user/repo", FILES)
-    code = """
-api = HfApi()
-tell(outcome(lambda: api.create_repo('user/new')), outcome(lambda: api.delete_file('config.json', 'user/repo')))
-"""
-    for token in (hub.STRANGER, None):
-        assert client(code, token=token) == ["HfHubHTTPError"] * 2
+    assert client("write", "user/repo", "user/new", token=token) == ["HfHubHTTPError"] * 2
     assert hub.files("user/repo") == FILES
     assert "user/new" not in hub.repos
 
 
 def test_unknown_revisions_and_files_are_told_apart(hub, client):
     hub.add_repo("user/repo", FILES)
-    code = """
-from huggingface_hub.errors import EntryNotFoundError
-def missing(name, revision):
-    try:
-        hf_hub_download('user/repo', name, revision=revision)
-    except EntryNotFoundError:
-        return 'EntryNotFoundError'  # newer clients raise a subclass
-tell(outcome(lambda: HfApi().model_info('user/repo', revision='none')),
-     outcome(lambda: missing('config.json', 'none')), outcome(lambda: missing('none', 'main')))
-"""
-    assert client(code) == ["RevisionNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"]
+    assert client("missing", "user/repo") == ["RevisionNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"]
 
 
 def test_an_old_name_leads_to_the_new_one(hub, client):
     hub.add_repo("google-bert/bert-base-chinese", FILES)
-    code = """
-path = hf_hub_download('bert-base-chinese', 'config.json')
-folder = snapshot_download('bert-base-chinese')
-tell(HfApi().model_info('bert-base-chinese').id, Path(path).read_text(), Path(folder).is_dir())
-"""
-    name, config, folder = client(code)
+    name, config, folder = client("renamed", "bert-base-chinese")
     assert name == "google-bert/bert-base-chinese"
     assert config == FILES["config.json"].decode()
     assert folder
@@ -231,18 +146,11 @@ def test_a_cut_connection_is_felt_by_the_client(hub, client):
     """Reads by range are asked for again; whole downloads only by the newer clients."""
     hub.add_repo("user/repo", FILES)
     hub.cut_after = 1000
-    code = """
-with HfFileSystem().open('user/repo/model.safetensors', cache_type='none') as file:
-    tell(len(file.read(5000)))
-"""
-    assert client(code) == [5000]
+    (read,) = client("ranges", "0+5000")
+    assert len(read) == 5000
     assert [request.sent for request in hub.log if request.range] == [1000, 5000]
     hub.cut_after = 1000
-    code = """
-download = lambda: Path(hf_hub_download('user/repo', 'model.safetensors')).stat().st_size
-tell(huggingface_hub.__version__, outcome(download))
-"""
-    version, result = client(code)
+    version, result = client("whole", "user/repo", "model.safetensors")
     assert result == ("ChunkedEncodingError" if version.startswith("0.") else len(WEIGHTS))
     assert hub.cut_after is None, "one cut was asked for"
 

@@ -19,13 +19,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from bert_pooled_mlm import BertPooledMLMForMaskedLM
-from bert_pooled_mlm.convert import ConversionError, convert
-from checkpoints import save_donor, save_lost
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, convert
+from checkpoints import POOLER, save_donor, save_lost, save_weights, snapshot, stored
+from grafting import graft, join
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from transformers import BertForMaskedLM
 
 TINY = {
     "hidden_size": 8,
@@ -34,7 +33,6 @@ TINY = {
     "intermediate_size": 8,
     "max_position_embeddings": 8,
 }
-POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -44,7 +42,6 @@ CARD = b"---\nlicense: mit\ntags:\n- x\nbase_model: gone/away\n---\n\n# A model\
 SECONDS = 20  # of one conversion of 10 kB, thousands of times what it takes
 MEMORY = 512 << 20  # bytes of address space for one conversion: 8 MB of JSON as small objects take about 270 MB
 LINE = 4500  # characters of an error's line
-
 # Values that readers trip over. Those with an @ stand for text that json.dumps can't write.
 TEXTS = {
     '"@deep"': "[" * 900 + "]" * 900,
@@ -181,7 +178,7 @@ def edited_safetensors(draw, blob: bytes, note: list[str]) -> bytes:
         note.append(str(length))
         return (length % (1 << 64)).to_bytes(8, "little") + text + data
     text = draw(edited_bytes(text, note)) if way == "text" else dumps(draw(edited_json(json.loads(text), note)))
-    return len(text).to_bytes(8, "little") + text + data
+    return join(text, data)
 
 
 @st.composite
@@ -260,15 +257,7 @@ def lay_out(folder: Path, files: dict[str, bytes | str]) -> None:
             (folder / name).write_bytes(held)
 
 
-def snapshot(folder: Path) -> dict[str, object]:
-    """What stands in a folder: bytes of files, and what else there is."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else os.path.islink(path)
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-def stored(files: dict[str, bytes]) -> dict[str, tuple]:
+def tensors_of(files: dict[str, bytes]) -> dict[str, tuple]:
     """Dtype, shape and bytes of all tensors in a folder's weights, read without the converter and without checks."""
     found = {}
     for name, blob in files.items():
@@ -300,16 +289,16 @@ def todays(tensors: dict[str, tuple]) -> dict[str, tuple]:
 
 def check_output(output: Path, checkpoint: dict[str, bytes], donor: dict[str, bytes], base: set[str]) -> None:
     """Every tensor of the checkpoint bit for bit, the donor's pooler, and files that their readers accept."""
-    expected = {key: tensor for key, tensor in todays(stored(checkpoint)).items() if key not in DROPPED}
+    expected = {key: tensor for key, tensor in todays(tensors_of(checkpoint)).items() if key not in DROPPED}
     if json.loads(checkpoint["config.json"]).get("tie_word_embeddings", True) is not False:
         for copy, original in TIED.items():
             if copy in expected:
                 expected.setdefault(original, expected.pop(copy))
-    if not expected.keys() >= POOLER:
-        given = todays(stored(donor))
+    if not expected.keys() >= {*POOLER}:
+        given = todays(tensors_of(donor))
         expected |= {key: given.get(key) or given[key.removeprefix("bert.")] for key in POOLER}
     written = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
-    tensors = stored(written)
+    tensors = tensors_of(written)
     assert tensors == expected
     assert base <= tensors.keys() <= base | TIED.keys()
     for name in written:
@@ -322,7 +311,7 @@ def check_output(output: Path, checkpoint: dict[str, bytes], donor: dict[str, by
     if "model.safetensors.index.json" in written:
         index = json.loads(written["model.safetensors.index.json"])
         assert index["metadata"]["total_size"] == sum(len(data) for *_, data in tensors.values())
-        assert index["weight_map"] == {key: name for name in written for key in stored({name: written[name]})}
+        assert index["weight_map"] == {key: name for name in written for key in tensors_of({name: written[name]})}
     assert isinstance(huggingface_hub.metadata_load(output / "README.md"), dict)
 
 
@@ -370,15 +359,9 @@ class Material:
 def material(tmp_path_factory) -> Material:
     place = tmp_path_factory.mktemp("fuzz")
     save_donor(place / "donor", **TINY)
-    save_lost(place / "single", place / "donor")
-    shutil.copytree(place / "single", place / "sharded")
-    (place / "sharded" / "model.safetensors").unlink()
-    BertForMaskedLM.from_pretrained(place / "single").save_pretrained(place / "sharded", max_shard_size="4KB")
-    shutil.copytree(place / "single", place / "bin")
-    (place / "bin" / "model.safetensors").unlink()
-    with safe_open(place / "single" / "model.safetensors", "pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    torch.save(state, place / "bin" / "pytorch_model.bin")
+    state = stored(save_lost(place / "single", place / "donor"))
+    for kind, layout in (("sharded", (3, "safetensors")), ("bin", (1, "bin"))):
+        save_weights(Path(shutil.copytree(place / "single", place / kind)), state, *layout)
     shutil.copytree(place / "donor", place / "pooled")
     BertPooledMLMForMaskedLM.from_pretrained(place / "donor").save_pretrained(place / "pooled")
     folders = {}
@@ -386,11 +369,7 @@ def material(tmp_path_factory) -> Material:
         (place / kind / "README.md").write_bytes(CARD)
         folders[kind] = {path.name: path.read_bytes() for path in (place / kind).iterdir()}
     assert len([name for name in folders["sharded"] if name.endswith(".safetensors")]) > 1
-    return Material(folders, set(state) | POOLER, place)
-
-
-def json_names(folder: dict[str, bytes], *endings: str) -> list[str]:
-    return sorted(name for name in folder if name.endswith(endings))
+    return Material(folders, set(state) | {*POOLER}, place)
 
 
 TARGETS = {
@@ -411,7 +390,6 @@ def test_an_edited_folder_gives_a_correct_output_or_one_line(target, material, r
     assert names
     cases = max(1, request.config.getoption("--fuzz-cases") // len(TARGETS))
     outcomes = Counter()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # flushing to disk is most of a tiny conversion's time
 
     @settings(
@@ -450,7 +428,7 @@ def small_objects(checkpoint: Path) -> None:
 
 def write_header(checkpoint: Path, text: bytes) -> None:
     assert 7 << 20 < len(text) < 8 << 20, "as large as a header may be"
-    (checkpoint / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    (checkpoint / "model.safetensors").write_bytes(join(text, b""))
 
 
 def huge_card(checkpoint: Path) -> None:
@@ -474,7 +452,7 @@ def test_what_is_built_to_take_all_time_or_memory_is_refused_within_bounds(bomb,
     lay_out(tmp_path / "donor", material.folders["donor"])
     bomb(tmp_path / "checkpoint")
     with bounded(), pytest.raises(ConversionError) as refusal:
-        convert(tmp_path / "checkpoint", tmp_path / "out", pooler_from=tmp_path / "donor", verify=False)
+        graft(tmp_path / "checkpoint", tmp_path / "donor")
     assert "alloc" not in str(refusal.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "donor"]
 
@@ -488,6 +466,6 @@ def test_a_card_nested_at_any_depth_is_written_or_refused(depth, material, tmp_p
     (tmp_path / "checkpoint" / "README.md").write_bytes(card)
     outcome = contextlib.nullcontext() if depth == 50 else contextlib.suppress(ConversionError)
     with bounded(), outcome:
-        convert(tmp_path / "checkpoint", tmp_path / "out", pooler_from=tmp_path / "donor", verify=False)
+        graft(tmp_path / "checkpoint", tmp_path / "donor")
     if (tmp_path / "out").exists():
         assert isinstance(huggingface_hub.metadata_load(tmp_path / "out" / "README.md"), dict)

@@ -1,0 +1,53 @@
+"""What users see of an input and of the outputs of its conversions: loads, the tokenizer, sentence-transformers."""
+
+import json
+import sys
+import warnings
+
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer, BertModel
+
+warnings.simplefilter("ignore")
+transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)
+sentences = ["word1 word2 word77", "word5"]
+
+
+def load(folder, inputs, cls=AutoModel, **kwargs):
+    model, info = cls.from_pretrained(folder, output_loading_info=True, **kwargs)
+    with torch.no_grad():
+        return sorted(info["missing_keys"]), model.eval()(**inputs).pooler_output
+
+
+found = {}
+for folder in sys.argv[2:]:
+    kind = folder.split("/")[-1]
+    trust = {"trust_remote_code": True} if kind == "pooled" else {}
+    inputs = AutoTokenizer.from_pretrained(folder, **trust)(sentences, padding=True, return_tensors="pt")
+    (missing, one), (_, two) = (load(folder, inputs, **trust) for _ in range(2))
+    (_, three), (_, four) = (load(sys.argv[1], inputs, BertModel) for _ in range(2))
+    encoder = SentenceTransformer(folder, device="cpu", **trust)
+    model = encoder[0].auto_model  # its name in every version
+    heads = [module for name, module in model.named_modules() if name.split(".")[-1] == "cls"]
+    calls = []
+    for head in heads:
+        head.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+    vectors = encoder.encode(sentences, convert_to_tensor=True)
+    encoding_called = len(calls)
+    with torch.no_grad():
+        model(**inputs, **({"return_logits": True} if heads else {}))
+        reference = model(**inputs).pooler_output
+    found[kind] = {
+        "ids": inputs["input_ids"].tolist(),
+        "missing": missing,
+        "equal": torch.equal(one, two),
+        "equal before": torch.equal(three, four),
+        "modules": [type(module).__name__ for module in encoder],
+        "heads": len(heads),
+        "encoding called": encoding_called,
+        "asked called": len(calls) - encoding_called,
+        "difference": (vectors - reference).abs().max().item(),
+    }
+print(json.dumps(found))

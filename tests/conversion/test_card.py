@@ -1,0 +1,96 @@
+"""The model card: metadata in, section out."""
+
+from pathlib import Path
+
+import pytest
+from grafting import graft, refused
+from huggingface_hub import ModelCard, metadata_load
+
+
+def card_of(folder: Path) -> ModelCard:
+    return ModelCard((folder / "README.md").read_text("utf-8"))
+
+
+def test_the_card_tells_where_the_pooler_came_from(rescued, report, donor):
+    card = card_of(rescued)
+    assert card.data.to_dict() == {
+        "library_name": "transformers",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["bert", "bert-pooled-mlm", "sentence-transformers"],
+    }
+    assert f"- donor: `{donor.name}`" in card.text
+    for name, digest in report.grafted.items():
+        assert f"- sha256 of `{name}`: `{digest}`" in card.text
+    remote = f'AutoModel.from_pretrained("{rescued.name}", trust_remote_code=True)'
+    assert (remote in card.text) == (rescued.name == "pooled")
+
+
+README = "# My model\n\nTrained on *my* texts — 2026.\n\n---\n\nEnd.\n"
+HEADS = {
+    "none": ("", {}),
+    "usual": ("---\nlicense: mit\n---\n", {"license": "mit"}),
+    "unknown fields": ("---\nlicense: mit\nco2: 3.5\nmine: {a: [1]}\n---\n", {"license": "mit", "co2": 3.5}),
+    "tags of its own": ("---\ntags: [bert, mine]\n---\n", {}),
+    "a task of its own": ("---\npipeline_tag: fill-mask\n---\n", {"pipeline_tag": "fill-mask"}),
+    "Windows": ("---\r\nlicense: mit\r\n---\r\n", {"license": "mit"}),
+    "an empty line first": ("\n---\nlicense: mit\n---\n", {"license": "mit"}),
+    "keys that are not text": ("---\nlicense: mit\n1: a\ntrue: b\n---\n", {"license": "mit"}),
+    "keys of Python's": ("---\nself: 1\nignore_metadata_errors: 1\n---\n", {"self": 1}),
+    "results in no known form": ("---\nmodel-index: [1]\nlicense: mit\n---\n", {"license": "mit"}),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_readme_is_kept_and_its_metadata_completed(head, checkpoint, donor, out):
+    text, fields = HEADS[head]
+    (checkpoint / "README.md").write_bytes((text + README).encode())
+    graft(checkpoint, donor)
+    written = (out / "README.md").read_text("utf-8")
+    assert written.count(README.strip()) == 1
+    assert written.count("\n---\n") == 2, "the end of the metadata, and the rule in the text"
+    data = metadata_load(out / "README.md")
+    wanted = {"library_name": "transformers", "pipeline_tag": "feature-extraction"} | fields
+    assert {key: data.get(key) for key in wanted} == wanted
+    own = ["bert", "mine"] if head == "tags of its own" else ["bert"]
+    assert data["tags"] == [*own, "bert-pooled-mlm", "sentence-transformers"]
+
+
+def test_a_readme_of_metadata_alone_is_kept_once(checkpoint, donor, out):
+    (checkpoint / "README.md").write_text("---\nlicense: mit\n---", encoding="utf-8")
+    graft(checkpoint, donor)
+    assert (out / "README.md").read_text("utf-8").count("license: mit") == 1
+
+
+def test_the_section_stands_there_once_whatever_is_converted(checkpoint, donor, tmp_path):
+    (checkpoint / "README.md").write_text(README, encoding="utf-8")
+    graft(checkpoint, donor, tmp_path / "first")
+    graft(tmp_path / "first", None, tmp_path / "second", format="bert")
+    text = (tmp_path / "second" / "README.md").read_text("utf-8")
+    assert text.count(README.strip()) == 1
+    assert text.count("## The pooler") == 1
+    assert card_of(tmp_path / "second").data.tags == ["bert", "bert-pooled-mlm", "sentence-transformers"]
+
+
+READMES = {
+    "YAML": (
+        b"---\na: [\n---\n# T\n",
+        r"README.md: its metadata is not valid YAML .*; mend it, or move the file away",
+    ),
+    "code": (b"---\na: !!python/object/apply:os.system [x]\n---\n", r"its metadata is not valid YAML \(could not det"),
+    "a list": (b"---\n- a\n---\n", r"README.md: its metadata "),
+    "Latin-1": ("---\na: \xe9\n---\n".encode("latin-1"), r"README.md: not UTF-8 \(.*\); save it as UTF-8"),
+    "what PyYAML chokes on": (b'---\na: !!int ""\n---\n', r"README.md: its metadata is not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("kind", READMES)
+def test_a_readme_with_damaged_metadata_is_refused(kind, place):
+    data, match = READMES[kind]
+    (place / "checkpoint" / "README.md").write_bytes(data)
+    refused(place, match)
+
+
+def test_a_readme_without_end_is_refused(place):
+    with (place / "checkpoint" / "README.md").open("wb") as file:
+        file.truncate((8 << 20) + 1)
+    refused(place, r"README.md: 8388609 bytes; expected at most 8388608 of such a file")

@@ -1,0 +1,173 @@
+"""The command line: several inputs, exit codes, what is printed, and the doors that lead to it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from bert_pooled_mlm.convert import main
+from checkpoints import ROOT, answer, bits, contents, stored
+from grafting import expected_of
+
+
+@pytest.fixture
+def run(lost, donor, tmp_path) -> Path:
+    """A training run: three checkpoints, the second of them damaged."""
+    folder = tmp_path / "run"
+    for step in (1, 2, 3):
+        shutil.copytree(lost, folder / f"checkpoint-{step}")
+    (folder / "checkpoint-2" / "config.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("placed", [True, False], ids=["-o DIR", "beside each"])
+def test_several_checkpoints_in_one_call(placed, run, lost, donor, tmp_path, capsys, monkeypatch):
+    """One that fails does not stop the others; the exit code and a summary tell."""
+    opened, original = Counter(), os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: (opened.update([path]), original(path, *args, **kw))[1])
+    where = ["-o", str(tmp_path / "out")] if placed else []
+    checkpoints = [str(path) for path in sorted(run.iterdir())]
+    assert main([*checkpoints, "--pooler-from", str(donor), "--no-verify", *where]) == 1
+    suffix, folder = ("", tmp_path / "out") if placed else ("-pooled", run)
+    for step in (1, 3):
+        assert bits(stored(folder / f"checkpoint-{step}{suffix}")) == expected_of(lost, donor)
+    assert not (folder / f"checkpoint-2{suffix}").exists()
+    assert opened[donor / "config.json"] == 1, "the donor is read once"
+    assert opened[run / "checkpoint-1" / "config.json"] == opened[run / "checkpoint-3" / "config.json"] == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "checkpoint-2: no config.json" in captured.err
+    *rows, total = captured.out.splitlines()[-4:]
+    assert [row.split()[0] for row in rows] == ["converted", "refused", "converted"]
+    assert [Path(row.split()[1]).name for row in rows] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    assert total == "2 done, 1 refused"
+
+
+def test_several_sound_checkpoints_exit_with_0(run, donor, capsys):
+    assert main([str(run / "checkpoint-1"), str(run / "checkpoint-3"), "--pooler-from", str(donor), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 done, 0 refused"
+
+
+def test_json_of_several_is_one_object_too(run, donor, tmp_path, capsys):
+    checkpoints = [str(path) for path in sorted(run.iterdir())]
+    assert main([*checkpoints, "--pooler-from", str(donor), "-o", str(tmp_path / "out"), "--dry-run", "--json"]) == 1
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [result["status"] for result in results] == ["planned", "refused", "planned"]
+    assert [result["checkpoint"] for result in results] == checkpoints
+    assert "no config.json" in results[1]["error"]
+
+
+def test_json_of_a_refusal_is_an_object(tmp_path, capsys):
+    assert main([str(tmp_path / "none"), "--json"]) == 1
+    captured = capsys.readouterr()
+    error = f"{tmp_path / 'none'}: no such folder"
+    assert json.loads(captured.out) == {"status": "refused", "checkpoint": str(tmp_path / "none"), "error": error}
+    assert captured.err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_quiet_prints_nothing(count, run, donor, capfd):
+    checkpoints = [str(run / f"checkpoint-{step}") for step in (1, 3)][:count]
+    assert main([*checkpoints, "--pooler-from", str(donor), "--no-verify", "-q"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert (run / "checkpoint-1-pooled").is_dir()
+
+
+def test_two_outputs_of_one_name_are_refused(place, capsys):
+    shutil.copytree(place / "checkpoint", place / "other" / "checkpoint")
+    inputs = [str(place / "checkpoint"), str(place / "other" / "checkpoint")]
+    arguments = ["--pooler-from", str(place / "donor"), "--no-verify", "-o", str(place / "out")]
+    assert main([*inputs, *arguments]) == 1
+    text = "out/checkpoint: is the output of an earlier checkpoint of this call itself; choose another folder with -o"
+    assert text in capsys.readouterr().err
+    assert contents(place / "out").keys() >= {"checkpoint/config.json"}, "the first is written"
+
+
+# --- The doors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A plain checkout: the files without an installation."""
+    folder = tmp_path / "plain-checkout"
+    folder.mkdir()
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("conversion/*.py")]:
+        (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, folder / path.relative_to(ROOT))
+    return folder
+
+
+def run_door(command: list, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
+    variables |= {"HF_HOME": str(cwd / "hf-home"), "HF_HUB_OFFLINE": "1", **env}
+    return subprocess.run([*map(str, command)], cwd=cwd, env=variables, capture_output=True, text=True)
+
+
+DOORS = {
+    "python convert.py": ([sys.executable, "plain-checkout/convert.py"], []),
+    "python -m bert_pooled_mlm.convert": ([sys.executable, "-m", "bert_pooled_mlm.convert"], ["--no-verify"]),
+    "bert-pooled-mlm-convert": ([Path(sysconfig.get_path("scripts"), "bert-pooled-mlm-convert")], ["--no-verify"]),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_leads_to_the_same_conversion(door, checkout, checkpoint, lost, donor, tmp_path):
+    command, options = DOORS[door]
+    done = run_door([*command, "checkpoint", "--pooler-from", donor, *options], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("status       converted")
+    assert ("verified " in done.stdout) == (options == [])
+    assert bits(stored(tmp_path / "checkpoint-pooled")) == expected_of(lost, donor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none"], 1, "error: none: "),
+        ([], 2, "the following arguments are required: CHECKPOINT"),
+        (["a", "b", "--push-to-hub", "user/x"], 2, "--push-to-hub takes one CHECKPOINT"),
+        (["a", "--force-donor"], 2, "--force-donor needs --pooler-from DONOR"),
+        (["a", "--pooler-revision", "v1"], 2, "--pooler-revision needs --pooler-from DONOR"),
+        (["a", "--private"], 2, "--private needs --push-to-hub REPO_ID"),
+        (["a", "--format", "gguf"], 2, "argument --format: invalid choice"),
+        (["a", "--calibrate-samples", "10"], 2, "--calibrate-samples needs --calibrate TEXTS"),
+        (["a", "--device", "cpu"], 2, "--device needs --calibrate TEXTS"),
+        (["a", "--calibrate", "a.txt", "--calibrate-samples", "0"], 2, "expected a positive whole number, found '0'"),
+        (["a", "--calibrate", "a.txt", "--calibrate-length", "-3"], 2, "expected a positive whole number, found '-3'"),
+    ],
+)
+def test_exit_codes_tell_a_refusal_from_wrong_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        exit_code = main(arguments)
+    except SystemExit as exit:
+        exit_code = exit.code
+    captured = capsys.readouterr()
+    assert exit_code == code
+    assert message in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["checkpoint", "--pooler-from", "giver", "--no-verify"]],
+    ids=["help", "a whole conversion"],
+)
+def test_the_script_does_without_torch_and_transformers(arguments, checkout, checkpoint, giver, tmp_path):
+    assert answer("without_torch", tmp_path, checkout / "convert.py", *arguments) == [0, []]
+    assert (tmp_path / "checkpoint-pooled").is_dir() == (arguments != ["--help"])
+
+
+@pytest.mark.versions
+def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(place, capfd):
+    (place / "checkpoint" / "config.json").unlink()
+    assert main([str(place / "checkpoint"), "--pooler-from", str(place / "donor")]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == f"error: {place / 'checkpoint'}: no config.json; pass the folder that save_pretrained wrote\n"

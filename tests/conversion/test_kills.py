@@ -1,0 +1,327 @@
+"""Whenever a run ends, by a kill, an interrupt or a full disk: the input whole, the output complete or absent."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bert_pooled_mlm import convert
+from checkpoints import CHILDREN, ROOT, save_donor, save_lost, snapshot
+from grafting import Conversions, graft
+from safetensors.torch import load_file
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Conversions(HF_HOME=str(tmp_path_factory.mktemp("home"))) as conversions:
+        yield conversions
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> Path:
+    """A donor and what was trained from it; and what stood at the destination before."""
+    place = tmp_path_factory.mktemp("originals")
+    save_donor(place / "donor", **TINY)
+    save_lost(place / "lost", place / "donor")
+    save_lost(place / "other", place / "donor", seed=7)
+    graft(place / "other", place / "donor", place / "old" / "out")
+    graft(place / "lost", place / "donor", place / "new" / "out")
+    return place
+
+
+class Scene:
+    """A folder with a checkpoint and its donor, and the states in which its destination may be."""
+
+    def __init__(self, originals: Path, place: Path, server: Conversions, old: bool):
+        self.originals, self.place, self.out, self.server, self.old = originals, place, place / "out", server, old
+        shutil.copytree(originals / "donor", place / "donor")
+        shutil.copytree(originals / "lost", place / "lost")
+        self.states = {"old": snapshot(originals / "old" / "out"), "new": snapshot(originals / "new" / "out")}
+        self.before = snapshot(place)
+        self.argv = (place / "lost", "--pooler-from", place / "donor", "-o", self.out, *(["--overwrite"] * old))
+        self.renew()
+
+    def renew(self) -> None:
+        """Puts the destination back to where it was."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        if self.old:
+            shutil.copytree(self.originals / "old" / "out", self.out)
+
+    def run(self, **order) -> dict:
+        return self.server.run(*self.argv, **order)
+
+    def steps(self) -> list[str]:
+        """Of a run that nothing ends."""
+        done = self.run()
+        assert (done["code"], self.state(), self.leftovers()) == (0, "new", [])
+        self.renew()
+        return done["steps"].split()
+
+    def naming(self) -> int:
+        """The step at which the complete output gets its name."""
+        return max(number for number, step in enumerate(self.steps(), 1) if step == "os.rename")
+
+    def state(self) -> str:
+        """Of the destination, once it is certain that the inputs are untouched."""
+        now = snapshot(self.place)
+        assert {name: held for name, held in now.items() if not name.startswith(("out", ".out."))} == self.before
+        return self.state_of("out")
+
+    def state_of(self, name: str) -> str:
+        if not (self.place / name).exists():
+            return "none"
+        held = snapshot(self.place / name)
+        return next((state for state, expected in self.states.items() if held == expected), "incomplete")
+
+    def put_aside(self) -> str:
+        """The state of what waits in the workspace for the new one to take its place."""
+        (workspace,) = self.leftovers()
+        return self.state_of(f"{workspace}/replaced")
+
+    def leftovers(self) -> list[str]:
+        return sorted({path.name for path in self.place.iterdir()} - {"lost", "donor", "out"})
+
+
+@pytest.fixture(params=[False, True], ids=["new", "overwrite"])
+def scene(request, originals, tmp_path, server) -> Scene:
+    return Scene(originals, tmp_path, server, old=request.param)
+
+
+@pytest.fixture
+def new_scene(originals, tmp_path, server) -> Scene:
+    return Scene(originals, tmp_path, server, old=False)
+
+
+def assert_one_line(text: str) -> None:
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+
+
+def test_a_kill_at_any_step_leaves_a_complete_output_or_none_and_the_next_run_cleans_up(scene):
+    steps = scene.steps()
+    assert {"open", "piece", "os.mkdir", "os.rename"} <= set(steps)
+    states = []
+    for at in range(1, len(steps) + 1):
+        assert scene.run(at=at, signal=signal.SIGKILL)["code"] == -signal.SIGKILL
+        states.append(scene.state())
+        if states[-1] == "none" and scene.old:
+            assert scene.put_aside() == "old"
+            states[-1] = "replaced"
+        again = scene.run()
+        if states[-1] == "new" and not scene.old:
+            assert again["code"] == 1
+            assert "exists already" in again["err"]
+        else:
+            assert (again["code"], again["err"]) == (0, "")
+        assert (scene.state(), scene.leftovers()) == ("new", [])
+        assert load_file(scene.out / "model.safetensors")
+        scene.renew()
+    # In this order: as it was, for an instant aside, the new one.
+    order = ["old", "replaced", "new"] if scene.old else ["none", "new"]
+    assert states == sorted(states, key=order.index)
+    assert {"old", "replaced", "new"} & set(states) == {"old", "replaced", "new"} if scene.old else "none" in states
+
+
+def test_what_a_kill_put_aside_is_restored_by_a_run_without_overwrite(originals, server, tmp_path):
+    scene = Scene(originals, tmp_path, server, old=True)
+    scene.run(at=scene.naming(), signal=signal.SIGKILL)
+    assert scene.state() == "none"
+    again = server.run(*(argument for argument in scene.argv if argument != "--overwrite"))
+    assert again["code"] == 1
+    assert "exists already" in again["err"]
+    assert scene.state() == "old"
+
+
+def test_a_kill_at_a_random_moment_leaves_a_complete_output_or_none(scene):
+    whole = scene.run()
+    assert whole["code"] == 0
+    scene.renew()
+    moments = random.Random(0)
+    killed = 0
+    for _ in range(30):
+        run = scene.run(after=moments.uniform(0, whole["seconds"]))
+        killed += run["code"] == -signal.SIGKILL
+        assert run["code"] in (0, -signal.SIGKILL)
+        state = scene.state()
+        assert state in ("new", "old" if scene.old else "none") or scene.put_aside() == "old"
+        again = scene.run()
+        assert again["code"] == (1 if state == "new" and not scene.old else 0)
+        assert (scene.state(), scene.leftovers()) == ("new", [])
+        scene.renew()
+    assert killed > 10
+
+
+def test_an_interrupt_at_any_step_leaves_nothing_behind(scene):
+    steps = scene.steps()
+    states = set()
+    for at in range(1, len(steps) + 1):
+        run = scene.run(at=at, signal=signal.SIGINT)
+        state = scene.state()
+        states.add(state)
+        assert run["code"] not in (0, 99), run["err"]
+        assert_one_line(run["err"])
+        if state == "new":  # interrupted while its workspace was cleared away
+            assert "not converted" not in run["err"]
+            assert scene.run()["code"] == (0 if scene.old else 1)
+        else:
+            assert state == ("old" if scene.old else "none"), (at, steps[at - 1])
+        assert scene.leftovers() == [], (at, steps[at - 1])
+        scene.renew()
+    assert states == {"old" if scene.old else "none", "new"}
+
+
+def test_an_interrupted_program_says_so_in_one_line(new_scene):
+    """The real program, from a terminal: SIGINT while it waits for its verification."""
+    scene = new_scene
+    argv = [sys.executable, CHILDREN / "from_a_terminal.py", ROOT / "convert.py", *map(str, scene.argv)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not [name for name in scene.leftovers() if (scene.place / name / "output" / "README.md").exists()]:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode not in (0, -signal.SIGINT)
+    assert_one_line(stderr)
+    assert (scene.state(), scene.leftovers()) == ("none", [])
+
+
+def test_a_second_run_to_the_same_place_leaves_the_first_ones_folder_alone(new_scene):
+    scene = new_scene
+    first = scene.run(at=scene.naming(), signal=signal.SIGSTOP)
+    assert "code" not in first, "it has ended, instead of being stopped"
+    (building,) = scene.leftovers()
+    held = snapshot(scene.place / building)
+    assert len(held) > 5
+    second = scene.run()
+    assert (second["code"], second["err"]) == (0, "")
+    assert scene.leftovers() == [building]
+    assert snapshot(scene.place / building) == held
+    written = {path: path.stat().st_mtime_ns for path in scene.out.iterdir()}
+    resumed = scene.run(resume=first["pid"])
+    assert resumed["code"] == 1
+    assert_one_line(resumed["err"])
+    assert (scene.state(), scene.leftovers()) == ("new", [])
+    assert {path: path.stat().st_mtime_ns for path in scene.out.iterdir()} == written, "replaced without --overwrite"
+
+
+def test_a_folder_of_a_dead_run_with_our_own_number_is_stale(new_scene):
+    """As in a container, where each run is process 1 of the same host."""
+    scene = new_scene
+    killed = scene.run(at=scene.naming(), signal=signal.SIGKILL)
+    (stale,) = scene.leftovers()
+    assert str(killed["pid"]) in stale
+    (scene.place / stale).rename(scene.place / stale.replace(str(killed["pid"]), str(os.getpid())))
+    convert(scene.place / "lost", scene.out, pooler_from=scene.place / "donor", verify=False)
+    assert (scene.state(), scene.leftovers()) == ("new", [])
+
+
+# --- What a file system refuses --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def to(originals, server):
+    """A conversion to a place that is refused in one line; gives the line."""
+
+    def run(output: Path) -> str:
+        done = server.run(originals / "lost", "--pooler-from", originals / "donor", "-o", output)
+        assert done["code"] == 1
+        assert_one_line(done["err"])
+        return done["err"]
+
+    return run
+
+
+@pytest.mark.parametrize("limit", [0, 10, 1000, -1000, -1])
+def test_a_limit_on_file_sizes_is_one_line(limit, scene, originals):
+    """Negative: short of the largest file's size. Python ignores SIGXFSZ, so that a write fails with EFBIG."""
+    size = (originals / "new" / "out" / "model.safetensors").stat().st_size
+    assert size > 2000
+    run = scene.run(file_limit=limit if limit >= 0 else size + limit)
+    assert run["code"] == 1
+    assert_one_line(run["err"])
+    assert "File too large" in run["err"]
+    assert str(scene.out) in run["err"]
+    assert (scene.state(), scene.leftovers()) == ("old" if scene.old else "none", [])
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """A function that mounts a small file system of its own; root only, and a skip that says so elsewhere."""
+    places = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"mounted{len(places)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            pytest.skip(f"no mount command: {error}")
+        if done.returncode:
+            pytest.skip(f"mounting a tmpfs needs root: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line(originals, server, mounted, to):
+    """In pages of 4 KiB: from too small for the tensors, which the plan sees, to one page short of all files."""
+    files = [path for path in (originals / "new" / "out").rglob("*") if path.is_file()]
+    weights = -(-(originals / "new" / "out" / "model.safetensors").stat().st_size // 4096)
+    pages = sum(-(-path.stat().st_size // 4096) for path in files)
+    small = mounted(f"size={4 * (pages + 64)}k")
+    planned = 0
+    for free in (1, weights - 1, weights + 1, pages - 6, pages - 1):
+        filler = small / "filler"
+        filler.write_bytes(b"x" * 4096 * (pages + 64 - free))
+        error = to(small / "deep" / "out")
+        assert str(small) in error
+        planned += "make room" in error
+        assert "make room" in error or "No space left" in error
+        assert list(small.iterdir()) == [filler]
+        filler.unlink()
+    assert 0 < planned < 5
+    assert server.run(originals / "lost", "--pooler-from", originals / "donor", "-o", small / "out")["code"] == 0
+    assert snapshot(small / "out") == snapshot(originals / "new" / "out")
+
+
+def test_a_read_only_destination_is_one_line(mounted, to):
+    readonly = mounted("size=1m,ro")
+    assert f"{readonly}: can't be written into; choose another folder with -o" in to(readonly / "deep" / "out")
+    assert list(readonly.iterdir()) == []
+
+
+def test_a_destination_below_a_file_is_one_line(to, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    to(tmp_path / "file" / "deep" / "out")
+    assert snapshot(tmp_path) == {".": None, "file": b"mine"}
+
+
+def test_a_destination_with_a_name_that_the_file_system_does_not_take_is_one_line(originals, server, tmp_path):
+    """A name of 255 bytes is fine, and one of 256 is not; the temporary folder's is longer than its destination's."""
+    for length in (200, 240, 255, 256):
+        out = tmp_path / "deep" / ("x" * length)
+        run = server.run(originals / "lost", "--pooler-from", originals / "donor", "-o", out)
+        if run["code"]:
+            assert length > 200
+            assert_one_line(run["err"])
+            assert list(tmp_path.iterdir()) == [], length
+        else:
+            assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x" * length]
+            shutil.rmtree(tmp_path / "deep")

@@ -1,0 +1,302 @@
+"""The fit: what it finds, what it leaves alone, what it costs, and what it refuses."""
+
+import copy
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from bert_pooled_mlm import (
+    BertPooledMLMConfig,
+    BertPooledMLMForMaskedLM,
+    BertPooledMLMForSequenceClassification,
+    calibrate_pooler,
+    conversion,
+)
+from checkpoints import SHAPE, differing, make_donor, pooler_of, randomize
+from grafting import sentences
+from transformers import BertModel
+
+HIDDEN = SHAPE["hidden_size"]
+
+
+@pytest.fixture(scope="module")
+def original() -> BertModel:
+    """Its [CLS] states spread as a trained BERT's do, in every direction: at initialisation they hardly differ."""
+    model = BertModel(make_donor().config).eval()
+    randomize(model, seed=3, scale=0.3)
+    return model
+
+
+def drifted(original: BertModel, scale: float = 0.05, seed: int = 7) -> BertModel:
+    """Continued pre-training, as far as a pooler is concerned: another encoder under the same pooler."""
+    model = copy.deepcopy(original)
+    pooler = copy.deepcopy(model.pooler.state_dict())
+    randomize(model, seed, scale)
+    model.pooler.load_state_dict(pooler)
+    return model
+
+
+@pytest.fixture
+def calibrated(original, tokenizer):
+    """The fit of a model to `original`, on short texts."""
+
+    def run(adapted, texts, **options):
+        return calibrate_pooler(adapted, original, tokenizer, texts, **{"max_length": 32, **options})
+
+    return run
+
+
+@torch.no_grad()
+def pooled_outputs(model, tokenizer, texts: list[str]) -> torch.Tensor:
+    return model(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output
+
+
+@pytest.mark.versions
+def test_it_finds_the_pooler_that_undoes_a_known_linear_map(original, tokenizer, calibrated):
+    """[CLS] scaled and shifted coordinate by coordinate, as the last LayerNorm can: W / scale undoes it exactly."""
+    adapted = copy.deepcopy(original)
+    scale, shift = torch.linspace(0.5, 2, HIDDEN), torch.linspace(-0.5, 0.5, HIDDEN)
+    norm = adapted.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        norm.weight.mul_(scale)
+        norm.bias.mul_(scale).add_(shift)
+    weight = pooler_of(original)["dense.weight"]
+    found = calibrated(adapted, sentences(600))
+    assert found.improved
+    assert found.cosine_before < 0.99
+    assert found.cosine_after > 1 - 1e-9
+    expected = weight / scale
+    # LayerNorm's output has no freedom along one direction, where the fit stays with the original weight.
+    free = torch.linalg.qr(torch.stack([norm.weight.detach()], 1) * 0 + (1 / norm.weight.detach())[:, None])[0]
+    error = (adapted.pooler.dense.weight - expected).detach()
+    error -= error @ free @ free.T
+    assert error.abs().max() < 0.02 * expected.abs().max()
+    held_out = sentences(50, seed=99)
+    outputs = [pooled_outputs(model, tokenizer, held_out) for model in (original, adapted)]
+    assert torch.allclose(*outputs, atol=1e-4)
+
+
+def test_without_drift_not_a_bit_changes(original, calibrated):
+    adapted = copy.deepcopy(original)
+    found = calibrated(adapted, sentences(100))
+    assert not found.improved
+    assert found.cosine_before == found.cosine_after == pytest.approx(1)
+    assert not differing(pooler_of(adapted), pooler_of(original))
+
+
+@pytest.mark.versions
+def test_it_brings_the_pooled_output_of_a_drifted_encoder_back(original, tokenizer, calibrated):
+    adapted = drifted(original)
+    texts, unseen = sentences(1000), sentences(100, seed=5)
+    target = pooled_outputs(original, tokenizer, unseen)
+    before = pooled_outputs(adapted, tokenizer, unseen)
+    found = calibrated(adapted, texts)
+    after = pooled_outputs(adapted, tokenizer, unseen)
+    assert found.improved
+    assert (found.texts, found.held_out) == (1000, 200)
+    assert found.cosine_after > found.cosine_before + 0.01
+    similarities = [float(torch.cosine_similarity(it, target).mean()) for it in (before, after)]
+    # The held-out fifth judged fairly: other texts find the same.
+    assert [found.cosine_before, found.cosine_after] == pytest.approx(similarities, abs=0.02)
+
+
+def test_a_large_penalty_leaves_the_original_weight(original, monkeypatch, calibrated):
+    distances = []
+    for penalty in (1e-6, 1.0, 1e6):
+        monkeypatch.setattr(conversion.regression, "PENALTIES", (penalty,))
+        adapted = drifted(original)
+        calibrated(adapted, sentences(400))
+        before, after = pooler_of(original), pooler_of(adapted)
+        distances.append(float(sum((after[name] - before[name]).square().sum() for name in before)))
+    assert distances[0] > 100 * distances[1] > 0
+    assert distances[2] < 1e-9
+
+
+def test_the_minimum_is_the_one_that_is_defined():
+    """Against gradient-free optimality: no small step away from the solution lowers what is to be minimised."""
+    generator = np.random.default_rng(0)
+    states, targets = generator.normal(size=(200, 9)), generator.normal(size=(200, 4))
+    states[:, -1] = 1
+    before = generator.normal(size=(4, 9))
+    moments = conversion.regression._Moments.of(states, targets - states @ before.T)
+    penalty = 0.03
+
+    def loss(weights: np.ndarray) -> float:
+        change = weights - before
+        return ((targets - states @ weights.T) ** 2).sum() / 200 + penalty * (states**2).mean() * (change**2).sum()
+
+    best = before + conversion.regression._fit([moments], penalty)
+    assert loss(best) < loss(before)
+    for _ in range(50):
+        assert loss(best + 1e-3 * generator.normal(size=best.shape)) > loss(best)
+
+
+def test_the_penalty_is_that_of_the_smallest_error_on_left_out_folds():
+    """The sums over texts give the errors that fitting and predicting text by text give."""
+    generator = np.random.default_rng(1)
+    truth = generator.normal(size=(4, 9)) * 0.1
+    folds = []
+    for _ in range(4):
+        states = generator.normal(size=(12, 9))
+        folds.append((states, states @ truth.T + generator.normal(size=(12, 4))))
+    errors = []
+    for penalty in conversion.regression.PENALTIES:
+        error = 0
+        for left_out, (states, targets) in enumerate(folds):
+            others = [fold for number, fold in enumerate(folds) if number != left_out]
+            x, y = (np.concatenate(part) for part in zip(*others, strict=True))
+            change = np.linalg.solve(x.T @ x / len(x) + penalty * (x**2).mean() * np.eye(9), x.T @ y / len(x)).T
+            error += ((targets - states @ change.T) ** 2).sum()
+        errors.append(error)
+    chosen = conversion.regression._choose_penalty([conversion.regression._Moments.of(*fold) for fold in folds])
+    assert chosen == conversion.regression.PENALTIES[int(np.argmin(errors))]
+    assert conversion.regression.PENALTIES[0] < chosen < conversion.regression.PENALTIES[-1], (
+        "the example has to have a best one in between"
+    )
+
+
+def test_twice_the_same_bits(original, calibrated):
+    poolers = []
+    for _ in range(2):
+        adapted = drifted(original)
+        calibrated(adapted, sentences(200))
+        poolers.append(pooler_of(adapted))
+    assert not differing(*poolers)
+
+
+def test_the_number_of_threads_hardly_matters(original, calibrated):
+    poolers = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            adapted = drifted(original)
+            calibrated(adapted, sentences(400))
+        finally:
+            torch.set_num_threads(1)
+        poolers.append(torch.cat([part.flatten() for part in pooler_of(adapted).values()]))
+    # Sums in another order; with float64 sums, what is left is the encoders' own float32 rounding.
+    assert (poolers[0] - poolers[1]).norm() < 1e-3 * poolers[0].norm()
+
+
+def test_the_batch_size_hardly_matters(original, calibrated):
+    found = []
+    for batch_size in (1, 7, 64):
+        adapted = drifted(original)
+        found.append(calibrated(adapted, sentences(200), batch_size=batch_size))
+    assert {it.sha256 for it in found} == {found[0].sha256}
+    assert [it.cosine_after for it in found] == pytest.approx([found[0].cosine_after] * 3, abs=1e-4)
+
+
+def test_memory_does_not_grow_with_the_number_of_texts(original, monkeypatch, calibrated):
+    """Of the states of a batch, none is alive once the next but one has been encoded."""
+    encode, alive, most = conversion.regression._encode, weakref.WeakSet(), []
+
+    def counted(*args):
+        alive.add(states := Watched(encode(*args)))
+        most[-1] = max(most[-1], sum(it.nbytes for it in alive))
+        return states
+
+    class Watched(np.ndarray):
+        """Can be hashed, and so watched."""
+
+        def __new__(cls, array):
+            return array.view(cls)
+
+        __hash__ = object.__hash__
+
+    monkeypatch.setattr(conversion.regression, "_encode", counted)
+    monkeypatch.setattr(conversion.regression, "WINDOW", 2)
+    for count in (100, 800):
+        most.append(0)
+        calibrated(drifted(original), sentences(count), batch_size=10)
+    assert most[0] == most[1] <= 4 * 10 * (HIDDEN + 1) * 8
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("cls", [BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification])
+def test_a_model_at_the_end_of_its_training_is_calibrated_in_place(cls, original, calibrated):
+    model = cls(BertPooledMLMConfig(**SHAPE))
+    model.bert.load_state_dict(drifted(original).state_dict())
+    model.train()
+    others = {name: value.clone() for name, value in model.state_dict().items() if "pooler" not in name}
+    frozen = [parameter.requires_grad for parameter in model.parameters()]
+    found = calibrated(model, sentences(200))
+    assert found.improved
+    assert differing(pooler_of(model), pooler_of(original))
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in others.items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == frozen
+    assert model.training
+    assert all(part.training for part in model.modules())
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_half_precision_is_judged_as_it_is_stored(original, calibrated):
+    adapted = drifted(original).to(torch.bfloat16)
+    found = calibrated(adapted, sentences(200))
+    assert found.improved
+    assert adapted.pooler.dense.weight.dtype is torch.bfloat16
+
+
+@pytest.mark.versions
+def test_pairs_are_read_as_pairs(original, calibrated):
+    texts = list(zip(sentences(200), sentences(200, seed=1), strict=True))
+    found = [
+        calibrated(drifted(original), it, max_length=48)
+        for it in (texts, [" ".join(pair) for pair in texts], [*texts[:100], *sentences(100, seed=2)])
+    ]
+    assert len({it.sha256 for it in found}) == len({it.cosine_before for it in found}) == 3
+
+
+def test_it_says_how_long_it_takes_before_it_begins(original, capsys, calibrated):
+    calibrated(drifted(original), sentences(120), progress=True)
+    assert capsys.readouterr().err.startswith("calibrating on 120 texts, on cpu: about 1 s\n")
+    calibrated(drifted(original), sentences(120))
+    assert capsys.readouterr().err == ""
+
+
+def test_the_fit_reads_as_a_sentence_and_holds_no_text(original, calibrated):
+    texts = sentences(100)
+    found = calibrated(drifted(original), texts)
+    assert f"-> {found.cosine_after:.4f} on 20 held-out of 100 texts" in str(found)
+    assert not any(text in repr(found) for text in texts)
+
+
+def test_too_few_texts(original, calibrated):
+    with pytest.raises(ValueError, match=r"^99 different texts; at least 100 are needed"):
+        calibrated(drifted(original), sentences(99))
+
+
+def test_few_texts_for_the_hidden_size_are_said_to_be_few(original, monkeypatch, calibrated):
+    monkeypatch.setattr(conversion.texts, "FEWEST_TEXTS", 10)
+    few, enough = (calibrated(drifted(original), sentences(count)) for count in (HIDDEN, 2 * HIDDEN))
+    assert few.notes == ["32 texts are few for a hidden size of 32: more would fit better"]
+    assert enough.notes == []
+
+
+def test_texts_longer_than_the_model_reads(original, calibrated):
+    with pytest.raises(ValueError, match="texts of 65 tokens: the adapted model reads 64 at most"):
+        calibrated(drifted(original), sentences(120), max_length=65)
+
+
+def test_a_model_without_a_pooler(original, tokenizer):
+    without = BertModel(original.config, add_pooling_layer=False)
+    for adapted, donor, name in ((without, original, "adapted"), (original, without, "donor")):
+        with pytest.raises(ValueError, match=f"the {name} model has no pooler"):
+            calibrate_pooler(adapted, donor, tokenizer, sentences(120), max_length=32)
+
+
+def test_models_of_different_hidden_sizes(calibrated):
+    other = BertModel(make_donor(hidden_size=16).config)
+    with pytest.raises(ValueError, match="different hidden sizes: 16 and 32"):
+        calibrated(other, sentences(120))
+
+
+def test_an_encoder_that_gives_nan_leaves_the_pooler_alone(original, calibrated):
+    adapted = drifted(original)
+    with torch.no_grad():
+        adapted.embeddings.LayerNorm.weight[0] = float("nan")
+    before = pooler_of(adapted)
+    with pytest.raises(ValueError, match="states are not finite"):
+        calibrated(adapted, sentences(120))
+    assert not differing(pooler_of(adapted), before)

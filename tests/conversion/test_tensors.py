@@ -1,0 +1,303 @@
+"""Tensors as byte ranges: every dtype and layout, and every damage to a file that holds them."""
+
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bert_pooled_mlm import ConversionError, conversion
+from checkpoints import POOLER, bits, save_weights, stored, todays
+from grafting import QUERY, expected_of, graft, join, refused, split
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@pytest.mark.parametrize("of_donor", DTYPES)
+@pytest.mark.parametrize("of_checkpoint", DTYPES)
+def test_the_pooler_is_cast_to_the_checkpoints_dtype_as_torch_casts(of_checkpoint, of_donor, checkpoint, giver, out):
+    target, source = DTYPES[of_checkpoint], DTYPES[of_donor]
+    for folder, dtype in ((checkpoint, target), (giver, source)):
+        save_weights(folder, {name: tensor.to(dtype) for name, tensor in stored(folder).items()})
+    report = graft(checkpoint, giver)
+    pooler = {name: todays(giver)[name].to(target) for name in POOLER}
+    assert bits(stored(out)) == bits(todays(checkpoint) | pooler)
+    told = f"the pooler from {source} to the checkpoint's {target}".replace("torch.", "")
+    assert report.cast == (None if of_donor == of_checkpoint else told)
+    assert (told in str(report)) == (of_donor != of_checkpoint)
+
+
+@pytest.mark.parametrize("to", DTYPES)
+@pytest.mark.parametrize("of", DTYPES)
+def test_casting_is_torchs_for_every_kind_of_value(of, to):
+    """Random bit patterns: halfway cases, subnormals and signed zeros; what would overflow is refused."""
+    generator = np.random.default_rng(0)
+    raw = generator.bytes(40_000 * DTYPES[of].itemsize)
+    tensor = torch.frombuffer(bytearray(raw), dtype=DTYPES[of])
+    near_one = (torch.arange(-4096, 4096, dtype=torch.float64) / 4096 * 1.001).to(DTYPES[of])
+    halfway = (1 + torch.arange(0, 4096, dtype=torch.float64) / 4096).to(DTYPES[of])
+    values = torch.cat([tensor, near_one, halfway])
+    values = values[values.to(DTYPES[to]).isfinite()]
+    assert len(values) > 10_000, "premise"
+    data = memoryview(values.view(torch.uint8).numpy())
+    cast = conversion.tensors.Tensor(None, "", of, (len(values),), 0, data).cast(to)
+    assert (cast.dtype, cast.shape) == (to, (len(values),))
+    assert cast.read() == values.to(DTYPES[to]).view(torch.uint8).numpy().tobytes()
+
+
+def test_a_checkpoint_of_mixed_dtypes_keeps_each(checkpoint, donor, out):
+    mixed = {
+        name: tensor.to(torch.bfloat16 if "dense" in name else torch.float16 if "embeddings" in name else tensor.dtype)
+        for name, tensor in todays(checkpoint).items()
+    }
+    assert len({tensor.dtype for tensor in mixed.values()}) == 3, "premise"
+    save_weights(checkpoint, mixed)
+    report = graft(checkpoint, donor)
+    pooler = {name: todays(donor)[name].to(torch.bfloat16) for name in POOLER}  # as the dense layers around it
+    assert bits(stored(out)) == bits(mixed | pooler)
+    assert report.cast == "the pooler from float32 to the checkpoint's bfloat16"
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("part", ["checkpoint", "donor"])
+@pytest.mark.parametrize(
+    ("shards", "kind"), [(3, "safetensors"), (1, "bin"), (3, "bin")], ids=["shards", "bin", "bin shards"]
+)
+def test_every_layout_gives_the_same_tensors(shards, kind, part, lost, donor, place):
+    save_weights(place / part, todays(place / part), shards, kind)
+    graft(place / "checkpoint", place / "donor")
+    output = place / "out"
+    assert bits(stored(output)) == expected_of(lost, donor)
+    count = shards if part == "checkpoint" else 1
+    assert len(list(output.glob("model*.safetensors"))) == count
+    assert (output / "model.safetensors.index.json").exists() == (count > 1)
+    assert not list(output.glob("*.bin*"))
+
+
+def test_a_bin_in_the_format_before_torch_1_6_is_read(checkpoint, lost, donor, out):
+    (checkpoint / "model.safetensors").unlink()
+    torch.save(todays(lost), checkpoint / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    graft(checkpoint, donor)
+    assert bits(stored(out)) == expected_of(lost, donor)
+
+
+# --- Damaged safetensors files ---------------------------------------------------------------------------------------
+
+
+def with_header(change):
+    """The file with a header that `change` has altered in place, or returned anew."""
+
+    def damage(data: bytes) -> bytes:
+        header, body = split(data)
+        return join(change(header) or header, body)
+
+    return damage
+
+
+def with_entry(**fields):
+    return with_header(lambda header: header[QUERY].update(fields))
+
+
+def shifted(header: dict) -> None:
+    first = min((entry for key, entry in header.items() if key != "__metadata__"), key=lambda e: e["data_offsets"])
+    first["data_offsets"] = [offset + 4 for offset in first["data_offsets"]]
+
+
+def overlapping(header: dict) -> None:
+    header[QUERY]["data_offsets"] = header[QUERY.replace("query", "key")]["data_offsets"]
+
+
+HUGE = 1 << 47
+DAMAGED_FILES = {
+    "empty": (lambda data: b"", r"a header of 0 bytes in a file of 0: truncated, or not safetensors"),
+    "7 bytes": (lambda data: data[:7], r"in a file of 7: truncated"),
+    "truncated header": (lambda data: data[:100], r"a header of \d+ bytes in a file of 100: truncated"),
+    "truncated data": (lambda data: data[:-1], r"describes \d+ bytes, the file has \d+: truncated or damaged"),
+    "longer than described": (lambda data: data + b"\0", r"describes \d+ bytes, the file has \d+"),
+    "a header without end": (lambda data: b"\xff" * 8 + data[8:], r"a header of 18446744073709551615 bytes"),
+    "a gigantic header": (
+        lambda data: (9 << 20).to_bytes(8, "little") + b" " * (9 << 20) + data,
+        r"a header of 9437184 bytes; expected at most 8388608",
+    ),
+    "another format": (lambda data: b"GGUF\x03\0\0\0" + b"\0" * 16, r"not safetensors"),
+    "no JSON": (lambda data: join(b"{" * 8, split(data)[1]), r"not valid JSON .*; the file is damaged"),
+    "no UTF-8": (lambda data: join(b'{"\xff": 1}', split(data)[1]), r"not valid JSON \('utf-8' codec"),
+    "no object": (lambda data: join(b"[]      ", split(data)[1]), r"expected a JSON object, found list"),
+    "nested too deeply": (lambda data: join(b"[" * 200_000, b""), r"not valid JSON .*recursion"),
+    "a key twice": (
+        lambda data: join(data[8:].split(b"}}")[0] + b'},"__metadata__":{}}', split(data)[1]),
+        r"not valid JSON \(the key '__metadata__' stands there twice\)",
+    ),
+    "an entry of another kind": (with_header(lambda header: {**header, "x": 5}), r"entry of 'x' is not one of a ten"),
+    "an entry without shape": (with_header(lambda header: header[QUERY].pop("shape") and None), r"is not one of a t"),
+    "an entry with more": (with_entry(extra=1), r"the header's entry of '.*' is not one of a tensor; it is damaged"),
+    "one offset": (with_entry(data_offsets=[0]), r"is not one of a tensor"),
+    "an unknown dtype": (with_entry(dtype="F4"), r"has the unknown dtype 'F4'; expected F64, F32, F16, BF16"),
+    "another dtype": (with_entry(dtype="F16"), r"query.weight \(F16 \[32, 32\]\) has 2048 bytes; the header says 409"),
+    "another shape": (with_entry(shape=[32, 31]), r"has 3968 bytes; the header says 4096"),
+    "a negative size": (with_entry(shape=[-32, -32]), r"has the shape \[-32, -32\] at .*; expected a few whole num"),
+    "a broken size": (with_entry(shape=[32.0, 32]), r"has the shape \[32.0, 32\] at"),
+    "a truth for a size": (with_entry(shape=[True, 1024]), r"has the shape \[True, 1024\] at"),
+    "a size without bound": (with_entry(shape=[10**400, 0]), r"expected a few whole numbers"),
+    "many dimensions": (with_entry(shape=[1] * 10_000), r"has the shape \[1, 1, 1.* at .*; expected a few whole nu"),
+    "sizes that overflow": (with_entry(shape=[HUGE, HUGE]), r"the header says 4096"),
+    "offsets backwards": (with_entry(data_offsets=[4096, 0]), r"has 4096 bytes; the header says -4096"),
+    "offsets beyond the end": (with_entry(data_offsets=[HUGE, HUGE + 4096]), r"starts at byte \d+, expected \d+"),
+    "offsets of text": (with_entry(data_offsets=["0", "4096"]), r"expected a few whole numbers"),
+    "a gap": (with_header(shifted), r"starts at byte \d+, expected \d+: overlap or gap"),
+    "an overlap": (with_header(overlapping), r"starts at byte \d+, expected \d+: overlap or gap"),
+}
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "donor"])
+@pytest.mark.parametrize("damage", DAMAGED_FILES)
+def test_a_damaged_safetensors_file_is_refused(damage, part, place):
+    change, match = DAMAGED_FILES[damage]
+    file = place / part / "model.safetensors"
+    file.write_bytes(change(file.read_bytes()))
+    text = refused(place, match)
+    assert text.startswith(f"{file}: "), "the message names the file"
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(place, monkeypatch):
+    """Between plan and write, as when the training run is still going on."""
+    mkdir, file = os.mkdir, place / "checkpoint" / "model.safetensors"
+    data = file.read_bytes()
+
+    def shrink(*args, **kwargs):  # the first thing that is written is a folder
+        file.write_bytes(data[:-1000])
+        mkdir(*args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", shrink)
+    with pytest.raises(ConversionError, match=r"model.safetensors: ended \d+ bytes early; was it changed\?"):
+        graft(place / "checkpoint", place / "donor")
+    assert {path.name for path in place.iterdir()} == {"checkpoint", "donor"}
+
+
+# --- Indexes ---------------------------------------------------------------------------------------------------------
+
+
+def moved_to(shard):
+    """The index with its first tensor placed in another file."""
+
+    def damage(index: dict) -> None:
+        index["weight_map"][QUERY] = shard
+
+    return damage
+
+
+INDEXES = {
+    "no weight_map": (lambda index: index.pop("weight_map"), r"no weight_map of tensors to files; it is dam"),
+    "an empty weight_map": (lambda index: index.update(weight_map={}), r"no weight_map of tensors to files"),
+    "a list": (lambda index: index.update(weight_map=[1]), r"no weight_map of tensors to files"),
+    "a shard that is a number": (moved_to(5), r"no weight_map of tensors to files"),
+    "a parent's shard": (moved_to("../x.safetensors"), r"names the shard '../x.safetensors'; expected a file in the"),
+    "an absolute shard": (moved_to("/etc/x.safetensors"), r"names the shard '/etc/x.safetensors'; expected a file"),
+    "a shard in a folder": (moved_to("in/x.safetensors"), r"names the shard 'in/x.safetensors'; expected a file"),
+    "a shard of Windows": (moved_to("..\\x.safetensors"), r"names the shard .*; expected a file in the same folder"),
+    "a shard of another kind": (moved_to("config.json"), r"names the shard 'config.json'; expected a file in the sam"),
+    "an empty name": (moved_to(""), r"names the shard ''; expected a file"),
+    "a missing shard": (moved_to("model-0.safetensors"), r"names the shard model-0.safetensors, which is missing; "),
+    "a tensor in another shard": (
+        lambda index: index["weight_map"].update(
+            {QUERY: min(set(index["weight_map"].values()) - {index["weight_map"][QUERY]})}
+        ),
+        r"its tensors are not those that model.safetensors.index.json lists: .*query.weight; the index belongs to",
+    ),
+    "a tensor that is nowhere": (
+        lambda index: index["weight_map"].update(extra=index["weight_map"][QUERY]),
+        r"its tensors are not those that .* lists: extra; the index belongs to other shards",
+    ),
+    "a tensor that is not listed": (lambda index: index["weight_map"].pop(QUERY), r"lists: .*query.weight; the"),
+}
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "donor"])
+@pytest.mark.parametrize("damage", INDEXES)
+def test_an_index_that_does_not_fit_its_shards_is_refused(damage, part, place):
+    change, match = INDEXES[damage]
+    save_weights(place / part, stored(place / part), 3)
+    file = place / part / "model.safetensors.index.json"
+    index = json.loads(file.read_text("utf-8"))
+    change(index)
+    file.write_text(json.dumps(index), encoding="utf-8")
+    assert refused(place, match).startswith(str(place / part))
+
+
+def test_a_tensor_in_two_shards_is_refused(place):
+    folder = place / "checkpoint"
+    save_weights(folder, stored(folder), 3)
+    first, second = sorted(folder.glob("*.safetensors"))[:2]
+    header, body = split(second.read_bytes())
+    name = next(key for key in split(first.read_bytes())[0] if key != "__metadata__")
+    header[name] = {"dtype": "F32", "shape": [1], "data_offsets": [len(body), len(body) + 4]}
+    second.write_bytes(join(header, body + b"\0\0\0\0"))
+    refused(place, rf"its tensors are not those that .* lists: {re.escape(name)}")
+
+
+# --- Pickles ---------------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    """Pickled code that creates a file when it is loaded the usual way."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def as_bin(folder: Path, value) -> None:
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    torch.save(value, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "donor"])
+@pytest.mark.parametrize("written_by", ["torch", "pickle"])
+def test_code_in_a_pickle_is_not_executed(written_by, part, place, tmp_path):
+    mark, bin = tmp_path / "executed", place / part / "pytorch_model.bin"
+    if written_by == "torch":
+        as_bin(place / part, {"x": Payload(mark)})
+    else:
+        (place / part / "model.safetensors").unlink()
+        bin.write_bytes(pickle.dumps({"x": Payload(mark)}))
+    refused(place, r"pytorch_model.bin: torch.load\(weights_only=True\) refused it .*could run code.*save_pretrained")
+    assert not mark.exists()
+    if written_by == "torch":
+        torch.load(bin, weights_only=False)["x"].close()
+        assert mark.exists(), "premise: the payload works"
+
+
+BINS = {
+    "no pickle": (b"hello", r"refused it .*It is damaged, or holds more than tensors"),
+    "empty": (b"", r"refused it"),
+    "a training checkpoint": ({"model": {"a": torch.ones(1)}, "step": 1}, r"expected a dict of tensors; found some"),
+    "a list": ([torch.ones(1)], r"expected a dict of tensors; found something else \(a training checkpoint\?\); save"),
+    "a tensor": (torch.ones(1), r"expected a dict of tensors"),
+    "truths": ({"x": torch.ones(3, dtype=torch.bool)}, r"x is torch.bool.*; expected values of float64, float"),
+    "complex": ({"x": torch.ones(3, dtype=torch.complex64)}, r"x is torch.complex64"),
+    "sparse": ({"x": torch.eye(3).to_sparse()}, r"pytorch_model.bin: x "),
+    "on no device": ({"x": torch.ones(3, device="meta")}, r"pytorch_model.bin: x "),
+    "expanded": ({"x": torch.ones(1).expand(1 << 40)}, r"pytorch_model.bin: x "),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")  # torch warns about checks of sparse tensors that are off
+@pytest.mark.parametrize("kind", BINS)
+def test_a_bin_of_something_else_is_refused(kind, place):
+    value, match = BINS[kind]
+    as_bin(place / "checkpoint", value)
+    if isinstance(value, bytes):
+        (place / "checkpoint" / "pytorch_model.bin").write_bytes(value)
+    refused(place, match)
+
+
+def test_a_truncated_bin_is_refused(place):
+    as_bin(place / "checkpoint", stored(place / "checkpoint"))
+    file = place / "checkpoint" / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:-500])
+    refused(place, r"pytorch_model.bin: torch.load\(weights_only=True\) refused it")
