@@ -19,8 +19,8 @@ from transformers import (
     BertTokenizerFast,
 )
 
-from .calibration import Calibration, calibrate_pooler
 from .configuration_bert_pooled_mlm import BertPooledMLMConfig
+from .conversion.regression import Calibration, calibrate_pooler
 from .convert import ConversionError, ConversionReport, convert
 from .modeling_bert_pooled_mlm import (
     BertPooledMLMForMaskedLM,

@@ -1,0 +1,94 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a BERT is: the names of its tensors, now and formerly, their shapes, and which of them tell its lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+ENCODER = "bert."
+POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+HEAD = "cls.predictions."
+WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
+MLM_BIAS = "cls.predictions.bias"
+# Stored beside what they are tied to by some versions of transformers, and instead of it by others.
+TIED = {"cls.predictions.decoder.weight": WORD_EMBEDDINGS, "cls.predictions.decoder.bias": MLM_BIAS}
+DROPPED = {
+    "bert.embeddings.position_ids": "a constant, stored by transformers before 4.31",
+    "cls.seq_relationship.weight": "the next-sentence head",
+    "cls.seq_relationship.bias": "the next-sentence head",
+}
+# Parts of names that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put in.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+# BertModel's own tensors begin with one of these where they are saved without "bert.".
+BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
+
+LIMITS = {"num_hidden_layers": 1024, "hidden_size": 1 << 14}  # what is read and computed grows with them
+SIZE_LIMIT = 1 << 24  # of the other sizes in config.json; the largest vocabulary in use has 2 ** 18 tokens
+SIZES = {
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2,
+}  # fmt: skip
+OPTIONS = ("hidden_act", "layer_norm_eps", "pad_token_id", "position_embedding_type", "is_decoder")
+
+
+def lineage_key(config: dict) -> str:
+    """The encoder tensor close to the pooler that depends on neither vocabulary nor length."""
+    return f"bert.encoder.layer.{config['num_hidden_layers'] - 1}.attention.output.dense.weight"
+
+
+def current_names(stored: Iterable[str]) -> dict[str, str]:
+    """Stored names to those that `BertForMaskedLM` of today's transformers gives the same tensors."""
+    plain = {key: ".".join(part for part in key.split(".") if part not in WRAPPERS) for key in stored}
+    root = _root(plain.values())
+    names = {}
+    for key, name in plain.items():
+        name = name.removeprefix(root)
+        for old, new in OLD_SUFFIXES.items():
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        names[key] = ENCODER + name if name.startswith(BARE_PREFIXES) else name
+    return names
+
+
+def _root(names: Collection[str]) -> str:
+    """What stands before all names alike, such as Lightning's `model.`; the word embeddings tell it."""
+    ending = WORD_EMBEDDINGS.removeprefix(ENCODER)
+    root = next((name.removesuffix(ending).removesuffix(ENCODER) for name in names if name.endswith(ending)), "")
+    return root if all(name.startswith(root) for name in names) else ""
+
+
+def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """The tensors of `BertForMaskedLM` with this config, pooler and tied ones included: name to shape."""
+    hidden, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+
+    def dense(name: str, inputs: int, outputs: int) -> dict:
+        return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+    def norm(name: str) -> dict:
+        return {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
+
+    shapes = {
+        WORD_EMBEDDINGS: (vocabulary, hidden),
+        "bert.embeddings.position_embeddings.weight": (config["max_position_embeddings"], hidden),
+        "bert.embeddings.token_type_embeddings.weight": (config["type_vocab_size"], hidden),
+        **norm("bert.embeddings.LayerNorm"),
+    }
+    for number in range(config["num_hidden_layers"]):
+        layer = f"bert.encoder.layer.{number}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= dense(f"{layer}.attention.{part}", hidden, hidden)
+        shapes |= norm(f"{layer}.attention.output.LayerNorm")
+        shapes |= dense(f"{layer}.intermediate.dense", hidden, inner)
+        shapes |= dense(f"{layer}.output.dense", inner, hidden)
+        shapes |= norm(f"{layer}.output.LayerNorm")
+    return {
+        **shapes,
+        **dense("bert.pooler.dense", hidden, hidden),
+        **dense("cls.predictions.transform.dense", hidden, hidden),
+        **norm("cls.predictions.transform.LayerNorm"),
+        MLM_BIAS: (vocabulary,),
+        "cls.predictions.decoder.weight": (vocabulary, hidden),
+        "cls.predictions.decoder.bias": (vocabulary,),
+    }

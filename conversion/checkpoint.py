@@ -1,0 +1,251 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Step 1, read: a BERT checkpoint's config and headers, whole or in part."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator
+
+from . import hub
+from .bert import (
+    DROPPED,
+    ENCODER,
+    HEAD,
+    LIMITS,
+    POOLER,
+    SIZE_LIMIT,
+    SIZES,
+    TIED,
+    current_names,
+    expected_shapes,
+    lineage_key,
+)
+from .errors import ConversionError, HubError, listed
+from .formats import FORMATS, MODEL_TYPE, Format
+from .other_kinds import refuse_empty, refuse_other_files, refuse_other_model, refuse_other_names
+from .provenance import PoolerSource
+from .sources import CONFIG_FILES, COPIED, Folder, Source, checkpoint_files, is_count, local_path, read_json
+from .tensors import FLOATS, Tensor, read_tensors, same_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A BERT checkpoint, the input or a donor: its config and tensors, under today's names, none of them read yet."""
+
+    source: Source
+    config: dict  # with BertConfig's sizes filled in
+    tensors: dict[str, Tensor]
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # stored name -> reason
+    stored_bare: bool = False  # as BertModel saves it, without `bert.` in the names
+
+    @property
+    def lineage(self) -> Tensor:
+        return self.tensors[lineage_key(self.config)]
+
+    @property
+    def dtype(self) -> str:
+        return self.lineage.dtype
+
+    @property
+    def has_mlm_head(self) -> bool:
+        return any(key.startswith(HEAD) for key in self.tensors)
+
+    @property
+    def pooler(self) -> dict[str, Tensor]:
+        """The pooler's tensors that there are: both, in a whole one."""
+        return {key: self.tensors[key] for key in POOLER if key in self.tensors}
+
+    @property
+    def pooler_source(self) -> PoolerSource | None:
+        """Where its pooler came from, as far as config.json says so of this very pooler."""
+        source = PoolerSource.from_config(self.config.get("pooler_source"))
+        return source if source and source.sha256 == {k: it.sha256() for k, it in self.pooler.items()} else None
+
+    @property
+    def format(self) -> Format:
+        """The format that it is written in."""
+        if self.config["model_type"] == MODEL_TYPE:
+            return FORMATS["pooled"]
+        return FORMATS["encoder" if self.stored_bare else "bert"]
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether its pooler is one that this program or the pooled classes stored, not a later, random one."""
+        if len(self.pooler) < len(POOLER) or never_trained(self):
+            return False
+        return self.config["model_type"] == MODEL_TYPE or self.pooler_source is not None
+
+
+def never_trained(checkpoint: Checkpoint) -> bool:
+    """Whether its pooler is as it was initialised: any training step moves the bias, which starts at exactly zero."""
+    return not checkpoint.pooler[POOLER[1]].values().any()
+
+
+def open_checkpoint(name: str, revision: str | None) -> Folder:
+    """The folder that `name` stands for; a repo on the Hub is downloaded, or taken from the cache when offline.
+
+    Raises:
+        ConversionError: There is none, or the Hub did not answer.
+    """
+    if os.path.isdir(local_path(name)) or not hub.may_be_repo(name):
+        with suggesting(name):
+            return hub.open_source(name, revision)
+    with suggesting(name):
+        return download(name, revision)
+
+
+@contextlib.contextmanager
+def suggesting(name: str) -> Iterator[None]:
+    """Adds the folder whose name is nearly `name`, where there is one, to the refusal of a name that leads nowhere."""
+    try:
+        yield
+    except ConversionError as error:
+        path = local_path(name)
+        if not os.path.exists(path) and os.path.isdir(path.parent):
+            near = difflib.get_close_matches(path.name, [it.name for it in path.parent.iterdir() if it.is_dir()], n=1)
+            if near:
+                raise type(error)(f"{error}; did you mean {path.with_name(near[0])}?") from error
+        raise
+
+
+def download(name: str, revision: str | None) -> Folder:
+    """A repo's checkpoint, whole; the cached one where the Hub does not answer.
+
+    Raises:
+        ConversionError: It is no checkpoint, or the Hub did not answer and nothing is cached.
+    """
+    try:
+        with hub.hub_errors(name, "no such folder, and "):
+            repo = hub.HubRepo(name, revision)
+        read_config(repo)  # refuses what is no checkpoint before anything large is fetched
+        return repo.fetch([*repo.names().intersection({"README.md", *COPIED}), *checkpoint_files(repo)])
+    except HubError:
+        with hub.hub_errors(name):
+            cached = hub.cached_snapshot(name, revision)
+        if cached is None:
+            raise
+        return cached
+
+
+def read_config(source: Source) -> dict:
+    """A BERT's config.json, with `BertConfig`'s sizes filled in.
+
+    Raises:
+        ConversionError: There is none, it is not a BERT's, or a size in it is none.
+    """
+    file = next((name for name in CONFIG_FILES if name in source.names()), None)
+    if file is None:
+        refuse_other_files(source)
+        raise ConversionError(f"{source.where()}: no config.json; pass the folder that save_pretrained wrote")
+    config, where = read_json(source, file), source.where(file)
+    refuse_other_files(source, "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
+    if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
+        config.setdefault("model_type", "bert")  # the first PyTorch BERTs say neither; their tensors have to tell
+    if config.setdefault("model_type", None) != MODEL_TYPE:
+        refuse_other_model(where, config)
+    for field, default in SIZES.items():
+        value = config.setdefault(field, default)
+        if not is_count(value) or value == 0:
+            raise ConversionError(f"{where}: {field} is {value!r}; expected a positive whole number")
+        if value > LIMITS.get(field, SIZE_LIMIT):
+            raise ConversionError(f"{where}: {field} is {value}, above {LIMITS.get(field, SIZE_LIMIT)}")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise ConversionError(
+            f"{where}: hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
+            f"{config['num_attention_heads']}"
+        )
+    if not isinstance(config.get("tie_word_embeddings", True), bool):
+        raise ConversionError(
+            f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}; expected true or false"
+        )
+    return config
+
+
+def read_part(source: Source) -> Checkpoint:
+    """A donor: whatever tensors there are, under today's names.
+
+    Raises:
+        ConversionError: No config or no weights of a BERT, or a tensor is stored twice.
+    """
+    config, stored = read_config(source), read_tensors(source)
+    refuse_other_names(source, stored)
+    names = current_names(stored)
+    tensors: dict[str, Tensor] = {}
+    for key, name in names.items():
+        if name in tensors:
+            raise ConversionError(f"{source.where()}: {name} is stored twice, once as {key}; save it under one name")
+        tensors[name] = stored[key]
+    return Checkpoint(source, config, tensors, stored_bare=any(name == ENCODER + key for key, name in names.items()))
+
+
+def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:
+    """The input: every tensor is held against what its config promises.
+
+    Args:
+        source: Where it lies.
+        vectors_only: Whether it may lack the MLM head, since the output is not going to have one.
+
+    Raises:
+        ConversionError: It is not a whole BERT with an MLM head; all offenders are listed.
+    """
+    part = read_part(source)
+    config = part.config
+    refuse_empty(source, [name for name, tensor in part.tensors.items() if tensor.shape == (0,)])
+    dropped = {name: reason for name, reason in DROPPED.items() if name in part.tensors}
+    if vectors_only:
+        heads = sorted(name for name in part.tensors if not name.startswith((ENCODER, HEAD)))
+        dropped |= dict.fromkeys(heads, "the head of another task")
+    tensors = {name: tensor for name, tensor in part.tensors.items() if name not in dropped}
+    if not part.has_mlm_head and not vectors_only:
+        raise ConversionError(
+            f"{source.where()}: no MLM head (cls.predictions.*)"
+            + (", but a pooler: nothing was lost; load it with BertModel" if part.pooler else
+               "; it was not saved from BertForMaskedLM. Its encoder alone can get its pooler back: --format encoder")
+        )  # fmt: skip
+    tensors, settled = settle_tied(source, config, tensors)
+    shapes = expected_shapes(config)
+    if not part.has_mlm_head:
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(HEAD)}
+    unknown = sorted(tensors.keys() - shapes.keys())
+    missing = sorted(shapes.keys() - tensors.keys() - {*POOLER, *TIED})
+    if part.has_mlm_head and config.get("tie_word_embeddings") is False and next(iter(TIED)) not in tensors:
+        missing.append(f"{next(iter(TIED))} (config.json says tie_word_embeddings: false)")
+    wrong = [
+        f"{name} is {tensor.dtype} {list(tensor.shape)}, expected a floating {list(shapes[name])}"
+        for name, tensor in sorted(tensors.items())
+        if name in shapes and (tensor.shape != shapes[name] or tensor.dtype not in FLOATS)
+    ]
+    for problem, what in ((unknown, "unknown tensors"), (missing, "missing tensors"), (wrong, "wrong tensors")):
+        if problem:
+            raise ConversionError(
+                f"{source.where()}: {what}, for a BERT with this config.json: {listed(problem)}; is the config of "
+                "another checkpoint, or the model not a plain BertForMaskedLM?"
+            )
+    return dataclasses.replace(part, tensors=tensors, dropped=dropped | settled)
+
+
+def settle_tied(source: Source, config: dict, stored: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """One copy of each tied pair, under the name that every version of transformers reads; and what was left out.
+
+    Raises:
+        ConversionError: The two differ, although the config ties them.
+    """
+    tensors, dropped = dict(stored), {}
+    for copy, original in TIED.items():
+        if copy not in tensors or config.get("tie_word_embeddings", True) is False:
+            continue
+        if original not in tensors:
+            tensors[original] = tensors.pop(copy)
+        elif same_bytes(tensors[copy], tensors[original]):
+            del tensors[copy]
+            dropped[copy] = f"tied to {original}"
+        else:
+            raise ConversionError(
+                f"{source.where()}: {copy} differs from {original}, which config.json ties it to; a load would lose "
+                "it. If the model was trained untied, set tie_word_embeddings to false in config.json"
+            )
+    return tensors, dropped

@@ -1,0 +1,246 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Step 2, find the donor: the checkpoint whose pooler is grafted, named or guessed, and proved by its lineage."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from . import hub
+from .bert import POOLER, lineage_key
+from .card import read_card
+from .checkpoint import Checkpoint, never_trained, read_part
+from .errors import ConversionError, HubError
+from .known_donors import KNOWN_DONORS, LEGACY_NAMES
+from .sources import Folder, checkpoint_files, local_path, read_json, weights_file
+from .tensors import FLOATS, Tensor
+
+# Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98, strangers stay below 0.02.
+LINEAGE_THRESHOLD = 0.5
+# Two donors whose distances (1 - cosine; below the floor, rounding) are within the factor can't be told apart.
+TIE_FACTOR, DISTANCE_FLOOR = 2, 5e-6
+NAMES_LIMIT = 8  # of a checkpoint's own: each costs a look at a folder or a request
+GUESSED = "the table of well-known BERTs"
+EXPLICIT = "--pooler-from"
+
+
+@dataclasses.dataclass(frozen=True)
+class Donor:
+    """A candidate held against a checkpoint."""
+
+    checkpoint: Checkpoint  # the candidate's own, read in part
+    found_by: str
+    cosine: float  # of the lineage tensors
+    dtype: str  # the checkpoint's, which its pooler is cast to
+    objections: tuple[str, ...]  # why its pooler must not be taken
+    notes: tuple[str, ...] = ()  # what is odd about it, and does not speak against it
+
+    @property
+    def distance(self) -> float:
+        return max(1 - self.cosine, DISTANCE_FLOOR)
+
+    @functools.cached_property
+    def pooler(self) -> dict[str, Tensor]:
+        return {key: tensor.cast(self.dtype) for key, tensor in self.checkpoint.pooler.items()}
+
+    def __str__(self) -> str:
+        source = self.checkpoint.source
+        return source.label + (f" @ {source.commit[:7]}" if source.commit else "")
+
+
+class Donors:
+    """Finds donors; several checkpoints of one call read each donor once."""
+
+    def __init__(self):
+        self._opened: dict[tuple[str, str | None], Checkpoint] = {}
+
+    def examine(self, checkpoint: Checkpoint, name: str, revision: str | None, found_by: str) -> Donor:
+        """Compares a candidate with the checkpoint; of one on the Hub, its config, header and three tensors are read.
+
+        Raises:
+            ConversionError: It can't be read, is not a BERT, or has no pooler of the right shape.
+        """
+        if (name, revision) not in self._opened:
+            self._opened[name, revision] = self._open(name, revision, found_by)
+        candidate = self._opened[name, revision]
+        hidden, expected = candidate.config["hidden_size"], checkpoint.config["hidden_size"]
+        if hidden != expected:
+            raise ConversionError(f"{name}: hidden_size is {hidden}, the checkpoint's is {expected}")
+        similarity = cosine(checkpoint.lineage.values(), candidate.lineage.values())
+        objections = []
+        if similarity < LINEAGE_THRESHOLD:
+            objections.append(
+                f"its encoder is not related to the checkpoint's (cosine {similarity:.3f} of "
+                f"{lineage_key(candidate.config)}, expected at least {LINEAGE_THRESHOLD}): read through this encoder, "
+                "its pooler is noise"
+            )
+        if never_trained(candidate):
+            objections.append(
+                "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
+                "or the mean of the last hidden states instead of pooler_output"
+            )
+        return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections))
+
+    def _open(self, name: str, revision: str | None, found_by: str) -> Checkpoint:
+        source = hub.open_source(name, revision)
+        for known in self._opened.values():
+            if source.commit and (known.source.label, known.source.commit) == (source.label, source.commit):
+                return known  # under an older name of the same repo
+        weights = weights_file(source)
+        if isinstance(source, hub.HubRepo) and weights is not None and ".bin" in weights:
+            if found_by is not EXPLICIT:
+                raise ConversionError(
+                    f"{name}: has only {weights}, which is downloaded whole or not at all; if it is the donor: "
+                    f"--pooler-from {source.label}"
+                )
+            source = source.fetch(checkpoint_files(source))
+        candidate = read_part(source)
+        hidden, lineage = candidate.config["hidden_size"], lineage_key(candidate.config)
+        for key, shape in {POOLER[0]: (hidden, hidden), POOLER[1]: (hidden,), lineage: (hidden, hidden)}.items():
+            tensor = candidate.tensors.get(key)
+            if tensor is None:
+                what = "no pooler: it lost its own; name the model before it" if key in POOLER else "no such layer"
+                raise ConversionError(f"{name}: has no {key} ({what})")
+            if tensor.shape != shape or tensor.dtype not in FLOATS:
+                stored = f"{tensor.dtype} {list(tensor.shape)}"
+                raise ConversionError(f"{name}: {key} is {stored}, expected a floating {list(shape)}")
+        read = {key: candidate.tensors[key].in_memory() for key in (*POOLER, lineage)}
+        return dataclasses.replace(candidate, tensors=candidate.tensors | read)
+
+    def find(
+        self, checkpoint: Checkpoint, pooler_from: str | None, revision: str | None, force: bool
+    ) -> tuple[Donor, tuple[str, ...]]:
+        """The closest donor that nothing speaks against, and notes on those that were not taken.
+
+        Raises:
+            ConversionError: None, or several that can't be told apart.
+        """
+        if pooler_from is not None:
+            donor = self.examine(checkpoint, pooler_from, revision, EXPLICIT)
+            if donor.objections and not force:
+                raise ConversionError(
+                    f"{donor}: {'; and '.join(donor.objections)}. To take it all the same: --force-donor"
+                )
+            return donor, ()
+        refused: dict[str, list[str]] = {}  # reason -> names
+        for candidates in (*named_donors(checkpoint), *known_donors(checkpoint.config)):
+            fitting, unread = self._sift(checkpoint, candidates, refused)
+            if fitting:
+                return closest(checkpoint, fitting), tuple(_not_taken(refused))
+            if unread is not None:  # it may well be the right one: no guessing then
+                raise unread
+        raise ConversionError(
+            f"{checkpoint.source.where()}: no donor found for its pooler; name the model that its training started "
+            "from with --pooler-from FOLDER_OR_HUB_ID. Not taken: "
+            + (" | ".join(_not_taken(refused)) or "nothing to try")
+        )
+
+    def _sift(
+        self, checkpoint: Checkpoint, candidates: list[tuple[str, str]], refused: dict[str, list[str]]
+    ) -> tuple[list[Donor], ConversionError | None]:
+        """The candidates that fit, and why one that the checkpoint names could not be read; the others' reasons."""
+        fitting: list[Donor] = []
+        unread = None
+        for name, found_by in candidates:
+            try:
+                donor = self.examine(checkpoint, name, None, found_by)
+                reasons = donor.objections
+                if not reasons and all(donor.checkpoint is not other.checkpoint for other in fitting):
+                    fitting.append(donor)
+            except ConversionError as error:
+                reasons = (str(error).removeprefix(f"{name}: "),)
+                if isinstance(error, HubError) and found_by is not GUESSED:
+                    unread = ConversionError(f"{error} (named by {found_by}; to take another: --pooler-from)")
+            for reason in reasons:
+                refused.setdefault(reason, []).append(name)
+        return fitting, unread
+
+
+def _not_taken(refused: dict[str, list[str]]) -> list[str]:
+    return [f"{', '.join(names)}: {reason}" for reason, names in refused.items()]
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two flat float64 arrays; 0 where one of them has no direction."""
+    if one.shape != other.shape:
+        return 0.0
+    with np.errstate(all="ignore"):
+        product = float(one @ other / np.sqrt((one @ one) * (other @ other)))
+    return product if math.isfinite(product) else 0.0
+
+
+def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
+    """The donor at the smallest distance.
+
+    Raises:
+        ConversionError: Another one with a different pooler is as close.
+    """
+    best, *others = sorted(donors, key=lambda donor: donor.distance)
+    ties = [
+        donor
+        for donor in others
+        if donor.distance <= TIE_FACTOR * best.distance
+        and any(donor.pooler[key].sha256() != best.pooler[key].sha256() for key in POOLER)
+    ]
+    if ties:
+        raise ConversionError(
+            f"{checkpoint.source.where()}: several donors with different poolers are equally close: "
+            + ", ".join(f"{donor} ({donor.cosine:.6f})" for donor in (best, *ties))
+            + ". Name the one that its training started from: --pooler-from"
+        )
+    return best
+
+
+def named_donors(checkpoint: Checkpoint) -> Iterator[list[tuple[str, str]]]:
+    """What the checkpoint itself says that it was started from; then what the folders among that say in turn."""
+    folder, config, seen = checkpoint.source, checkpoint.config, {os.path.realpath(checkpoint.source.path)}
+    while folder is not None:
+        names = [(name, by) for name, by in _names_in(folder, config) if os.path.realpath(name) not in seen]
+        names = names[:NAMES_LIMIT]
+        yield names
+        seen |= {os.path.realpath(name) for name, _ in names}
+        paths = (local_path(name) for name, _ in names)
+        folder = next((Folder(path) for path in paths if os.path.isfile(path / "config.json")), None)
+        if folder is not None:
+            try:
+                config = read_json(folder, "config.json")
+            except ConversionError:  # `examine` has refused it for that already
+                return
+
+
+def _names_in(folder: Folder, config: dict) -> Iterator[tuple[str, str]]:
+    source, base = config.get("pooler_source"), read_card(folder)[0].get("base_model")
+    for name, found_by in (
+        (source.get("donor") if isinstance(source, dict) else None, "config.json's pooler_source"),
+        (config.get("_name_or_path"), "config.json's _name_or_path"),
+        *((name, "README.md's base_model") for name in (base if isinstance(base, list) else [base])),
+    ):
+        if isinstance(name, str) and name:
+            yield from ((donor, found_by) for donor in _as_donors(name))
+
+
+def _as_donors(name: str) -> list[str]:
+    """A folder that exists, a Hub id, or the one that a path tells which is gone."""
+    path = local_path(name)
+    if os.path.isdir(path):
+        return [name]
+    if cached := re.search(r"(?:^|[/\\])models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]", name):
+        return ["/".join(filter(None, cached.groups()))]  # in the Hub's cache of another machine
+    ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) else []
+    ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
+    return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))
+
+
+def known_donors(config: dict) -> Iterator[list[tuple[str, str]]]:
+    """Guesses of the same shape, best first: those with this vocabulary, then those whose vocabulary it may extend."""
+    shape = (config["hidden_size"], config["num_hidden_layers"])
+    fitting = [known for known in KNOWN_DONORS if (known.hidden_size, known.num_hidden_layers) == shape]
+    yield [(known.repo_id, GUESSED) for known in fitting if known.vocab_size == config["vocab_size"]]
+    yield [(known.repo_id, GUESSED) for known in fitting if known.vocab_size < config["vocab_size"]]

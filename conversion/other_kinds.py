@@ -1,0 +1,118 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is not a BERT checkpoint as this program reads it: what it is instead, and what to run first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .errors import ConversionError, listed
+from .sources import WEIGHT_FILES, Source
+
+BESIDE = "then copy config.json and the tokenizer's files beside the weights in OUT, and convert OUT"
+# Files that tell what a folder is: their names (a pattern), what it is, what to do first.
+FILES = (
+    (r"adapter_config\.json", "a PEFT adapter, not a model",
+     "merge it first: PeftModel.from_pretrained(BertForMaskedLM.from_pretrained(BASE), FOLDER).merge_and_unload()"
+     ".save_pretrained(MERGED)"),
+    (r"modules\.json", "a sentence-transformers model, trained with a pooling of its own and without an MLM head",
+     "load it with SentenceTransformer(FOLDER), or convert the MLM checkpoint that it was made from"),
+    (r"zero_to_fp32\.py", "a DeepSpeed checkpoint whose weights are split over ranks",
+     f"merge them first: python zero_to_fp32.py . OUT, in that folder; {BESIDE}"),
+    (r"pytorch_model_fsdp_0", "an FSDP checkpoint whose weights are split over ranks",
+     f"merge them first: accelerate merge-weights FOLDER/pytorch_model_fsdp_0 OUT; {BESIDE}"),
+    (r"\.metadata", "a distributed (DCP) checkpoint whose weights are split over ranks",
+     "merge them first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
+     f"OUT/pytorch_model.bin; {BESIDE}"),
+    (r"tf_model\.h5", "a TensorFlow checkpoint",
+     "with transformers 4.x: BertForMaskedLM.from_pretrained(FOLDER, from_tf=True).save_pretrained(OUT)"),
+    (r".*\.ckpt(-\d+)?\.index", "a TensorFlow 1 checkpoint",
+     "with transformers 4.x: transformers-cli convert --model_type bert --tf_checkpoint FOLDER/PREFIX --config "
+     f"FOLDER/bert_config.json --pytorch_dump_output OUT/pytorch_model.bin; {BESIDE}"),
+    (r"flax_model\.msgpack", "a Flax checkpoint",
+     "with transformers 4.x: BertForMaskedLM.from_pretrained(FOLDER, from_flax=True).save_pretrained(OUT)"),
+)  # fmt: skip
+EVEN_BESIDE_WEIGHTS = {FILES[0][0], FILES[1][0]}  # the weights are then not all that the model is
+# Parts of tensor names that tell what a state dict is.
+NAMES = (
+    (r"(^|\.)(base_layer|lora_A|lora_B|lora_embedding_A)(\.|$)", "the state dict of a PEFT model around a BERT",
+     "merge it first: peft_model.merge_and_unload().save_pretrained(OUT)"),
+)  # fmt: skip
+ROBERTA = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl"}
+
+
+def refuse_other_files(source: Source, own_modules: bool = False) -> None:
+    """Refuses a folder whose files say that it is of another kind.
+
+    Args:
+        source: The folder.
+        own_modules: Whether sentence-transformers' modules in it are those that this package writes.
+
+    Raises:
+        ConversionError: It is; the message says what to run first.
+    """
+    names = source.names()
+    has_weights = bool(names.intersection(WEIGHT_FILES))
+    for pattern, kind, advice in FILES:
+        if has_weights and (pattern not in EVEN_BESIDE_WEIGHTS or (own_modules and pattern == FILES[1][0])):
+            continue
+        if any(re.fullmatch(pattern, name) for name in names):
+            raise ConversionError(f"{source.where()}: {kind}; {advice}")
+    runs = [name for name in names if re.fullmatch(r"checkpoint-\d+", name)]
+    if runs and not has_weights:
+        runs.sort(key=lambda name: int(name.partition("-")[2]))
+        raise ConversionError(f"{source.where()}: holds {listed(runs)}; pass one of them: {source.where(runs[-1])}")
+
+
+def refuse_other_names(source: Source, names: Iterable[str]) -> None:
+    """Refuses tensors whose names say that they are not those of a plain model.
+
+    Raises:
+        ConversionError: They are not.
+    """
+    for pattern, kind, advice in NAMES:
+        if (example := next((name for name in names if re.search(pattern, name)), None)) is not None:
+            raise ConversionError(f"{source.where()}: {kind} (it holds {example}); {advice}")
+
+
+def refuse_empty(source: Source, empty: list[str]) -> None:
+    """Refuses tensors without values, which are what DeepSpeed's third stage leaves of split ones.
+
+    Raises:
+        ConversionError: There are some.
+    """
+    if empty:
+        raise ConversionError(
+            f"{source.where()}: {listed(sorted(empty))} have no values: saved under DeepSpeed ZeRO-3, whose weights "
+            f"are split over ranks; merge them first: python zero_to_fp32.py . OUT, in that folder; {BESIDE}"
+        )
+
+
+def refuse_other_model(where: str, config: dict) -> None:
+    """Refuses a config of another model than BERT, and of a BERT that reads in another way.
+
+    Raises:
+        ConversionError: It is one.
+    """
+    kind = config["model_type"]
+    if isinstance(kind, str) and kind in ROBERTA:
+        raise ConversionError(
+            f"{where}: model_type is {kind!r}; RoBERTa was trained without next-sentence prediction, so there is no "
+            "trained pooler to graft: take the mean of the last hidden states (hfl/chinese-roberta-wwm-ext, whose "
+            "model_type is 'bert', is a BERT and can be converted)"
+        )
+    if kind != "bert":
+        raise ConversionError(f"{where}: model_type is {kind!r}; only BERT ('bert') has this pooler")
+    for field in ("is_decoder", "add_cross_attention"):
+        if config.get(field):
+            raise ConversionError(
+                f"{where}: {field} is true: a decoder's [CLS] sees no text after it, so that its pooled vector says "
+                "nothing of a sentence; nothing to graft"
+            )
+    positions = config.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        raise ConversionError(
+            f"{where}: position_embedding_type is {positions!r}, which transformers 5 reads no more; only 'absolute' "
+            "is converted"
+        )

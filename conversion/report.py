@@ -1,0 +1,151 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What was done, or would be, derived from the plan: a table for people, an object for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .bert import POOLER
+from .checkpoint import Checkpoint
+from .errors import printable
+from .formats import FORMATS
+from .plan import Plan
+from .tensors import FLOATS
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionReport:
+    """What was done, or would be (`--dry-run`); `--json` prints these fields."""
+
+    status: str  # "converted", "planned" (--dry-run) or "already pooled"
+    checkpoint: str
+    checkpoint_commit: str | None
+    shape: str
+    dtype: str
+    format: str
+    missing: list[str]  # what a load of the input would start at random
+    donor: str | None = None
+    donor_commit: str | None = None
+    found_by: str | None = None
+    lineage_cosine: float | None = None
+    forced: list[str] = dataclasses.field(default_factory=list)
+    grafted: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> sha256
+    cast: str | None = None
+    calibration: dict | None = None  # the fields of Calibration; of a dry run, those known beforehand
+    kept_tensors: int = 0
+    kept_bytes: int = 0
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> reason
+    copied: list[str] = dataclasses.field(default_factory=list)
+    left_behind: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    verified: str | None = None
+    output: str | None = None
+    pushed: str | None = None
+
+    @classmethod
+    def of_checkpoint(cls, status: str, name: str, checkpoint: Checkpoint, format: str, **more) -> ConversionReport:
+        """Of what was read alone."""
+        config = checkpoint.config
+        return cls(
+            status=status,
+            checkpoint=name,
+            checkpoint_commit=checkpoint.source.commit,
+            shape=f"{config['num_hidden_layers']} layers, hidden size {config['hidden_size']}, "
+            f"vocabulary {config['vocab_size']}",
+            dtype=checkpoint.dtype,
+            format=format,
+            missing=[key for key in POOLER if key not in checkpoint.tensors],
+            **more,
+        )
+
+    @classmethod
+    def of(cls, status: str, name: str, plan: Plan, **more) -> ConversionReport:
+        """Of a plan, and what came of it."""
+        donor, grafted = plan.donor, 0
+        if donor is not None:
+            grafted = len(plan.pooler)
+            stored = donor.checkpoint.tensors[POOLER[0]].dtype
+            more |= {
+                "donor": donor.checkpoint.source.label,
+                "donor_commit": donor.checkpoint.source.commit,
+                "found_by": donor.found_by,
+                "lineage_cosine": round(donor.cosine, 6),
+                "forced": list(donor.objections),
+                "grafted": plan.pooler_source.sha256,
+                "cast": f"the pooler from {FLOATS[stored]} to the checkpoint's {FLOATS[donor.dtype]}"
+                if stored != donor.dtype
+                else None,
+            }
+        return cls.of_checkpoint(
+            status,
+            name,
+            plan.checkpoint,
+            plan.format.name,
+            kept_tensors=len(plan.tensors) - grafted,
+            kept_bytes=plan.nbytes - (sum(tensor.nbytes for tensor in plan.pooler.values()) if grafted else 0),
+            dropped=plan.dropped,
+            copied=plan.copied,
+            left_behind=plan.left_behind,
+            notes=list(plan.notes),
+            output=str(plan.output),
+            **more,
+        )
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        """A table, and the lines that load the result."""
+        rows = [("status", self.status), ("checkpoint", f"{self.checkpoint} ({self.shape}, {FLOATS[self.dtype]})")]
+        if self.missing:
+            rows.append(("missing", f"{', '.join(self.missing)}: random at each load of the input"))
+        if self.donor:
+            rows.append(("donor", f"{self.donor}{f' @ {self.donor_commit[:7]}' if self.donor_commit else ''}"))
+            rows += [("found by", self.found_by), ("lineage", f"cosine {self.lineage_cosine:.6f} of the last layer")]
+            rows += [("forced", reason) for reason in self.forced]
+        rows += [("grafted", f"{key}, sha256 {digest[:16]}") for key, digest in self.grafted.items()]
+        rows += [("cast", self.cast)] if self.cast else []
+        rows += [("calibrated", line) for line in _fit_lines(self.calibration)]
+        if self.kept_tensors:
+            rows.append(("kept", f"{self.kept_tensors} tensors, {self.kept_bytes / 1e6:.1f} MB, bit for bit"))
+        rows += [("dropped", f"{key}: {reason}") for key, reason in self.dropped.items()]
+        rows += [
+            (name, ", ".join(it)) for name, it in (("copied", self.copied), ("left behind", self.left_behind)) if it
+        ]
+        rows += [("not taken", note) for note in self.notes]
+        last = (("verified", self.verified), ("output", self.output), ("pushed", self.pushed))
+        rows += [(name, value) for name, value in last if value]
+        text = printable("\n".join(f"{name:<12} {value}" for name, value in rows))
+        return f"{text}\n\n{self.how_to_load()}" if self.status == "converted" else text
+
+    def how_to_load(self) -> str:
+        """Python that loads the result as it is printed."""
+        trust = FORMATS[self.format].trust
+        return (
+            "Load it:\n"
+            "    from transformers import AutoModel, AutoTokenizer\n"
+            f"    tokenizer = AutoTokenizer.from_pretrained({_quoted(self.output)}{trust})\n"
+            f"    model = AutoModel.from_pretrained({_quoted(self.output)}{trust})"
+        )
+
+
+def _quoted(text: str) -> str:
+    """A Python string, in double quotes where nothing has to be escaped."""
+    plain = text.isprintable() and not set(text) & set('"\\')
+    return f'"{text}"' if plain else ascii(text)
+
+
+def _fit_lines(fit: dict | None) -> list[str]:
+    if fit is None:
+        return []
+    texts = f"{fit['texts']} texts, sha256 {fit['sha256'][:16]}"
+    if "penalty" not in fit:
+        return [f"not yet: would be fitted on {texts}"]
+    change = f"cosine to the donor's pooler_output {fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}"
+    kept = "" if fit["improved"] else ": no better, so the original pooler was kept"
+    return [
+        f"on {texts}, penalty {fit['penalty']:.2g}",
+        f"{change} on {fit['held_out']} held out{kept}",
+        *fit["notes"],
+    ]

@@ -1,0 +1,85 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Step 6, verify: reopen what was written, compare it with what was read when it was read, and load it as users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .errors import ConversionError, first_line, listed
+from .plan import Plan
+from .sources import Folder
+from .tensors import read_tensors
+
+CHILD = Path(__file__).with_name("load_twice.py")
+
+
+def check_unchanged(plan: Plan) -> None:
+    """Holds the files that were read against those that are there now.
+
+    Raises:
+        ConversionError: One has been replaced or written to: what was read may be neither the old one nor the new.
+    """
+    sources = [plan.checkpoint.source, *([plan.donor.checkpoint.source] if plan.donor else [])]
+    for source in sources:
+        if isinstance(source, Folder) and (changed := source.changed()):
+            raise ConversionError(
+                f"{source.where()}: {listed(changed)} changed while it was read, by a training that still runs?; "
+                "nothing was written; run it again when the folder is at rest"
+            )
+
+
+def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> str:
+    """Compares every tensor's bits, then loads the folder through each of its format's doors, in a fresh process.
+
+    Args:
+        plan: What was to be written.
+        folder: Where it was written, in a folder of its own: what the loads leave goes beside it.
+        digests: The sha256 of each tensor as it was read.
+
+    Raises:
+        ConversionError: Something differs, is missing, or is random.
+    """
+    written = read_tensors(Folder(folder))
+    differing = sorted(written.keys() ^ plan.tensors.keys()) or [
+        key
+        for key, tensor in plan.tensors.items()
+        if (tensor.dtype, tensor.shape) != (written[key].dtype, written[key].shape)
+        or digests[key] != written[key].sha256()
+    ]
+    if differing:
+        raise ConversionError(
+            f"{folder}: what was written differs from what was read: {listed(differing)}; is the disk sound?"
+        )
+    found = load_in_fresh_process(plan, folder)
+    if found != {"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}:
+        raise ConversionError(f"{plan.output}: two loads through AutoModel are not what they should be: {found}")
+    return f"all {len(plan.tensors)} tensors bit for bit; two loads through AutoModel identical"
+
+
+def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
+    """What `load_twice.py` finds; its module cache lies beside the folder, not in the user's."""
+    answer = folder.with_name("loads.json")
+    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    child = subprocess.run(
+        [sys.executable, str(CHILD), str(folder), str(answer), *plan.format.doors],
+        env={**os.environ, **quiet, "HF_MODULES_CACHE": str(folder.with_name("modules"))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    if child.returncode < 0:
+        raise ConversionError(
+            f"{plan.output}: the process that loads it was ended by signal {-child.returncode}: too little memory?"
+        )
+    try:
+        return json.loads(answer.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = (child.stderr.strip() or first_line(error)).splitlines()[-1]
+        raise ConversionError(f"{plan.output}: could not be loaded as it was written: {reason}") from error
