@@ -11,7 +11,7 @@ from bert_pooled_mlm import (
     BertPooledMLMModel,
 )
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import CODE_FILES, POOLER, ROOT, answer, batch, make_donor, save_tokenizer
+from checkpoints import CODE_FILES, POOLER, ROOT, answer, batch, clone, make_donor, save_tokenizer
 from safetensors.torch import load_file
 from transformers import (
     BertForMaskedLM,
@@ -207,17 +207,8 @@ def test_the_feature_extraction_pipeline_gives_the_hidden_states(installed):
 # Import 2: a checkout's root, nothing installed. People clone into a folder named after the repository.
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clone") / "bert-pooled-mlm"
-    folder.mkdir()
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    return folder
-
-
-def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(checkout, donor, tmp_path):
-    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(checkout))
+def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(donor, tmp_path):
+    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(clone(tmp_path)))
     assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
     assert saved_config(tmp_path / "saved")
 

@@ -16,14 +16,8 @@ import pytest
 from checkpoints import CHILDREN, CODE_FILES, ROOT
 from packaging.version import Version
 
-CODE = (
-    "__init__.py",
-    "calibration.py",
-    "configuration_bert_pooled_mlm.py",
-    "convert.py",
-    "modeling_bert_pooled_mlm.py",
-    "py.typed",
-)
+CONVERTER = ("convert.py", *sorted(f"conversion/{path.name}" for path in ROOT.glob("conversion/*.py")))
+CODE = ("__init__.py", *CODE_FILES, *CONVERTER, "py.typed")
 BUILD_FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", *CODE)
 
 
@@ -32,13 +26,13 @@ def source(tmp_path_factory) -> Path:
     """A copy of the checkout, in the folder that `git clone` makes: building leaves its traces there."""
     folder = tmp_path_factory.mktemp("source") / "bert-pooled-mlm"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
-    for name in ("tests", "benchmarks", "studies", "examples", ".ci"):
+    for name in ("conversion", "tests", "benchmarks", "studies", "examples", ".ci"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, folder)
-    assert {*BUILD_FILES} <= {path.name for path in folder.iterdir()}
+    assert all((folder / name).is_file() for name in BUILD_FILES)
     return folder
 
 
@@ -137,7 +131,9 @@ def test_the_configuration_knows_transformers_and_the_model_file_torch_too():
 
 
 def test_the_converter_knows_neither_of_the_files_that_it_copies():
-    assert not {module for module in imported_by("convert.py") if "bert_pooled_mlm" in module}
+    modules = set().union(*map(imported_by, CONVERTER))
+    assert {"torch", "numpy"} <= modules, "premise: they import something"
+    assert not {module for module in modules if "bert_pooled_mlm" in module}
 
 
 @pytest.mark.parametrize("name", CODE_FILES)

@@ -14,7 +14,7 @@ import pytest
 import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
 from bert_pooled_mlm.convert import parser
-from checkpoints import ROOT, answer, edit_json, run_python, save_lost
+from checkpoints import ROOT, answer, clone, edit_json, run_python, save_lost
 from hub_server import HubServer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,10 +27,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, donor):
     """A checkout beside an MLM checkpoint whose model card names a base model that the (loopback) Hub has."""
-    folder = tmp_path_factory.mktemp("readme") / "bert-pooled-mlm"
-    folder.mkdir()
-    for file in ROOT.glob("*.py"):
-        shutil.copy(file, folder)
+    folder = clone(tmp_path_factory.mktemp("readme"))
     save_lost(folder / "old_ckpt", donor)
     edit_json(
         folder / "old_ckpt" / "config.json", "_name_or_path"
