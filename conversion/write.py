@@ -90,7 +90,7 @@ def sentence_transformers_files(plan: Plan) -> Iterator[tuple[str, object]]:
         ],
     )
     hidden, length = plan.config["hidden_size"], plan.config["max_position_embeddings"]
-    without_logits = {"config_args": {"return_logits": False}} if plan.format.code_files else {}
+    without_logits = {"model_args": {"return_logits": False}} if plan.format.code_files else {}
     yield "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False, **without_logits}
     modes = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "mean_tokens")
     pooling = {f"pooling_mode_{mode}": mode == "cls_token" for mode in modes}
