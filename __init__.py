@@ -6,6 +6,9 @@ Importing the package registers its classes with transformers' Auto classes: `Au
 reads a pooled checkpoint without `trust_remote_code`.
 """
 
+from .conversion import terminal  # noqa: F401 - before what takes its time: see there
+
+# isort: split
 import warnings
 
 from transformers import (

@@ -14,15 +14,23 @@ Only pickles, `--calibrate` and the verification import torch.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if __package__:
+    from .conversion import terminal
+else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder is not on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from conversion import terminal
+
+# isort: split
 import argparse
 import contextlib
 import importlib.util
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils.logging import set_verbosity_error
@@ -31,20 +39,19 @@ from tqdm import tqdm
 if __package__:
     from .conversion import calibrate as fitting
     from .conversion import checkpoint as reading
-    from .conversion import hub, staging, verify, write
+    from .conversion import hub, staging, texts, verify, write
     from .conversion import plan as planning
-    from .conversion.donors import Donors
+    from .conversion.donors import Donors, named_folders
     from .conversion.errors import ConversionError, first_line, printable
     from .conversion.formats import FORMATS
     from .conversion.report import ConversionReport
     from .conversion.sources import local_path
-else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder is not on the path
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+else:
     from conversion import calibrate as fitting
     from conversion import checkpoint as reading
-    from conversion import hub, staging, verify, write
+    from conversion import hub, staging, texts, verify, write
     from conversion import plan as planning
-    from conversion.donors import Donors
+    from conversion.donors import Donors, named_folders
     from conversion.errors import ConversionError, first_line, printable
     from conversion.formats import FORMATS
     from conversion.report import ConversionReport
@@ -92,7 +99,7 @@ def convert(
         push_to_hub: The repo to upload the result to.
         private: Create that repo private.
         calibrate: Unlabelled texts, to refit the pooler to the encoder that it now sits on: a file with one text a
-            line, a `.tsv` or `.jsonl` with `text` (and `text_pair`), or a data set's id or folder (`texts.py`).
+            line, a `.tsv`, `.csv`, `.jsonl` or `.json` with `text` (and `text_pair`), or a data set's id or folder.
         calibrate_samples: Texts at most.
         calibrate_length: Tokens of a text at most.
         calibrate_batch_size: Texts that are encoded at once.
@@ -125,6 +132,9 @@ def convert(
             os.fspath(calibrate), calibrate_samples, calibrate_length, calibrate_batch_size, device
         )
     with one_line(name, output):
+        if options is not None:
+            with fitting.said_of(options.texts):
+                texts.check_source(options.texts)
         check_call(name, push_to_hub, needs_torch=options is not None, verifies=verify and not dry_run)
         read = reading.read_checkpoint(reading.open_checkpoint(name, revision), vectors_only=not target.has_mlm_head)
         if read.is_converted and read.format is target and not replace_pooler and options is None:
@@ -195,7 +205,7 @@ def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bo
         total=plan.nbytes,
         unit="B",
         unit_scale=True,
-        desc=plan.output.name,
+        desc=printable(plan.output.name),
         delay=1,
         disable=None if progress else True,
     )
@@ -213,15 +223,12 @@ def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bo
 # --- The command line ------------------------------------------------------------------------------------------------
 
 
-class Ended(BaseException):
-    """A signal that ends the run, raised where the work is, so that the workspace is cleared away."""
-
-
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Grafts the original pooler into BERT checkpoints that lost it in MLM training, so that "
         "pooler_output is the same at every load.",
-        epilog="Exit codes: 0 done, or pooled already; 1 refused, for the reason on stderr; 2 usage.",
+        epilog="Exit codes: 0 done, or pooled already; 1 refused, for the reason on stderr; 2 usage; 130 Ctrl-C. "
+        "Names that begin with a dash go behind --.",
         allow_abbrev=False,
     )
     add, defaults = parser.add_argument, fitting.Options
@@ -239,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--calibrate",
         metavar="TEXTS",
-        help="refit the pooler to the encoder as it is now, on unlabelled texts: one a line, .tsv, .jsonl, a data set",
+        help="refit the pooler to the encoder as it is now, on unlabelled texts: a file or a data set",
     )
     for name, default, text in (
         ("samples", defaults.samples, "texts at most"),
@@ -267,8 +274,11 @@ def count(text: str) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line's arguments, named as those of `convert`."""
-    command = parser()
-    arguments = command.parse_args(argv)
+    command, given = parser(), sys.argv[1:] if argv is None else argv
+    arguments = command.parse_args(given)
+    for option in given[: given.index("--")] if "--" in given else given:
+        if option.startswith("-") and os.path.lexists(option):  # `convert.py *` in a folder from somewhere
+            command.error(f"{option}: an option, or the file of that name that lies here? Write ./* instead of *")
     if len(arguments.checkpoints) > 1 and arguments.push_to_hub:
         command.error("--push-to-hub takes one CHECKPOINT")
     if arguments.force_donor and not arguments.pooler_from:
@@ -283,98 +293,56 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def destinations(
-    checkpoints: list[str], output_dir: str | None, reads: dict[str, str]
-) -> list[Path | ConversionError]:
-    """Where each checkpoint's result goes; an error where that would meet what the call reads or writes besides.
-
-    Args:
-        checkpoints: As the user named them.
-        output_dir: Of `-o`.
-        reads: What the call reads besides, to what that is.
-    """
-    outputs: list[Path | ConversionError] = []
-    for number, name in enumerate(checkpoints):
-        output = local_path(staging.default_output(name) if output_dir is None else output_dir)
-        if output_dir is not None and len(checkpoints) > 1:
-            output /= local_path(name).name
-        try:
-            for other in checkpoints[:number] + checkpoints[number + 1 :]:
-                if os.path.isdir(local_path(other)):
-                    staging.check_apart(output, local_path(other), "another checkpoint of this call")
-            for path, what in reads.items():
-                staging.check_apart(output, path, what)
-            for other in outputs:
-                if isinstance(other, Path):
-                    staging.check_apart(output, other, "the output of an earlier checkpoint of this call")
-            outputs.append(output)
-        except ConversionError as error:
-            outputs.append(error)
-    return outputs
-
-
-def say(text: object) -> None:
-    try:
-        print(str(text).encode(errors="backslashreplace").decode(), flush=True)  # file names need not be Unicode
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    options = vars(parse(argv))
+    terminal.open_streams()
+    with terminal.interruptible():
+        try:
+            return run(parse(argv))
+        except (KeyboardInterrupt, terminal.Ended) as error:
+            what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"ended by {error}"
+            print(f"error: {what}; what has not got its name yet is gone", file=sys.stderr)
+            return 128 + signal.Signals[str(error) or "SIGINT"]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Converts one after another; returns the exit code."""
+    options = vars(arguments)
     checkpoints, as_json, quiet = (options.pop(name) for name in ("checkpoints", "json", "quiet"))
     several, output_dir = len(checkpoints) > 1, options.pop("output_dir")
     set_verbosity_error()  # huggingface_hub logs each retry, and would bury the one clear line
     if quiet or not sys.stderr.isatty():
         disable_progress_bars()
-    reads = {options[name]: what for name, what in (("pooler_from", "the donor"), ("calibrate", "the texts"))}
-    reads = {local_path(path): what for path, what in reads.items() if path and os.path.exists(local_path(path))}
-    donors, results = Donors(), []
-    for checkpoint, output in zip(checkpoints, destinations(checkpoints, output_dir, reads), strict=True):
+    reads = [(name, local_path(name), "another checkpoint of this call") for name in checkpoints]
+    reads += [(None, local_path(name), "the donor") for name in (options["pooler_from"],) if name]
+    reads += [(None, local_path(texts.path_of(name)), "the texts") for name in (options["calibrate"],) if name]
+    if several and not options["pooler_from"]:
+        reads += [(name, folder, f"a donor of {name}") for name in checkpoints for folder in named_folders(name)]
+    donors, results, written = Donors(), [], []
+    for checkpoint, output in zip(checkpoints, staging.destinations(checkpoints, output_dir, reads), strict=True):
         try:
             if isinstance(output, ConversionError):
                 raise output
-            with ending_signals():
+            if any(os.path.exists(output) and os.path.samefile(output, other) for other in written):
+                raise ConversionError(f"{output}: the output of an earlier checkpoint of this call, spelt otherwise")
+            with terminal.ending_signals():
                 report = convert(checkpoint, output, **options, progress=not quiet, donors=donors)
-        except (KeyboardInterrupt, Ended) as error:
-            what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"ended by {error}"
-            print(f"error: {checkpoint}: {what}; what has not got its name yet is gone", file=sys.stderr)
-            return 130 if isinstance(error, KeyboardInterrupt) else 128 + signal.Signals[str(error)]
         except ConversionError as error:
             print(f"error: {error}", file=sys.stderr)
             results.append({"status": "refused", "checkpoint": checkpoint, "error": str(error)})
             continue
+        written += [output] if report.status == "converted" else []
         results.append(report.to_dict())
         if not quiet and not as_json:
-            say(f"{report}\n" if several else report)
+            terminal.say(f"{report}\n" if several else report)
     refused = sum(result["status"] == "refused" for result in results)
     if as_json:
-        say(json.dumps({"results": results} if several else results[0], indent=2))
+        terminal.say(json.dumps({"results": results} if several else results[0], indent=2))
     elif several and not quiet:
         for result in results:
-            say(printable(f"{result['status']:<15} {result['checkpoint']}  {result.get('output') or ''}"))
-        say(f"{len(results) - refused} done, {refused} refused")
+            terminal.say(printable(f"{result['status']:<15} {result['checkpoint']}  {result.get('output') or ''}"))
+        terminal.say(f"{len(results) - refused} done, {refused} refused")
     return 1 if refused else 0
-
-
-@contextlib.contextmanager
-def ending_signals() -> Iterator[None]:
-    """What a job scheduler or a closed terminal sends ends the run as Ctrl-C does: the workspace goes with it."""
-
-    def end(number: int, _frame: object) -> None:
-        raise Ended(signal.Signals(number).name)
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    try:
-        before = {getattr(signal, name): signal.signal(getattr(signal, name), end) for name in names}
-    except ValueError:  # not the main thread: signals are another's affair
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Imports run downwards only:
 
     errors        one refusal in one line
     formats       the three output formats, as data
+    terminal      streams, signals, and lines that can be pasted
     provenance    where a pooler came from: read from and written to config.json, told in report and card
     known_donors  published BERTs that have a pooler
     texts         unlabelled texts: read, sampled, digested
@@ -13,6 +14,7 @@ Imports run downwards only:
     hub           a repo on the Hub: range reads, download, upload
     staging       a folder appears whole, or not at all
     bert          what a BERT is: tensor names, shapes, the lineage tensor
+    fields        which fields of config.json travel
     tensors       tensors as byte ranges: safetensors and pickles in, safetensors out
     tokenizer     which tokenizer a folder has, told from its files
     card          the model card

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,15 +73,22 @@ def read_for_both(plan: Plan, options: Options) -> Readings:
             )
     device_of(options)
     tokenizers = _tokenizers(checkpoint, donor.checkpoint)
-    try:
+    with said_of(options.texts):
         texts = read_texts(options.texts, options.samples)
         readings = read_with_both(tokenizers, texts, options.length)
         for number, side in enumerate((checkpoint, donor.checkpoint)):
             config = side.config
             readings.check_sizes(number, config["vocab_size"], config["type_vocab_size"], side.source.label)
-    except ValueError as error:
-        raise ConversionError(f"--calibrate {options.texts}: {first_line(error)}") from error
     return readings
+
+
+@contextlib.contextmanager
+def said_of(texts: str) -> Iterator[None]:
+    """Turns what is wrong with the texts into one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConversionError(f"--calibrate {texts}: {first_line(error)}") from error
 
 
 def device_of(options: Options) -> str:

@@ -13,11 +13,23 @@ from .errors import ConversionError, first_line
 from .formats import Format
 from .provenance import PoolerSource
 from .sources import Folder, read_bytes
+from .terminal import quoted
 
 BEGIN, END = "<!-- bert-pooled-mlm: begin -->", "<!-- bert-pooled-mlm: end -->"
 TAGS = ("bert", "bert-pooled-mlm", "sentence-transformers")
 METADATA_LIMIT = 1 << 16  # bytes: PyYAML reads about 50,000 a second
+FIELDS_LIMIT = 1000  # of one mapping
+NEWLINES = re.compile(r"\n*")
 FENCE = re.compile(r"(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\r|\n|\Z)")
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """Merge keys (`<<`) of merge keys would make gigabytes of half a kilobyte."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > FIELDS_LIMIT:
+            raise yaml.YAMLError(f"more than {FIELDS_LIMIT} keys in one place")
 
 
 def read_card(folder: Folder) -> tuple[dict, str]:
@@ -43,7 +55,7 @@ def read_card(folder: Folder) -> tuple[dict, str]:
     if len(head) > METADATA_LIMIT:
         raise ConversionError(f"{where}: its metadata has {len(head)} characters; expected at most {METADATA_LIMIT}")
     try:
-        data = yaml.safe_load(head)
+        data = yaml.load(head, BoundedLoader)
         yaml_dump(data)  # what can be read can be too deep to be written
         if not isinstance(data, dict | None):
             raise ValueError("no mapping")
@@ -57,12 +69,11 @@ def read_card(folder: Folder) -> tuple[dict, str]:
 
 def without_section(text: str) -> str:
     """`text` without the sections that earlier conversions added."""
-    kept = ""
-    while BEGIN in text and END in text[text.index(BEGIN) :]:
-        before, _, rest = text.partition(BEGIN)
-        kept += before.rstrip("\n") + "\n"
-        text = rest.partition(END)[2].lstrip("\n")
-    return kept + text
+    kept, at, last = [], 0, text.rfind(END)
+    while 0 <= (begin := text.find(BEGIN, at)) < last:
+        kept.append(text[at:begin].rstrip("\n") + "\n")
+        at = NEWLINES.match(text, text.index(END, begin) + len(END)).end()
+    return "".join(kept) + text[at:]
 
 
 def model_card(metadata: dict, text: str, title: str, format: Format, source: PoolerSource | None, base: str | None):
@@ -82,13 +93,13 @@ def model_card(metadata: dict, text: str, title: str, format: Format, source: Po
     data["tags"] = [*tags, *(tag for tag in TAGS if tag not in tags)]
     if base is not None and not data.get("base_model"):
         data |= {"base_model": base, "base_model_relation": "finetune"}
-    body = without_section(text).strip() or f"# {title}"
+    body = without_section(text).strip() or f"# {PoolerSource.name_of(title)}"
     section = "\n".join(_section(title, format, source))
     return f"---\n{yaml_dump(data).strip()}\n---\n\n{body}\n\n{BEGIN}\n{section}\n{END}\n"
 
 
 def _section(title: str, format: Format, source: PoolerSource | None) -> list[str]:
-    lines = ["## The pooler", ""]
+    lines, name = ["## The pooler", ""], quoted(title)
     if source is None:
         lines += ["This checkpoint was trained with masked-language modelling, and keeps a pooler of its own:"]
     else:
@@ -112,21 +123,21 @@ def _section(title: str, format: Format, source: PoolerSource | None) -> list[st
         "```python",
         "from transformers import AutoModel, AutoTokenizer",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{title}"{format.trust})',
-        f'model = AutoModel.from_pretrained("{title}"{format.trust})',
+        f"tokenizer = AutoTokenizer.from_pretrained({name}{format.trust})",
+        f"model = AutoModel.from_pretrained({name}{format.trust})",
         'vector = model(**tokenizer("A sentence.", return_tensors="pt")).pooler_output',
         "```",
         *(
             [
                 "",
-                f'Without remote code, transformers\' own `BertModel.from_pretrained("{title}")` gives the same',
+                f"Without remote code, transformers' own `BertModel.from_pretrained({name})` gives the same",
                 "`pooler_output`: it passes over the MLM head (`cls.*`), and over nothing else.",
             ]
             if format.code_files
             else []
         ),
         "",
-        f'`SentenceTransformer("{title}"{format.trust})` gives the same vectors. The pooler was '
+        f"`SentenceTransformer({name}{format.trust})` gives the same vectors. The pooler was "
         + ("refitted to" if fitted else "trained for"),
         "the adapted encoder: it says what the original said, as far as the encoder still knows it."
         if fitted

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -213,6 +214,16 @@ def named_donors(checkpoint: Checkpoint) -> Iterator[list[tuple[str, str]]]:
                 config = read_json(folder, "config.json")
             except ConversionError:  # `examine` has refused it for that already
                 return
+
+
+def named_folders(name: str) -> list[Path]:
+    """The folders that a checkpoint says it was started from, as `named_donors` finds them; none of a damaged one."""
+    try:
+        folder = Folder(local_path(name))
+        named = list(named_donors(Checkpoint(folder, read_json(folder, "config.json"), {})))
+    except (ConversionError, OSError):  # its conversion is going to say so
+        return []
+    return [path for donors in named for it, _ in donors if os.path.isdir(path := local_path(it))]
 
 
 def _names_in(folder: Folder, config: dict) -> Iterator[tuple[str, str]]:

@@ -10,8 +10,8 @@ MESSAGE_LIMIT = 4000  # characters
 
 
 def printable(text: str) -> str:
-    """`text` with every character escaped that could move a terminal's cursor; line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    """`text` in one line, with every character escaped that could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConversionError(Exception):
@@ -23,7 +23,7 @@ class ConversionError(Exception):
     def __init__(self, message: str):
         if len(message) > MESSAGE_LIMIT:
             message = f"{message[: MESSAGE_LIMIT // 2]} [...] {message[-MESSAGE_LIMIT // 2 :]}"
-        super().__init__(printable(message.replace("\n", "\\n")))
+        super().__init__(printable(message))
 
 
 class HubError(ConversionError):

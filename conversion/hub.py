@@ -8,7 +8,6 @@ import contextlib
 import glob
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from huggingface_hub.utils import (
 
 from .errors import ConversionError, HubError, first_line
 from .sources import CHUNK, Folder, Source, checkpoint_files, local_path
+from .terminal import shell_quoted
 
 # The base of requests', httpx's or httpx2's errors, whichever of them this huggingface_hub is built on.
 HTTP_ERRORS = HfHubHTTPError.__bases__
@@ -150,7 +150,7 @@ def cached_snapshot(repo_id: str, revision: str | None) -> Folder | None:
 
 def upload_command(repo_id: str, folder: Path, private: bool = False) -> str:
     """What uploads a folder by hand."""
-    return f"hf upload {repo_id} {shlex.quote(str(folder))} .{' --private' if private else ''}"
+    return f"hf upload {repo_id} {shell_quoted(folder)} .{' --private' if private else ''}"
 
 
 def push(folder: Path, repo_id: str, private: bool, message: str) -> str:

@@ -15,6 +15,7 @@ from .card import model_card, read_card
 from .checkpoint import Checkpoint
 from .donors import Donor, Donors
 from .errors import ConversionError
+from .fields import OWN, travelling
 from .formats import Format
 from .provenance import Fit, PoolerSource
 from .sources import CONFIG_FILES, COPIED, WEIGHT_FILES, Folder, local_path
@@ -22,7 +23,8 @@ from .staging import check_apart, check_output
 from .tensors import Tensor
 from .tokenizer import completed_config
 
-OWN_FIELDS = ("sparse_prediction", "return_logits")  # which stock BERT does not read
+NAMED_FIELDS = 20  # of config.json that are left out: the rest is counted
+COPIED_LIMIT = 1 << 27  # bytes of one copied file; the largest tokenizers have a tenth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +76,13 @@ class Plan:
 
     @functools.cached_property
     def dropped(self) -> dict[str, str]:
-        """Tensors of the input that are not written, and why."""
+        """Tensors and config fields of the input that are not written, and why."""
         dropped = dict(self.checkpoint.dropped)
+        fields = [name for name in self._fields[1] if name != "auto_map" or not self.checkpoint.is_converted]
+        reason = "neither BERT's, nor known to be harmless"
+        dropped |= {f"config.json's {name:.60}": reason for name in fields[:NAMED_FIELDS]}
+        if len(fields) > NAMED_FIELDS:
+            dropped[f"{len(fields) - NAMED_FIELDS} more fields of config.json"] = reason
         if self.replaced:
             dropped |= dict.fromkeys(sorted(self.checkpoint.pooler), "replaced (--replace-pooler)")
         if not self.format.has_mlm_head:
@@ -116,12 +123,16 @@ class Plan:
         )
 
     @functools.cached_property
+    def _fields(self) -> tuple[dict, list[str]]:
+        """config.json's fields that travel, and the names of the others."""
+        return travelling(self.checkpoint.config, self.checkpoint.source.where("config.json"))
+
+    @functools.cached_property
     def config(self) -> dict:
         """The input's config.json, made that of the output; nothing of its own code is followed."""
-        left_out = {"auto_map", "_name_or_path", "pooler_source", *OWN_FIELDS}
-        config = {key: value for key, value in self.checkpoint.config.items() if key not in left_out}
+        own = {name: value for name, value in self._fields[0].items() if name in OWN}
+        config = {name: value for name, value in self._fields[0].items() if name not in OWN}
         if self.format.auto_map is not None:
-            own = {key: value for key, value in self.checkpoint.config.items() if key in OWN_FIELDS}
             config = {"tokenizer_class": "BertTokenizer", **config, **self.format.config_defaults, **own}
             config["auto_map"] = self.format.auto_map
         config |= {"architectures": [self.format.architecture], "model_type": self.format.model_type}
@@ -182,8 +193,9 @@ def make_plan(
         check_replaceable(checkpoint, donor, kept)
     plan = Plan(checkpoint, donor, donor.pooler if donor else kept, format, output, title, notes, replace_pooler)
     for file in plan.copied:
-        source.local(file)
-    plan.card  # noqa: B018  a README that can't be read is found before anything is written
+        if source.size(file) > COPIED_LIMIT:
+            raise ConversionError(f"{source.where(file)}: {source.size(file)} bytes; expected {COPIED_LIMIT} at most")
+    plan.card, plan.config  # noqa: B018  what can't be written is found before anything is
     disk = next(parent for parent in Path(os.path.abspath(output)).parents if parent.exists())
     free = shutil.disk_usage(disk).free
     if plan.nbytes > free:

@@ -15,7 +15,7 @@ from .bert import POOLER
 
 NAME = r"[\w.@+,~=() -]+(?:/[\w.@+-]+)?"  # a repo's id, or a folder's last part: nothing of Markdown or HTML
 HEX = r"[0-9a-f]{7,64}"
-REASON_LIMIT = 500  # characters
+REASON_LIMIT, REASONS_LIMIT = 500, 8  # characters of one, and how many there are
 
 
 def _is(value: object, pattern: str) -> bool:
@@ -44,7 +44,9 @@ class Fit:
                 "cosine_before": float(),
                 "cosine_after": float(),
             } if len(value) == 6 and _is(digest, HEX):
-                return cls(**value)
+                numbers = [number for name, number in value.items() if name != "sha256"]
+                if all(0 <= abs(number) < 1 << 48 for number in numbers):  # which no NaN is
+                    return cls(**value)
         return None
 
 
@@ -90,6 +92,7 @@ class PoolerSource:
                     and _are_digests(digests)
                     and -1 <= cosine <= 1
                     and isinstance(forced, list)
+                    and len(forced) <= REASONS_LIMIT
                     and all(isinstance(it, str) and it.isprintable() and len(it) <= REASON_LIMIT for it in forced)
                     and (fit is None or calibration is not None)
                     and (original is None or _are_digests(original))
@@ -142,5 +145,5 @@ def _are_digests(value: object) -> bool:
 
 
 def escaped(text: str) -> str:
-    """`text` without a meaning in Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>#|&!])", r"\\\1", text)
+    """`text` without a meaning in Markdown or HTML; its addresses and names (`@`) are no links."""
+    return re.sub(r"([\\`*_{}\[\]<>#|&!@~$]|:(?=//)|(?<=www)\.)", r"\\\1", text)

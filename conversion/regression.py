@@ -71,7 +71,9 @@ def _encode(encoder, rows: Sequence[dict]) -> np.ndarray:
 
     with torch.inference_mode():
         batch = {name: padded(name) for name in TOKENIZED if name in rows[0]}
-        states = encoder(**batch).last_hidden_state[:, 0].double().cpu().numpy()
+        states = (
+            encoder(**batch).last_hidden_state[:, 0].cpu().double().numpy()
+        )  # not on the device: Apple's has no float64
     return np.pad(states, ((0, 0), (0, 1)), constant_values=1.0)
 
 
@@ -204,7 +206,7 @@ def _as_array(dense) -> np.ndarray:
     """[weight | bias], float64."""
     import torch
 
-    return torch.cat([dense.weight.detach(), dense.bias.detach()[:, None]], 1).double().cpu().numpy()
+    return torch.cat([dense.weight.detach(), dense.bias.detach()[:, None]], 1).cpu().double().numpy()
 
 
 def _store(values: np.ndarray, dense) -> None:

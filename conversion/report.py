@@ -12,6 +12,7 @@ from .errors import printable
 from .formats import FORMATS
 from .plan import Plan
 from .tensors import FLOATS
+from .terminal import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ class ConversionReport:
         rows += [("not taken", note) for note in self.notes]
         last = (("verified", self.verified), ("output", self.output), ("pushed", self.pushed))
         rows += [(name, value) for name, value in last if value]
-        text = printable("\n".join(f"{name:<12} {value}" for name, value in rows))
+        text = "\n".join(printable(f"{name:<12} {value}") for name, value in rows)
         return f"{text}\n\n{self.how_to_load()}" if self.status == "converted" else text
 
     def how_to_load(self) -> str:
@@ -125,15 +126,9 @@ class ConversionReport:
         return (
             "Load it:\n"
             "    from transformers import AutoModel, AutoTokenizer\n"
-            f"    tokenizer = AutoTokenizer.from_pretrained({_quoted(self.output)}{trust})\n"
-            f"    model = AutoModel.from_pretrained({_quoted(self.output)}{trust})"
+            f"    tokenizer = AutoTokenizer.from_pretrained({quoted(self.output)}{trust})\n"
+            f"    model = AutoModel.from_pretrained({quoted(self.output)}{trust})"
         )
-
-
-def _quoted(text: str) -> str:
-    """A Python string, in double quotes where nothing has to be escaped."""
-    plain = text.isprintable() and not set(text) & set('"\\')
-    return f'"{text}"' if plain else ascii(text)
 
 
 def _fit_lines(fit: dict | None) -> list[str]:

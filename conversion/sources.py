@@ -106,7 +106,10 @@ class Folder:
 
     def _open(self, name: str) -> io.FileIO:
         if name not in self._opened:
-            descriptor = os.open(self.local(name), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            # Without waiting, if a pipe has taken the file's place since `local` looked.
+            descriptor = os.open(
+                self.local(name), os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            )
             weakref.finalize(self, os.close, descriptor)
             self._opened[name] = io.FileIO(descriptor, closefd=False), _identity(os.fstat(descriptor))
         return self._opened[name][0]
@@ -134,7 +137,7 @@ class Folder:
         def now(name: str, file: io.FileIO) -> list[tuple | None]:
             try:
                 return [_identity(os.fstat(file.fileno())), _identity(os.stat(self.path / name))]
-            except FileNotFoundError:
+            except OSError:  # it, or a folder above it, is gone
                 return [None]
 
         return sorted(name for name, (file, then) in self._opened.items() if set(now(name, file)) != {then})

@@ -8,22 +8,23 @@ import contextlib
 import errno
 import glob
 import hashlib
-import json
 import os
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConversionError, listed
-from .sources import Folder, local_path
+from .sources import Folder, local_path, parse_json
 from .tensors import read_header
 
 MANIFEST = "bert-pooled-mlm"  # in the weights' header: {file: sha256} of what was written beside them
-CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES}  # a folder, on some systems
+ASIDE = "replaced"  # in the workspace: what stood at the destination before
+# A folder, on some file systems.
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.ENOSYS}
 
 
 def default_output(checkpoint: str) -> Path:
@@ -44,6 +45,36 @@ def check_apart(output: Path, path: str | os.PathLike, what: str) -> None:
         raise ConversionError(f"{output}: is {what} itself; choose another folder with -o")
     if overlap(output, path):
         raise ConversionError(f"{output}: inside {what} {path}, or around it; choose a folder beside it with -o")
+
+
+def destinations(
+    checkpoints: list[str], output_dir: str | None, reads: list[tuple[str | None, Path, str]]
+) -> list[Path | ConversionError]:
+    """Where each checkpoint's result goes; an error where that would meet what the call reads or writes besides.
+
+    Args:
+        checkpoints: As the user named them.
+        output_dir: Of `-o`.
+        reads: What the call reads: on behalf of which checkpoint, where, and what it is. A conversion watches over its
+            own (`make_plan`).
+    """
+    outputs: list[Path | ConversionError] = []
+    for name in checkpoints:
+        output = local_path(default_output(name) if output_dir is None else output_dir)
+        if output_dir is not None and len(checkpoints) > 1:
+            output /= local_path(name).name
+        others = [read for read in reads if read[0] != name or checkpoints.count(name) > 1]
+        others += [
+            (None, it, "the output of an earlier checkpoint of this call") for it in outputs if isinstance(it, Path)
+        ]
+        try:
+            for _, path, what in others:
+                if os.path.lexists(path) or path in outputs:
+                    check_apart(output, path, what)
+            outputs.append(output)
+        except ConversionError as error:
+            outputs.append(error)
+    return outputs
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -75,18 +106,23 @@ def written_by_others(output: Path) -> list[str]:
 
     The weights' header lists the other files with their hashes; a save by any other program writes another header.
     """
-    entries = list(output.rglob("*"))
-    parents = {path.parent for path in entries}
-    names = {path.relative_to(output).as_posix() for path in entries if path.is_symlink() or path not in parents}
+    top = sorted(os.listdir(output))
     folder = Folder(output)
     try:
-        shards = sorted(name for name in names if re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name))
-        manifests = [read_header(folder, name)[1][MANIFEST] for name in shards]
-        written = json.loads(manifests[0]) if len(set(manifests)) == 1 else {}
-        changed = [name for name, digest in written.items() if name in names and _sha256(folder, name) != digest]
+        shards = [name for name in top if re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name)]
+        first, *others = [read_header(folder, name)[1][MANIFEST] for name in shards]
+        written = parse_json(first.encode(), str(output))
+        if any(other != first for other in others):
+            return top
+        entries = list(output.rglob("*"))
+        parents = {path.parent for path in entries}
+        names = {path.relative_to(output).as_posix() for path in entries if path.is_symlink() or path not in parents}
+        changed = {name for name, digest in written.items() if name in names and _sha256(folder, name) != digest}
     except (ConversionError, KeyError, ValueError, AttributeError):  # no header that we wrote
-        return sorted(names)
-    return sorted((names - written.keys() - set(shards if written else ())) | set(changed))
+        return top
+    ours = {name.partition("/")[0] for name in written}
+    foreign = names - written.keys() - set(shards)
+    return sorted({name if name.partition("/")[0] in ours else name.partition("/")[0] for name in foreign} | changed)
 
 
 def _sha256(folder: Folder, name: str) -> str:
@@ -110,7 +146,7 @@ def workspace(output: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder, output)
         OPEN.discard(folder)
         for parent in created:
             with contextlib.suppress(OSError):  # not empty: it holds the output
@@ -124,47 +160,47 @@ def _prefix(output: Path) -> str:
     return f".{output.name}.tmp-{re.sub(r'[^a-zA-Z0-9]', '_', socket.gethostname())}-"
 
 
+def _clear(workspace: Path, output: Path) -> None:
+    """Removes a workspace; an output that was put aside in it, and that none has replaced, gets its name back."""
+    if (workspace / ASIDE).exists() and not os.path.lexists(output):
+        (workspace / ASIDE).rename(output)
+    shutil.rmtree(workspace, ignore_errors=True)  # another run may be clearing it away as well
+
+
 def clear_stale(output: Path) -> None:
-    """Removes the workspaces that killed runs left; an output that one had put aside gets its name back."""
+    """Clears the workspaces that killed runs left."""
     prefix = _prefix(output)
     for stale in output.parent.glob(f"{glob.escape(prefix)}*"):
-        if stale in OPEN or _is_running(stale.name.removeprefix(prefix).partition("-")[0]):
-            continue
-        if (stale / "replaced").exists() and not os.path.lexists(output):
-            (stale / "replaced").rename(output)
-        shutil.rmtree(stale, ignore_errors=True)  # another run may be clearing it away as well
+        number = re.fullmatch(r"(\d+)-[0-9a-f]{8}", stale.name.removeprefix(prefix))
+        if number and stale not in OPEN and not stale.is_symlink() and not _is_running(int(number[1])):
+            _clear(stale, output)
 
 
-def _is_running(pid: str) -> bool:
-    if pid == str(os.getpid()):  # an earlier process, whose number we got: likely in a container
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():  # an earlier process, whose number we got: likely in a container
         return False
     try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
+        os.kill(pid, 0)
     except PermissionError:
         return True
+    except (OSError, OverflowError):
+        return False
     return True
 
 
 def put_in_place(folder: Path, output: Path, overwrite: bool) -> None:
     """Renames the complete folder to its name; one that stands there is put aside in the workspace, and goes with it.
 
-    Nothing that fails after the renaming is an error: the output is there, and whole.
+    What ends the process between the two renames is mended when the workspace is cleared. Nothing that fails after
+    them is an error: the output is there, and whole.
 
     Raises:
         ConversionError: Something else has appeared there meanwhile.
     """
     check_output(output, overwrite)
-    aside = folder.with_name("replaced")
     if output.exists():
-        output.rename(aside)
-    try:
-        folder.rename(output)
-    except BaseException:  # an interrupt, too
-        if aside.exists() and not os.path.lexists(output):
-            aside.rename(output)
-        raise
+        output.rename(folder.with_name(ASIDE))
+    folder.rename(output)
     with contextlib.suppress(OSError):
         sync_folder(output.parent)
 
@@ -176,11 +212,6 @@ def flushed(path: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folders(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

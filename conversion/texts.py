@@ -6,30 +6,54 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 FEWEST_TEXTS = 100  # measured (docs/calibration.md): with 50, the fit was worse than none
+
+LINE_LIMIT = 1 << 24  # characters of one line
+JSON_LIMIT = 1 << 27  # of a .json file, which is read whole
 
 TOKENIZED = ("input_ids", "attention_mask", "token_type_ids")
 
 Text = str | tuple[str, str]
 
 
+def path_of(source: str | os.PathLike) -> str:
+    """The file or folder that `source` names, if it is one: without the name of a column."""
+    name = os.path.expanduser(source)
+    head = name.rpartition(":")[0]
+    return head if head and not os.path.exists(name) and os.path.exists(head) else name
+
+
+def check_source(source: str | os.PathLike) -> None:
+    """Raises ValueError, one line, for what can be seen at once: no such file, or its first text can't be read."""
+    name = path_of(source)
+    if os.path.isfile(name):
+        next(_lines(Path(name)), None)
+    elif os.path.lexists(name) and not os.path.isdir(name):
+        raise ValueError(f"{name}: not a file; write the texts into one")
+    elif not os.path.isdir(name) and (Path(name).suffix in READERS or re.match(r"[./~\\]|.*/.*/|\w:", name)):
+        raise ValueError(f"{name}: no such file")
+
+
 def read_texts(source: str | os.PathLike, samples: int) -> list[Text]:
     """At most `samples` different texts, chosen at random, the same ones each time.
 
     Args:
-        source: A text file with one text a line; a `.tsv` (with a header) or `.jsonl` file with the fields `text` and,
-            for pairs, `text_pair`; or, with the library `datasets`, the Hub id or folder of a data set, with the name
-            of its column behind a colon where that is not `text` (`user/reviews:comment`).
+        source: A text file with one text a line; a `.tsv`, `.csv` (both with a header), `.jsonl` or `.json` file with
+            the fields `text` and, for pairs, `text_pair`; or, with the library `datasets`, the Hub id or folder of a
+            data set, with the name of its column behind a colon where that is not `text` (`user/reviews:comment`).
         samples: How many.
 
     Raises:
@@ -44,32 +68,66 @@ def read_texts(source: str | os.PathLike, samples: int) -> list[Text]:
 def _lines(path: Path) -> Iterator[Text]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".tsv":
-                rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-                yield from (_text(row, f"{path}, line {rows.line_num}") for row in rows)
-            elif path.suffix == ".jsonl":
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield _text(_json(line, f"{path}, line {number}"), f"{path}, line {number}")
-            else:
-                yield from (line.strip() for line in file)
+            yield from READERS.get(path.suffix, _plain)(file, str(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start} of a block)") from error
     except (OSError, csv.Error) as error:
         raise ValueError(f"{path}: can't be read ({error})") from error
 
 
-def _json(line: str, where: str) -> dict:
+def _bounded(file: TextIO, where: str) -> Iterator[str]:
+    for number, line in enumerate(iter(functools.partial(file.readline, LINE_LIMIT), ""), start=1):
+        if len(line) == LINE_LIMIT:
+            raise ValueError(f"{where}, line {number}: longer than {LINE_LIMIT} characters; one text a line")
+        yield line
+
+
+def _plain(file: TextIO, where: str) -> Iterator[Text]:
+    return (line.strip() for line in _bounded(file, where))
+
+
+def _table(file: TextIO, where: str, **dialect) -> Iterator[Text]:
+    rows = csv.DictReader(_bounded(file, where), **dialect)
+    return (_text(row, f"{where}, line {rows.line_num}") for row in rows)
+
+
+def _json_lines(file: Iterable[str], where: str) -> Iterator[Text]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            yield _text(_json(line, f"{where}, line {number}"), f"{where}, line {number}")
+
+
+def _json_list(file: TextIO, where: str) -> Iterator[Text]:
+    """A list of objects or of texts; also objects one a line, which many files of that name hold."""
+    text = file.read(JSON_LIMIT + 1)
+    if len(text) > JSON_LIMIT:
+        raise ValueError(f"{where}: longer than {JSON_LIMIT} characters; a .jsonl, one object a line, may be")
+    if not text.lstrip().startswith("["):
+        return _json_lines(text.splitlines(), where)
+    return (_text(row, f"{where}, entry {number}") for number, row in enumerate(_json(text, where), start=1))
+
+
+def _json(text: str, where: str) -> object:
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not valid JSON ({error})") from error
+
+
+READERS: dict[str, Callable[[TextIO, str], Iterator[Text]]] = {
+    ".txt": _plain,
+    ".tsv": functools.partial(_table, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".csv": _table,
+    ".jsonl": lambda file, where: _json_lines(_bounded(file, where), where),
+    ".json": _json_list,
+}
+
+
+def _text(row: object, where: str, column: str = "text") -> Text:
+    if isinstance(row, str):
+        return row.strip()
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def _text(row: dict, where: str, column: str = "text") -> Text:
     if not isinstance(row.get(column), str):
         fields = ", ".join(str(field) for field in row)
         raise ValueError(f"{where}: expected a text in the field {column!r}; its fields: {fields[:200]}")
@@ -78,7 +136,9 @@ def _text(row: dict, where: str, column: str = "text") -> Text:
 
 
 def _dataset(name: str) -> Iterator[Text]:
-    name, _, column = name.partition(":") if not os.path.isdir(name) else (name, "", "")
+    whole, column = name, ""
+    if not os.path.isdir(whole) and ":" in whole:
+        name, _, column = whole.rpartition(":")
     try:
         import datasets
     except ImportError as error:
