@@ -65,7 +65,15 @@ def without_section(text: str) -> str:
     return kept + text
 
 
-def model_card(metadata: dict, text: str, title: str, format: Format, source: PoolerSource | None, base: str | None):
+def model_card(
+    metadata: dict,
+    text: str,
+    title: str,
+    format: Format,
+    source: PoolerSource | None,
+    base: str | None,
+    has_tokenizer: bool = True,
+) -> str:
     """The whole README of the output.
 
     Args:
@@ -75,6 +83,7 @@ def model_card(metadata: dict, text: str, title: str, format: Format, source: Po
         format: Of the output.
         source: Where the pooler came from; None: the checkpoint's own.
         base: The donor, if it is a repo on the Hub.
+        has_tokenizer: Whether the output holds one.
     """
     given = metadata.get("tags")
     tags = [tag for tag in given if isinstance(tag, str)] if isinstance(given, list) else []
@@ -83,11 +92,11 @@ def model_card(metadata: dict, text: str, title: str, format: Format, source: Po
     if base is not None and not data.get("base_model"):
         data |= {"base_model": base, "base_model_relation": "finetune"}
     body = without_section(text).strip() or f"# {title}"
-    section = "\n".join(_section(title, format, source))
+    section = "\n".join(_section(title, format, source, has_tokenizer))
     return f"---\n{yaml_dump(data).strip()}\n---\n\n{body}\n\n{BEGIN}\n{section}\n{END}\n"
 
 
-def _section(title: str, format: Format, source: PoolerSource | None) -> list[str]:
+def _section(title: str, format: Format, source: PoolerSource | None, has_tokenizer: bool) -> list[str]:
     lines = ["## The pooler", ""]
     if source is None:
         lines += ["This checkpoint was trained with masked-language modelling, and keeps a pooler of its own:"]
@@ -112,7 +121,9 @@ def _section(title: str, format: Format, source: PoolerSource | None) -> list[st
         "```python",
         "from transformers import AutoModel, AutoTokenizer",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{title}"{format.trust})',
+        f'tokenizer = AutoTokenizer.from_pretrained("{title}"{format.trust})'
+        if has_tokenizer
+        else "tokenizer = ...  # there is none here: the one that this model was trained with",
         f'model = AutoModel.from_pretrained("{title}"{format.trust})',
         'vector = model(**tokenizer("A sentence.", return_tensors="pt")).pooler_output',
         "```",
