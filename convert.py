@@ -157,11 +157,11 @@ def convert(
         plan, fit = fitting.refit(plan, options, dry_run, progress) if options else (plan, None)
         if dry_run:
             return ConversionReport.of("planned", name, plan, calibration=fit)
-        verified = carry_out(plan, overwrite, verify, progress)
+        proof = carry_out(plan, overwrite, verify, progress)
     pushed = None
     if push_to_hub is not None:
         pushed = hub.push(output, push_to_hub, private, plan.commit_message)
-    return ConversionReport.of("converted", name, plan, calibration=fit, verified=verified, pushed=pushed)
+    return ConversionReport.of("converted", name, plan, calibration=fit, proof=proof, pushed=pushed)
 
 
 @contextlib.contextmanager
@@ -199,7 +199,7 @@ def already_pooled(name: str, read: reading.Checkpoint, push_to_hub: str | None)
     return ConversionReport.of_checkpoint("already pooled", name, read, read.format.name)
 
 
-def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bool) -> str | None:
+def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bool) -> verify.Proof | None:
     """Writes, verifies and names the output; returns what the verification says."""
     bar = tqdm(
         total=plan.nbytes,

@@ -15,18 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from . import hub
-from .bert import POOLER, lineage_key
+from .bert import POOLER, SIZES, lineage_key
 from .card import read_card
 from .checkpoint import Checkpoint, never_trained, read_part
 from .errors import ConversionError, HubError
 from .known_donors import KNOWN_DONORS, LEGACY_NAMES
 from .sources import Folder, checkpoint_files, local_path, read_json, weights_file
-from .tensors import FLOATS, Tensor
+from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
 
 # Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98, strangers stay below 0.02.
 LINEAGE_THRESHOLD = 0.5
 # Two donors whose distances (1 - cosine; below the floor, rounding) are within the factor can't be told apart.
 TIE_FACTOR, DISTANCE_FLOOR = 2, 5e-6
+VANISHED = 0.01  # of the values that were not zero
+RESIZED = {"hidden_size", "vocab_size", "max_position_embeddings"}  # the first is checked, the others may grow
+SAME_AS_DONOR = {"hidden_act": "gelu", "layer_norm_eps": 1e-12} | {k: SIZES[k] for k in SIZES if k not in RESIZED}
 NAMES_LIMIT = 8  # of a checkpoint's own: each costs a look at a folder or a request
 GUESSED = "the table of well-known BERTs"
 EXPLICIT = "--pooler-from"
@@ -50,6 +53,21 @@ class Donor:
     @functools.cached_property
     def pooler(self) -> dict[str, Tensor]:
         return {key: tensor.in_memory().cast(self.dtype) for key, tensor in self.checkpoint.pooler.items()}
+
+    @property
+    def width(self) -> int:
+        """Of the dtype that its pooler is stored in."""
+        return -COARSENESS.index(self.checkpoint.tensors[POOLER[0]].dtype)
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What the report says of taking it."""
+        yield from self.notes
+        for key, stored in self.checkpoint.pooler.items():
+            before, after = stored.values(), self.pooler[key].values()
+            lost = np.count_nonzero((before != 0) & (after == 0)) / max(np.count_nonzero(before), 1)
+            if lost > VANISHED:
+                yield f"{lost:.0%} of {key} become zero as {FLOATS[self.dtype]}; a float32 checkpoint keeps them"
 
     def __str__(self) -> str:
         source = self.checkpoint.source
@@ -87,7 +105,13 @@ class Donors:
                 "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
                 "or the mean of the last hidden states instead of pooler_output"
             )
-        return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections))
+        weight = candidate.pooler[POOLER[0]].values()
+        if weight.min() == weight.max():
+            objections.append(
+                f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
+            )
+        notes = tuple(oddities(checkpoint.config, candidate))
+        return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections), notes)
 
     def _open(self, name: str, revision: str | None, found_by: str) -> Checkpoint:
         source = hub.open_source(name, revision)
@@ -183,13 +207,11 @@ def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
     Raises:
         ConversionError: Another one with a different pooler is as close.
     """
-    best, *others = sorted(donors, key=lambda donor: donor.distance)
-    ties = [
-        donor
-        for donor in others
-        if donor.distance <= TIE_FACTOR * best.distance
-        and any(donor.pooler[key].sha256() != best.pooler[key].sha256() for key in POOLER)
-    ]
+    best = min(donors, key=lambda donor: donor.distance)
+    near = [donor for donor in donors if donor.distance <= TIE_FACTOR * best.distance]
+    # One model in two dtypes is no tie: the wider one is what it was.
+    best = max((it for it in near if _same(it, best)), key=lambda donor: donor.width)
+    ties = sorted((it for it in near if not _same(it, best)), key=lambda donor: donor.distance)
     if ties:
         raise ConversionError(
             f"{checkpoint.source.where()}: several donors with different poolers are equally close: "
@@ -197,6 +219,20 @@ def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
             + ". Name the one that its training started from: --pooler-from"
         )
     return best
+
+
+def _same(one: Donor, other: Donor) -> bool:
+    return same_pooler(one.checkpoint.pooler, other.checkpoint.pooler)
+
+
+def oddities(config: dict, donor: Checkpoint) -> Iterator[str]:
+    """In what a donor is not the model which the checkpoint's training started from, by all appearances."""
+    if head := next((key for key in donor.tensors if key.startswith("classifier.")), None):
+        yield f"the donor has been fine-tuned, and its pooler with it (it holds {head}): its base may be the right one"
+    for field, default in SAME_AS_DONOR.items():
+        theirs, ours = (it.get(field, default) for it in (donor.config, config))
+        if theirs != ours:
+            yield f"the donor has {field} {theirs!r}, the checkpoint {ours!r}"
 
 
 def named_donors(checkpoint: Checkpoint) -> Iterator[list[tuple[str, str]]]:
