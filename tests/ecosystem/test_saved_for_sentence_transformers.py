@@ -135,7 +135,7 @@ def test_a_push_uploads_them_the_second_time_as_well(how, donor, tmp_path, monke
         if how == "push_to_hub":
             model.push_to_hub("user/repo")
         else:
-            model.save_pretrained(tmp_path, push_to_hub=True, repo_id="user/repo")
+            model.save_pretrained(str(tmp_path), push_to_hub=True, repo_id="user/repo")
     for files in pushed:
         assert files.keys() >= FILES
     model.save_pretrained(tmp_path / "last")
