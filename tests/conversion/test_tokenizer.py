@@ -291,7 +291,8 @@ def test_what_was_added_as_the_report_says_is_then_found(format, bare, donor, tm
     printed_lines(report, tmp_path)
     output = Path(report.output)
     assert isinstance(says(tmp_path, output)[output], str), "it fails, and does not read every word as [UNK]"
-    code = "import sys; from transformers import AutoTokenizer as A; A.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    load_and_save = "AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    code = f"import sys; from transformers import AutoTokenizer; {load_and_save}"
     assert run_python(code, tmp_path, donor, output).returncode == 0
     found = says(tmp_path, donor, output)
     assert found[output] == found[donor]
