@@ -81,7 +81,7 @@ def compare_tokens(folder: str, copies: str) -> dict:
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted)
             read = [[*tokenizer(text)["input_ids"], *tokenizer(text, "x")["input_ids"]] for text in TEXTS]
-            said.append([*read, [len(tokenizer), *tokenizer.all_special_ids]])
+            said.append([*read, [len(tokenizer), *sorted(tokenizer.all_special_ids)]])
             failed.append(None)
         except Exception as error:  # whatever a class and its libraries raise
             failed.append((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -215,7 +215,7 @@ def test_the_report_has_the_lines_that_a_conversion_prints():
     """The one in the README is the demonstration's; its rows are named and ordered as in a run of today."""
     shown = next(block for block in blocks("text") if block.startswith("$ python convert.py"))
     rows = ["status", "checkpoint", "missing", "donor", "found by", "lineage", "grafted", "grafted", "kept", "copied"]
-    assert [line[:12].strip() for line in shown.splitlines()[1:13]] == [*rows, "verified", "output"]
+    assert [line[:12].strip() for line in shown.splitlines()[1:14]] == [*rows, "tokenizer", "verified", "output"]
 
 
 def squeezed(text: str) -> str:
