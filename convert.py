@@ -275,10 +275,10 @@ def count(text: str) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line's arguments, named as those of `convert`."""
     command, given = parser(), sys.argv[1:] if argv is None else argv
-    arguments = command.parse_args(given)
     for option in given[: given.index("--")] if "--" in given else given:
         if option.startswith("-") and os.path.lexists(option):  # `convert.py *` in a folder from somewhere
             command.error(f"{option}: an option, or the file of that name that lies here? Write ./* instead of *")
+    arguments = command.parse_args(given)
     if len(arguments.checkpoints) > 1 and arguments.push_to_hub:
         command.error("--push-to-hub takes one CHECKPOINT")
     if arguments.force_donor and not arguments.pooler_from:
@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
             return run(parse(argv))
         except (KeyboardInterrupt, terminal.Ended) as error:
             what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"ended by {error}"
-            print(f"error: {what}; what has not got its name yet is gone", file=sys.stderr)
+            terminal.warn(f"error: {what}; what has not got its name yet is gone")
             return 128 + signal.Signals[str(error) or "SIGINT"]
 
 
@@ -328,7 +328,7 @@ def run(arguments: argparse.Namespace) -> int:
             with terminal.ending_signals():
                 report = convert(checkpoint, output, **options, progress=not quiet, donors=donors)
         except ConversionError as error:
-            print(f"error: {error}", file=sys.stderr)
+            terminal.warn(f"error: {error}")
             results.append({"status": "refused", "checkpoint": checkpoint, "error": str(error)})
             continue
         written += [output] if report.status == "converted" else []

@@ -71,7 +71,7 @@ def without_section(text: str) -> str:
     """`text` without the sections that earlier conversions added."""
     kept, at, last = [], 0, text.rfind(END)
     while 0 <= (begin := text.find(BEGIN, at)) < last:
-        kept.append(text[at:begin].rstrip("\n") + "\n")
+        kept.append(text[at:begin].rstrip("\n") + "\n\n")
         at = NEWLINES.match(text, text.index(END, begin) + len(END)).end()
     return "".join(kept) + text[at:]
 

@@ -146,7 +146,11 @@ def workspace(output: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     finally:
-        _clear(folder, output)
+        try:
+            _clear(folder, output)
+        except BaseException:  # a signal, in the midst of it
+            _clear(folder, output)
+            raise
         OPEN.discard(folder)
         for parent in created:
             with contextlib.suppress(OSError):  # not empty: it holds the output

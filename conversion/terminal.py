@@ -99,11 +99,25 @@ def say(text: object) -> None:
         encoding = sys.stdout.encoding or "utf-8"  # file names need not be Unicode, nor stdout UTF-8
         print(str(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except (OSError, ValueError) as error:
+        _give_up(1)
         if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
             reason = getattr(error, "strerror", None) or error
-            print(f"stdout can't take the report ({reason}); what has been converted is whole", file=sys.stderr)
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # else Python tries once more when it exits
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            warn(f"stdout can't take the report ({reason}); what has been converted is whole")
+
+
+def warn(text: object) -> None:
+    """Prints to stderr, if that can take it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _give_up(2)
+
+
+def _give_up(descriptor: int) -> None:
+    """Sends what a standard stream still holds to nowhere: Python would try once more when it exits, and fail."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        if (sys.stdout, sys.stderr)[descriptor - 1].fileno() == descriptor:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def quoted(text: str) -> str:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -92,6 +93,12 @@ def judge_tokens(plan: Plan, tokens: dict) -> str:
     return f"{tokens['texts']} texts in all scripts read as {other} reads them"
 
 
+@functools.cache
+def lifeline() -> int:
+    """A pipe's end that is closed when this process ends, whatever ends it: who reads from it then ends as well."""
+    return os.pipe()[0]
+
+
 def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
     """What `load_twice.py` finds; its module cache lies beside the folder, not in the user's."""
     answer = folder.with_name("loads.json")
@@ -109,7 +116,7 @@ def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
             *plan.format.doors,
         ],
         env={**os.environ, **quiet, "HF_MODULES_CACHE": str(folder.with_name("modules"))},
-        stdin=subprocess.DEVNULL,
+        stdin=lifeline(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -44,7 +44,9 @@ def child(order: dict, steps: int) -> int:
         step("piece")
         return update(bar, n)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with these ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(order.get("cwd", "."))
     os.environ.update(order.get("env", {}))
     if "table" in order:

@@ -1,5 +1,6 @@
 """What ends a run, at any moment: one line, no child, no folder and no cache left. Kills by step: test_kills.py."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -56,11 +57,13 @@ def verifying(place: Path, process: subprocess.Popen) -> int:
     return int(found[0])
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
+def assert_ends(pid: int) -> None:
+    """At once, or, where the signal came while it was being started, with the run."""
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(FileNotFoundError):
+        while Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+            assert time.monotonic() < deadline, "it goes on without the run"
+            time.sleep(0.01)
 
 
 def left(place: Path) -> set[str]:
@@ -83,7 +86,7 @@ def test_a_run_that_is_ended_while_it_verifies_leaves_no_process_and_no_folder(n
     process.send_signal(signal.Signals[name])
     line = f"error: {what}; what has not got its name yet is gone\n"
     assert ended(process) == (code, "", line)
-    assert not is_running(child)
+    assert_ends(child)
     assert left(place) == set()
     shutil.rmtree(place / "tmp")
     assert snapshot(place) == before
@@ -96,7 +99,7 @@ def test_what_a_killed_run_left_is_cleared_by_the_next_one_which_leaves_another_
     process.kill()
     ended(process)
     (killed,) = left(place)
-    os.kill(child, signal.SIGKILL) if is_running(child) else None
+    assert_ends(child)
     running = killed.replace(str(process.pid), str(os.getpid()))
     assert running != killed, "premise: its name tells the process"
     shutil.copytree(place / killed, place / running)
