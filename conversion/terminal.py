@@ -8,6 +8,7 @@ Imported before anything that takes its time: from then on, Ctrl-C ends the prog
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import signal
@@ -104,6 +105,14 @@ def say(text: object) -> None:
             print(f"stdout can't take the report ({reason}); what has been converted is whole", file=sys.stderr)
         with contextlib.suppress(AttributeError, OSError, ValueError):  # else Python tries once more when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell_waits() -> None:
+    """Lines on stderr about what takes long, on a terminal or in a log: silence looks like a program that hangs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("bert_pooled_mlm").handlers = [handler]
+    logging.getLogger("bert_pooled_mlm").setLevel(logging.INFO)
 
 
 def quoted(text: str) -> str:
