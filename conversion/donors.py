@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -299,6 +300,8 @@ def _as_donors(name: str) -> list[str]:
         return [name]
     if cached := re.search(r"(?:^|[/\\])models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]", name):
         return ["/".join(filter(None, cached.groups()))]  # in the Hub's cache of another machine
+    with contextlib.suppress(ConversionError):  # a page of something else leads to no donor either
+        name, _ = hub.from_page(name)
     ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name in LEGACY_NAMES else []
     ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
     return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -132,9 +133,12 @@ def hub_errors(repo_id: str, prefix: str = "") -> Iterator[None]:
             raise refusal(repo_id, prefix, error, response) from error
         if isinstance(error, LocalEntryNotFoundError):  # huggingface_hub gave up; why stands below it
             raise unreachable(repo_id, prefix, error) from error
+        if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+            where = error.filename or "the Hub's cache"
+            raise ConversionError(f"{repo_id}: {where}: {error.strerror}; HF_HOME moves the cache") from error
         why = first_line(error) if isinstance(error, wire.Answered) else wire.cause(error)
         advice = f"try again, or run `hf download {repo_id}` and pass the folder"
-        raise HubError(f"{repo_id}: {prefix}the Hub failed at {wire.endpoint()} ({why}); {advice}") from error
+        raise HubError(f"{repo_id}: {prefix}the Hub failed ({why}) at {wire.endpoint()}; {advice}") from error
 
 
 def unreachable(repo_id: str, prefix: str, error: BaseException) -> HubUnreachable:
@@ -172,7 +176,8 @@ def refusal(repo_id: str, prefix: str, error: BaseException, response) -> Conver
 def said(error: BaseException) -> str:
     """What the Hub says of an error status: its own words, or those of HTTP."""
     response = error.response
-    words = getattr(error, "server_message", None) or response.headers.get("X-Error-Message")
+    own = str(error) if isinstance(error, wire.Answered) else getattr(error, "server_message", None)
+    words = own or response.headers.get("X-Error-Message")
     status = response.status_code
     return first_line(ValueError(words or (HTTPStatus(status).phrase if status in set(HTTPStatus) else status)))
 

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from . import hub, wire
-from .errors import ConversionError, first_line
+from .errors import ConversionError, HubError, first_line
 from .terminal import shell_quoted
 
 # What transformers may load as a model's weights, where an older file can come before a new one; in none of these
@@ -114,4 +114,6 @@ def _refusal(error: Exception, upload: Upload) -> str:
         return f"{upload.repo_id}: the Hub has no room for it ({said}); free some storage there, or push elsewhere"
     if status in (409, 412):
         return f"{upload.repo_id}: was changed while it was written ({said})"
+    if isinstance(error, HubError) and response is None and error.__cause__ is not None:
+        return f"{upload.repo_id}: the Hub failed ({wire.cause(error.__cause__)}) at {wire.endpoint()}"
     return first_line(error)

@@ -93,13 +93,22 @@ def silent(handler) -> bool:
 
 def drips(handler) -> bool:
     """A byte now and then, each well before a client's own time limit, which starts anew with each."""
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n")
+    _promise(handler)
     return _drip(handler, b"{")
 
 
 def drips_headers(handler) -> bool:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     return _drip(handler, b"A")
+
+
+def _promise(handler) -> None:
+    """The head of an answer that would be right."""
+    head = "200 OK\r\nContent-Length: 2000"
+    if found := handler.headers["Range"]:
+        first, last = map(int, found.removeprefix("bytes=").split("-"))
+        head = f"206 Part\r\nContent-Length: {last + 1 - first}\r\nContent-Range: bytes {first}-{last}/1000000"
+    handler.wfile.write(f"HTTP/1.1 {head}\r\n\r\n".encode())
 
 
 def _drip(handler, byte: bytes) -> bool:
@@ -143,7 +152,7 @@ def status(number: int, body: bytes = b"", **headers: str):
 
 
 def truncated(handler) -> bool:
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n{")
+    _promise(handler)
     handler.close_connection = True
     return True
 

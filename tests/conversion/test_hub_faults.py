@@ -79,8 +79,11 @@ FAULTS = {
         r"the Hub failed at {url} \((it sent more than \d+ bytes|.*ignores byte .*)\)",
     ),
     "an endless error": (faults.endless_error, r"the Hub at {url} answered 403 \(Forbidden\)"),
-    "redirects in a circle": (faults.redirects, r"can't be reached at {url} \(Exceeded (maximum|30).* redirects\.?\)"),
-    "a truncated body": (faults.truncated, r"the Hub failed at {url} \(.+\)"),
+    "redirects in a circle": (
+        faults.redirects,
+        r"can't be reached at {url} \((Exceeded (maximum|30).* redirects\.?|no answer within 1 s)\)",
+    ),
+    "a truncated body": (faults.truncated, r"the Hub failed \(.+\) at {url}; try again"),
     "500": (faults.status(500), r"the Hub at {url} answered 500 \(Internal Server Error\); try again later"),
     "503": (faults.status(503), r"the Hub at {url} answered 503 \(Service Unavailable\); try again later"),
     "404 of something else": (faults.status(404), r"the Hub at {url} answered 404 \(Not Found\)"),
@@ -152,7 +155,7 @@ def test_a_listing_that_leads_out_of_the_repository_is_refused(as_checkpoint, na
 def test_a_proxy_that_does_not_read_ranges_is_named(fault, hub, refusal, donor):
     hub.fault = fault
     line = refusal()
-    assert "ignores byte ranges); try again, or run `hf download user/donor` and pass the folder" in line
+    assert f"ignores byte ranges) at {hub.url}; try again, or run `hf download user/donor` and pass the folder" in line
     assert "it sent the whole file" in line or "it sent bytes " in line
 
 
@@ -233,7 +236,7 @@ GONE = {
         {"HF_ENDPOINT": "http://127.0.0.1:9"},
         r"the Hub can't be reached at http://127.0.0.1:9 \(.*refused.*\)",
     ),
-    "no address": ({"HF_ENDPOINT": "hub.example"}, r"the Hub can't be reached at hub.example \(.*hub.example.*\)"),
+    "no address": ({"HF_ENDPOINT": "hub.example"}, r"the Hub can't be reached at hub.example \(.+\)"),
 }
 
 
