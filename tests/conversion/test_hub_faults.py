@@ -87,6 +87,10 @@ FAULTS = {
     "500": (faults.status(500), r"the Hub at {url} answered 500 \(Internal Server Error\); try again later"),
     "503": (faults.status(503), r"the Hub at {url} answered 503 \(Service Unavailable\); try again later"),
     "404 of something else": (faults.status(404), r"the Hub at {url} answered 404 \(Not Found\)"),
+    "a file that is gone": (
+        faults.status(404, X_Error_Code="EntryNotFound"),
+        "a file is missing on the Hub: /.*donor",
+    ),
     "a disabled repository": (
         faults.status(403, X_Error_Message="Access to this resource is disabled."),
         r"answered 403 \(Access to this resource is disabled\.\)",
