@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,7 +19,7 @@ from . import hub
 from .bert import POOLER, SIZES, lineage_key
 from .card import read_card
 from .checkpoint import Checkpoint, never_trained, read_part
-from .errors import ConversionError, HubError
+from .errors import ConversionError, HubError, HubUnreachable
 from .known_donors import KNOWN_DONORS, LEGACY_NAMES
 from .sources import Folder, checkpoint_files, local_path, read_json, weights_file
 from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
@@ -79,6 +80,7 @@ class Donors:
 
     def __init__(self):
         self._opened: dict[tuple[str, str | None], Checkpoint] = {}
+        self._unreachable: str | None = None  # why the Hub is not to be had, once that is known
 
     def examine(self, checkpoint: Checkpoint, name: str, revision: str | None, found_by: str) -> Donor:
         """Compares a candidate with the checkpoint; of one on the Hub, its config, header and two tensors are read.
@@ -155,16 +157,31 @@ class Donors:
                 )
             return donor, ()
         refused: dict[str, list[str]] = {}  # reason -> names
+        unread = None
         for candidates in (*named_donors(checkpoint), *known_donors(checkpoint.config)):
             fitting, unread = self._sift(checkpoint, candidates, refused)
             if fitting:
                 return closest(checkpoint, fitting), tuple(_not_taken(refused))
             if unread is not None:  # it may well be the right one: no guessing then
-                raise unread
-        raise ConversionError(
-            f"{checkpoint.source.where()}: no donor found for its pooler; name the model that its training started "
-            "from with --pooler-from FOLDER_OR_HUB_ID. Not taken: "
-            + (" | ".join(_not_taken(refused)) or "nothing to try")
+                break
+        if unread is not None and not isinstance(unread, HubUnreachable):
+            raise unread
+        raise self._none_found(checkpoint, refused)
+
+    def _none_found(self, checkpoint: Checkpoint, refused: dict[str, list[str]]) -> ConversionError:
+        """The refusal; one cause stands in it once, before all else, however many names it concerns."""
+        where = checkpoint.source.where()
+        unreached = refused.pop(self._unreachable, []) if self._unreachable else []
+        others = " | ".join(_not_taken(refused))
+        if unreached:
+            return ConversionError(
+                f"{where}: {self._unreachable}; name a folder with the model that its training started from: "
+                f"--pooler-from FOLDER. Not looked at: {', '.join(unreached)}"
+                + (f". Not taken: {others}" if others else "")
+            )
+        return ConversionError(
+            f"{where}: no donor found for its pooler; name the model that its training started from with "
+            f"--pooler-from FOLDER_OR_HUB_ID. Not taken: {others or 'nothing to try'}"
         )
 
     def _sift(
@@ -181,7 +198,10 @@ class Donors:
                     fitting.append(donor)
             except ConversionError as error:
                 reasons = (str(error).removeprefix(f"{name}: "),)
-                if isinstance(error, HubError) and found_by is not GUESSED:
+                if isinstance(error, HubUnreachable):
+                    self._unreachable, reasons = error.cause, (error.cause,)
+                    unread = unread if found_by is GUESSED else error
+                elif isinstance(error, HubError) and found_by is not GUESSED:
                     unread = ConversionError(f"{error} (named by {found_by}; to take another: --pooler-from)")
             for reason in reasons:
                 refused.setdefault(reason, []).append(name)
@@ -280,7 +300,9 @@ def _as_donors(name: str) -> list[str]:
         return [name]
     if cached := re.search(r"(?:^|[/\\])models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]", name):
         return ["/".join(filter(None, cached.groups()))]  # in the Hub's cache of another machine
-    ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) else []
+    with contextlib.suppress(ConversionError):  # a page of something else leads to no donor either
+        name, _ = hub.from_page(name)
+    ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name in LEGACY_NAMES else []
     ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
     return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))
 

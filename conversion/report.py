@@ -48,7 +48,8 @@ class ConversionReport:
     remarks: list[str] = dataclasses.field(default_factory=list)  # on what was taken, and may not be what was meant
     verified: str | None = None
     output: str | None = None
-    pushed: str | None = None
+    pushed: str | None = None  # the commit's URL, or the pull request's
+    push_notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_checkpoint(cls, status: str, name: str, checkpoint: Checkpoint, format: str, **more) -> ConversionReport:
@@ -134,7 +135,7 @@ class ConversionReport:
         rows += [("tokenizer", self.tokenizer)] if self.tokenizer else []
         rows += [("not taken", note) for note in self.notes] + [("note", remark) for remark in self.remarks]
         last = (("verified", self.verified), ("output", self.output), ("pushed", self.pushed))
-        rows += [(name, value) for name, value in last if value]
+        rows += [(name, value) for name, value in last if value] + [("", note) for note in self.push_notes]
         text = "\n".join(printable(f"{name:<12} {value}") for name, value in rows)
         return f"{text}\n\n{self.how_to_load()}" if self.status == "converted" else text
 
