@@ -10,15 +10,7 @@ import pytest
 import torch
 from bert_pooled_mlm import ConversionError, convert
 from checkpoints import bits, edit_json, save_weights, stored
-
-
-@pytest.fixture
-def checkpoint(lost, tmp_path) -> Path:
-    return Path(shutil.copytree(lost, tmp_path / "checkpoint"))
-
-
-def graft(checkpoint: Path, donor: Path, **options):
-    return convert(checkpoint, checkpoint.with_name("out"), pooler_from=donor, verify=False, **options)
+from grafting import graft
 
 
 def refusal(checkpoint: Path | str, donor: Path | None = None, **options) -> str:
