@@ -77,18 +77,22 @@ def compare_tokens(folder: str, copies: str) -> dict:
     """What each tokenizer could not be loaded for, and the texts of which the two say different things."""
     from transformers import AutoTokenizer
 
-    said, failed = [], []
+    said, failed, texts = [], [], list(TEXTS)
     for place, trusted in ((copies, False), (folder, True)):
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted)
-            read = [[*tokenizer(text)["input_ids"], *tokenizer(text, "x")["input_ids"]] for text in TEXTS]
+            if not said:  # words that its vocabulary has: of a small one, most of those texts are unknown
+                words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+                known = " ".join(words[:: len(words) // 500 + 1])
+                texts += [known, known.swapcase(), known.replace(" ", "")]
+            read = [[*tokenizer(text)["input_ids"], *tokenizer(text, "x")["input_ids"]] for text in texts]
             said.append([*read, [len(tokenizer), *sorted(tokenizer.all_special_ids)]])
             failed.append(None)
         except Exception as error:  # whatever a class and its libraries raise
             failed.append((str(error).strip() or type(error).__name__).splitlines()[0])
-    pairs = zip((*TEXTS, "their sizes and special tokens"), *said, strict=True) if len(said) == 2 else ()
+    pairs = zip((*texts, "their sizes and special tokens"), *said, strict=True) if len(said) == 2 else ()
     differing = [text for text, one, other in pairs if one != other]
-    return {"input": failed[0], "output": failed[1], "differing": differing, "texts": len(TEXTS)}
+    return {"input": failed[0], "output": failed[1], "differing": differing, "texts": len(texts)}
 
 
 def end_with_parent() -> None:

@@ -153,7 +153,7 @@ def choose_tokenizer(own: Tokenizer, vocab_size: int, donor: tuple[Source, dict]
 
 def _class_name(source: Source, file: str, config: dict) -> str | None:
     name = config.get("tokenizer_class")
-    if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w*Token\w*", name)):
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"(?!\d)\w*Token\w*", name)):
         raise ConversionError(f"{source.where(file)}: tokenizer_class is {name!r}; expected a tokenizer's class")
     return name
 

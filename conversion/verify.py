@@ -83,7 +83,8 @@ def judge_tokens(plan: Plan, tokens: dict) -> str:
     """
     differing, other = tokens["differing"], "the input's" if not plan.tokenizer.lent else "the donor's"
     if differing or (tokens["output"] and not tokens["input"]):
-        what = f"reads {listed(differing, 2)} differently" if differing else f"can't be loaded: {tokens['output']}"
+        texts = listed([repr(text[:40]) for text in differing], 2)
+        what = f"reads {texts} differently" if differing else f"can't be loaded: {tokens['output']}"
         raise ConversionError(
             f"{plan.output}: its tokenizer ({plan.tokenizer.class_name}) {what}, unlike {other}; convert with another "
             "version of transformers, or with --format bert, whose model type transformers knows"
