@@ -188,7 +188,8 @@ def from_page(name: str, revision: str | None = None) -> tuple[str, str | None]:
     Raises:
         ConversionError: It is the page of something else, or of another revision.
     """
-    host, path = "|".join(map(re.escape, (*PAGES, urlsplit(wire.endpoint()).netloc))), None
+    mirror, path = urlsplit(wire.endpoint()).netloc, None
+    host = "|".join(map(re.escape, filter(None, (*PAGES, mirror))))
     if found := re.fullmatch(rf"(?:https?://)?(?:{host})/(.*)|hf://(?:models/)?(.*)", name):
         path = urlsplit(found[1] or found[2] or "").path.strip("/")
     if path is None or os.path.exists(local_path(name)):

@@ -76,7 +76,7 @@ FAULTS = {
     "a reset": (faults.reset, r"can't be reached at {url} \(.+\)"),
     "an endless body": (
         faults.endless,
-        r"the Hub failed at {url} \((it sent more than \d+ bytes|.*ignores byte .*)\)",
+        r"the Hub failed \(it sent more than \d+ bytes\) at {url}; try again",
     ),
     "an endless error": (faults.endless_error, r"the Hub at {url} answered 403 \(Forbidden\)"),
     "redirects in a circle": (
@@ -87,6 +87,10 @@ FAULTS = {
     "500": (faults.status(500), r"the Hub at {url} answered 500 \(Internal Server Error\); try again later"),
     "503": (faults.status(503), r"the Hub at {url} answered 503 \(Service Unavailable\); try again later"),
     "404 of something else": (faults.status(404), r"the Hub at {url} answered 404 \(Not Found\)"),
+    "a file that is gone": (
+        faults.status(404, X_Error_Code="EntryNotFound"),
+        "a file is missing on the Hub: /.*donor",
+    ),
     "a disabled repository": (
         faults.status(403, X_Error_Message="Access to this resource is disabled."),
         r"answered 403 \(Access to this resource is disabled\.\)",
