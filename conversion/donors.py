@@ -106,11 +106,16 @@ class Donors:
                 "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
                 "or the mean of the last hidden states instead of pooler_output"
             )
-        weight = candidate.pooler[POOLER[0]].values()
-        if weight.min() == weight.max():
-            objections.append(
-                f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
-            )
+        if not objections:  # else it is not read over the wire
+            if candidate.tensors[POOLER[0]].data is None:
+                read = {key: tensor.in_memory() for key, tensor in candidate.pooler.items()}
+                candidate = dataclasses.replace(candidate, tensors=candidate.tensors | read)
+                self._opened[name, revision] = candidate
+            weight = candidate.pooler[POOLER[0]].values()
+            if weight.min() == weight.max():
+                objections.append(
+                    f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
+                )
         notes = tuple(oddities(checkpoint.config, candidate))
         return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections), notes)
 
