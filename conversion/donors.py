@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -107,11 +106,16 @@ class Donors:
                 "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
                 "or the mean of the last hidden states instead of pooler_output"
             )
-        weight = candidate.pooler[POOLER[0]].values()
-        if weight.min() == weight.max():
-            objections.append(
-                f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
-            )
+        if not objections:  # else it is not read over the wire
+            if candidate.tensors[POOLER[0]].data is None:
+                read = {key: tensor.in_memory() for key, tensor in candidate.pooler.items()}
+                candidate = dataclasses.replace(candidate, tensors=candidate.tensors | read)
+                self._opened[name, revision] = candidate
+            weight = candidate.pooler[POOLER[0]].values()
+            if weight.min() == weight.max():
+                objections.append(
+                    f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
+                )
         notes = tuple(oddities(checkpoint.config, candidate))
         return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections), notes)
 
@@ -171,13 +175,11 @@ class Donors:
     def _none_found(self, checkpoint: Checkpoint, refused: dict[str, list[str]]) -> ConversionError:
         """The refusal; one cause stands in it once, before all else, however many names it concerns."""
         where = checkpoint.source.where()
-        unreached = refused.pop(self._unreachable, []) if self._unreachable else []
         others = " | ".join(_not_taken(refused))
-        if unreached:
+        if [*refused] == [self._unreachable]:
             return ConversionError(
-                f"{where}: {self._unreachable}; name a folder with the model that its training started from: "
-                f"--pooler-from FOLDER. Not looked at: {', '.join(unreached)}"
-                + (f". Not taken: {others}" if others else "")
+                f"{where}: {self._unreachable}; no donor found for its pooler: name a folder with the model that its "
+                f"training started from, --pooler-from FOLDER. Not looked at: {', '.join(refused[self._unreachable])}"
             )
         return ConversionError(
             f"{where}: no donor found for its pooler; name the model that its training started from with "
@@ -300,8 +302,6 @@ def _as_donors(name: str) -> list[str]:
         return [name]
     if cached := re.search(r"(?:^|[/\\])models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]", name):
         return ["/".join(filter(None, cached.groups()))]  # in the Hub's cache of another machine
-    with contextlib.suppress(ConversionError):  # a page of something else leads to no donor either
-        name, _ = hub.from_page(name)
     ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name in LEGACY_NAMES else []
     ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
     return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))

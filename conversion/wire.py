@@ -149,6 +149,8 @@ def get(url: str, what: str, start: int = 0, length: int | None = None, size: in
             if pause is None and error.response.status_code != 429:
                 raise
             failure = f"429 Too Many Requests{_asked(error.response, '; wait {} s')}"
+        except (TypeError, AttributeError, NameError):  # a mistake of ours is no failure of the Hub's
+            raise
         except Exception as error:  # httpx's, requests' or urllib3's, which have no base in common
             failure, pause = cause(error), attempt / 5
         if pause is None or attempt == ATTEMPTS:
@@ -211,7 +213,7 @@ def _bad(text: str, status: int = 200) -> Answered:
 @contextlib.contextmanager
 def _stream(session: Any, url: str, headers: dict, timeout: float) -> Iterator[tuple[Any, Iterator[bytes]]]:
     """A GET's answer, of which nothing but the head has been read."""
-    if hasattr(session, "stream"):  # httpx: huggingface_hub 1.0 and later
+    if hasattr(session, "event_hooks"):  # httpx: huggingface_hub 1.0 and later
         with session.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:
             yield answer, answer.iter_bytes()
     else:

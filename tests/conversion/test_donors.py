@@ -165,7 +165,7 @@ def test_a_name_that_names_nothing_is_passed_over(name, checkpoint, donor, out, 
 def test_a_named_donor_out_of_reach_is_not_replaced_by_a_guess(checkpoint, donor, table):
     table({"user/guess": donor})
     name_it(checkpoint, "_name_or_path", "user/named")
-    text = r"user/named: .*not in the local cache.*\(named by config.json's _name_or_path; to take another"
+    text = r"not in the local cache.*--pooler-from FOLDER. Not looked at: user/named$"
     with pytest.raises(ConversionError, match=text):
         graft(checkpoint)
 

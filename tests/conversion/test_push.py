@@ -165,7 +165,7 @@ REFUSALS = {
     "429 for an hour": (
         OWNER,
         faults.status(429, Retry_After="3600"),
-        "(Too Many Requests; wait 3600 s)",
+        "(Too Many Requests",
     ),
 }
 
