@@ -42,7 +42,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import yaml
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, metadata_load, try_to_load_from_cache
-from huggingface_hub.errors import (
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.utils import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -51,9 +52,9 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    disable_progress_bars,
+    yaml_dump,
 )
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import disable_progress_bars, yaml_dump
 from huggingface_hub.utils.logging import set_verbosity_error
 from tqdm import tqdm
 
