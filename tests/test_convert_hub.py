@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -513,6 +514,7 @@ def test_a_hub_that_is_not_there_is_refused(part, hub, refused, donor):
 
 
 @pytest.mark.versions
+@pytest.mark.skipif(huggingface_hub.__version__.startswith("0.23."), reason="huggingface_hub 0.23 does not ask again")
 @pytest.mark.parametrize("after", [0, 1000, 3000])
 def test_a_connection_that_is_cut_once_is_taken_up_again(after, hub, converted, place, donor):
     hub.add_repo("user/donor", donor)

@@ -2,12 +2,14 @@
 
 import http.client
 
+import huggingface_hub
 import pytest
 from checkpoints import answer
 from hub_server import HubServer
 
 pytestmark = pytest.mark.versions
 
+OLD_HUB = huggingface_hub.__version__.startswith("0.23.")
 WEIGHTS = bytes(range(256)) * 4000
 FILES = {"config.json": b'{"model_type": "bert"}', "model.safetensors": WEIGHTS, "1_Pooling/config.json": b"{}"}
 SETUP = """
@@ -133,7 +135,8 @@ tell(api.whoami()['name'], urls, outcome(lambda: api.create_repo('user/new')))
     name, urls, again = client(code, token=hub.TOKEN)
     assert name == "user"
     assert again == "HfHubHTTPError"
-    initial, upload, deletion = hub.commits("user/new")
+    initial, upload, *unchanged, deletion = hub.commits("user/new")
+    assert all(commit.files == upload.files for commit in unchanged), "0.23 commits what has not changed"
     assert hub.repos["user/new"].private
     assert (initial.title, upload.title) == ("initial commit", "Pooled")
     # Nothing had changed the second time; 0.x gives the folder's address instead of the commit's in both cases.
@@ -160,6 +163,8 @@ tell(outcome(upload))
 
 
 LOST = ["RepositoryNotFoundError", "RepositoryNotFoundError", "FileNotFoundError"]
+# A file that 0.23 cannot have, it looks for in its cache.
+EXPIRED = "LocalEntryNotFoundError" if OLD_HUB else "HfHubHTTPError"
 CLOSED = ["user/gated", "GatedRepoError", "GatedRepoError"]
 
 
@@ -169,7 +174,7 @@ CLOSED = ["user/gated", "GatedRepoError", "GatedRepoError"]
         (None, LOST, CLOSED, LOST),
         (HubServer.STRANGER, LOST, CLOSED, LOST),
         (HubServer.TOKEN, ["user/private", "{}", "{}"], ["user/gated", "{}", "{}"], LOST),
-        ("hf_expired", *[["HfHubHTTPError"] * 3] * 3),
+        ("hf_expired", *[["HfHubHTTPError", EXPIRED, "HfHubHTTPError"]] * 3),
     ],
     ids=["anonymous", "stranger", "owner", "expired"],
 )
@@ -201,7 +206,7 @@ tell(outcome(lambda: api.create_repo('user/new')), outcome(lambda: api.delete_fi
 def test_unknown_revisions_and_files_are_told_apart(hub, client):
     hub.add_repo("user/repo", FILES)
     code = """
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import EntryNotFoundError
 def missing(name, revision):
     try:
         hf_hub_download('user/repo', name, revision=revision)
@@ -228,15 +233,15 @@ tell(HfApi().model_info('bert-base-chinese').id, Path(path).read_text(), Path(fo
 
 
 def test_a_cut_connection_is_felt_by_the_client(hub, client):
-    """Reads by range are asked for again; whole downloads only by the newer clients."""
+    """Reads by range are asked for again, except by 0.23; whole downloads only by the newer clients."""
     hub.add_repo("user/repo", FILES)
     hub.cut_after = 1000
     code = """
 with HfFileSystem().open('user/repo/model.safetensors', cache_type='none') as file:
-    tell(len(file.read(5000)))
+    tell(outcome(lambda: len(file.read(5000))))
 """
-    assert client(code) == [5000]
-    assert [request.sent for request in hub.log if request.range] == [1000, 5000]
+    assert client(code) == (["ChunkedEncodingError"] if OLD_HUB else [5000])
+    assert [request.sent for request in hub.log if request.range] == ([1000] if OLD_HUB else [1000, 5000])
     hub.cut_after = 1000
     code = """
 download = lambda: Path(hf_hub_download('user/repo', 'model.safetensors')).stat().st_size

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -21,6 +20,7 @@ CODE = (
     "__init__.py",
     "calibration.py",
     "configuration_bert_pooled_mlm.py",
+    "conversion/__init__.py",
     "convert.py",
     "modeling_bert_pooled_mlm.py",
     "py.typed",
@@ -33,13 +33,13 @@ def source(tmp_path_factory) -> Path:
     """A copy of the checkout, in the folder that `git clone` makes: building leaves its traces there."""
     folder = tmp_path_factory.mktemp("source") / "bert-pooled-mlm"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
-    for name in ("tests", "benchmarks", "examples", ".ci"):
+    for name in ("conversion", "tests", "benchmarks", "examples", ".ci"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, folder)
-    assert {*BUILD_FILES} <= {path.name for path in folder.iterdir()}
+    assert all((folder / name).is_file() for name in BUILD_FILES)
     return folder
 
 
@@ -85,7 +85,8 @@ def test_the_metadata_state_licence_requirements_and_the_command(wheel):
     assert "Apache-2.0" in (metadata.metadata["License-Expression"], metadata.metadata["License"])
     assert metadata.metadata["Requires-Python"] == ">=3.10"
     required = {entry for entry in metadata.requires if "extra ==" not in entry}
-    assert required == {"transformers>=4.41", "torch>=2.2", "safetensors", "huggingface_hub"}
+    lowest = {"transformers>=4.41", "torch>=2.2", "huggingface_hub>=0.23"}
+    assert required == lowest | {"numpy", "PyYAML", "safetensors", "tqdm"}
     (command,) = metadata.entry_points
     assert (command.name, command.value) == ("bert-pooled-mlm-convert", "bert_pooled_mlm.convert:main")
 
@@ -114,7 +115,8 @@ def test_installed_it_imports_registers_and_brings_its_command(how, source, whee
     python = tmp_path / "env/bin/python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    packages = [folder for folder in sys.path if folder.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(packages) + "\n", encoding="utf-8")
     what = {"wheel": [wheel], "folder": [source], "editable": ["-e", source]}[how]
     pip("--python", python, "install", "--ignore-installed", *what)
 
