@@ -327,8 +327,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if blob.lfs:
                     siblings[-1]["lfs"] = {"sha256": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
         state = {"private": repo.private, "gated": "auto" if repo.gated else False, "disabled": False}
-        dates = {"lastModified": DATE, "createdAt": DATE}
-        return {"id": repo.id, "modelId": repo.id, "sha": commit.sha, "siblings": siblings, "tags": []} | state | dates
+        # huggingface_hub 0.23 asks for both counts.
+        facts = {"lastModified": DATE, "createdAt": DATE, "downloads": 0, "likes": 0}
+        return {"id": repo.id, "modelId": repo.id, "sha": commit.sha, "siblings": siblings, "tags": []} | state | facts
 
     def _entries(self, commit: Commit, expand: str) -> list[dict]:
         """Folders too, as git has them; `lastCommit` only if asked for."""

@@ -78,7 +78,8 @@ def test_the_metadata_state_licence_requirements_and_the_command(wheel):
     assert "Apache-2.0" in (metadata.metadata["License-Expression"], metadata.metadata["License"])
     assert metadata.metadata["Requires-Python"] == ">=3.10"
     required = {entry for entry in metadata.requires if "extra ==" not in entry}
-    assert required == {"transformers>=4.41", "torch>=2.2", "safetensors", "huggingface_hub"}
+    lowest = {"transformers>=4.41", "torch>=2.2", "huggingface_hub>=0.23"}
+    assert required == lowest | {"numpy", "PyYAML", "safetensors", "tqdm"}
     (command,) = metadata.entry_points
     assert (command.name, command.value) == ("bert-pooled-mlm-convert", "bert_pooled_mlm.convert:main")
 
