@@ -15,8 +15,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction,
     AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
     BertTokenizerFast,
@@ -27,7 +31,11 @@ from .conversion.regression import Calibration, calibrate_pooler
 from .convert import ConversionError, ConversionReport, convert
 from .modeling_bert_pooled_mlm import (
     BertPooledMLMForMaskedLM,
+    BertPooledMLMForMultipleChoice,
+    BertPooledMLMForNextSentencePrediction,
+    BertPooledMLMForQuestionAnswering,
     BertPooledMLMForSequenceClassification,
+    BertPooledMLMForTokenClassification,
     BertPooledMLMModel,
     BertPooledMLMModelOutput,
     BertPooledMLMOutput,
@@ -36,7 +44,11 @@ from .modeling_bert_pooled_mlm import (
 __all__ = [
     "BertPooledMLMConfig",
     "BertPooledMLMForMaskedLM",
+    "BertPooledMLMForMultipleChoice",
+    "BertPooledMLMForNextSentencePrediction",
+    "BertPooledMLMForQuestionAnswering",
     "BertPooledMLMForSequenceClassification",
+    "BertPooledMLMForTokenClassification",
     "BertPooledMLMModel",
     "BertPooledMLMModelOutput",
     "BertPooledMLMOutput",
@@ -56,4 +68,8 @@ AutoModel.register(BertPooledMLMConfig, BertPooledMLMModel)
 AutoModelForMaskedLM.register(BertPooledMLMConfig, BertPooledMLMForMaskedLM)
 AutoModelForPreTraining.register(BertPooledMLMConfig, BertPooledMLMForMaskedLM)
 AutoModelForSequenceClassification.register(BertPooledMLMConfig, BertPooledMLMForSequenceClassification)
+AutoModelForMultipleChoice.register(BertPooledMLMConfig, BertPooledMLMForMultipleChoice)
+AutoModelForNextSentencePrediction.register(BertPooledMLMConfig, BertPooledMLMForNextSentencePrediction)
+AutoModelForTokenClassification.register(BertPooledMLMConfig, BertPooledMLMForTokenClassification)
+AutoModelForQuestionAnswering.register(BertPooledMLMConfig, BertPooledMLMForQuestionAnswering)
 AutoTokenizer.register(BertPooledMLMConfig, slow_tokenizer_class=BertTokenizer, fast_tokenizer_class=BertTokenizerFast)

@@ -19,6 +19,10 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": f"{_MODELING}.BertPooledMLMForMaskedLM",
     "AutoModelForPreTraining": f"{_MODELING}.BertPooledMLMForMaskedLM",
     "AutoModelForSequenceClassification": f"{_MODELING}.BertPooledMLMForSequenceClassification",
+    "AutoModelForMultipleChoice": f"{_MODELING}.BertPooledMLMForMultipleChoice",
+    "AutoModelForNextSentencePrediction": f"{_MODELING}.BertPooledMLMForNextSentencePrediction",
+    "AutoModelForTokenClassification": f"{_MODELING}.BertPooledMLMForTokenClassification",
+    "AutoModelForQuestionAnswering": f"{_MODELING}.BertPooledMLMForQuestionAnswering",
 }
 
 
@@ -62,15 +66,52 @@ class BertPooledMLMConfig(BertConfig):
         self.return_logits = return_logits
         self.pooler_source = pooler_source
 
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """The text of config.json, with the `auto_map` that points to the code in the same folder.
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """Writes config.json, with the `auto_map` that points to the code in the same folder.
 
         In memory, transformers writes the origin of the code into `auto_map` (`user/repo--module.Class`), and
         4.41 to 5.0 need it there for `from_pretrained(other_weights, config=config)`. Saved, it would tie a trained
         checkpoint to the repo that it was started from.
         """
-        fields = json.loads(super().to_json_string(use_diff=use_diff))
-        return json.dumps({**fields, "auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n"
+        in_memory = getattr(self, "auto_map", None)
+        self.auto_map = dict(AUTO_MAP)
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            if in_memory is not None:
+                self.auto_map = in_memory
+
+    def sentence_transformers_files(self) -> dict[str, bytes]:
+        """The JSON files by which sentence-transformers opens a saved folder, by name: [CLS] pooling, then Dense.
+
+        In the spelling that its versions 3.0 to 6.2 and text-embeddings-inference read. `model_args` spares whoever
+        wants sentence vectors the MLM head.
+        """
+        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
+        modes = ("max_tokens", "mean_sqrt_len_tokens", "mean_tokens")
+        files = {
+            "modules.json": [
+                {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for number, (path, kind) in enumerate(kinds)
+            ],
+            "sentence_bert_config.json": {
+                "max_seq_length": self.max_position_embeddings,
+                "do_lower_case": False,
+                "model_args": {"return_logits": False},
+            },
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": self.hidden_size,
+                "pooling_mode_cls_token": True,
+                **{f"pooling_mode_{mode}": False for mode in modes},
+            },
+            "2_Dense/config.json": {
+                "in_features": self.hidden_size,
+                "out_features": self.hidden_size,
+                "bias": True,
+                "activation_function": "torch.nn.modules.activation.Tanh",
+            },
+        }
+        return {name: (json.dumps(value, indent=2, sort_keys=True) + "\n").encode() for name, value in files.items()}
 
 
 # transformers 4.48 forgets to register classes loaded with trust_remote_code, and would then save them without code.

@@ -39,21 +39,23 @@ from tqdm import tqdm
 if __package__:
     from .conversion import calibrate as fitting
     from .conversion import checkpoint as reading
-    from .conversion import hub, staging, texts, verify, write
+    from .conversion import hub, staging, texts, verify, wire, write
     from .conversion import plan as planning
     from .conversion.donors import Donors, named_folders
     from .conversion.errors import ConversionError, first_line, printable
     from .conversion.formats import FORMATS
+    from .conversion.push import Upload, push
     from .conversion.report import ConversionReport
     from .conversion.sources import local_path
 else:
     from conversion import calibrate as fitting
     from conversion import checkpoint as reading
-    from conversion import hub, staging, texts, verify, write
+    from conversion import hub, staging, texts, verify, wire, write
     from conversion import plan as planning
     from conversion.donors import Donors, named_folders
     from conversion.errors import ConversionError, first_line, printable
     from conversion.formats import FORMATS
+    from conversion.push import Upload, push
     from conversion.report import ConversionReport
     from conversion.sources import local_path
 
@@ -70,6 +72,7 @@ def convert(
     format: str = "pooled",
     push_to_hub: str | None = None,
     private: bool = False,
+    create_pr: bool = False,
     calibrate: str | os.PathLike | None = None,
     calibrate_samples: int = fitting.Options.samples,
     calibrate_length: int = fitting.Options.length,
@@ -97,7 +100,8 @@ def convert(
         format: "pooled": this package's classes, their code included. "bert": stock BERT, which needs no remote code.
             "encoder": as `BertModel` saves it, for vectors only; a checkpoint without an MLM head can become this.
         push_to_hub: The repo to upload the result to.
-        private: Create that repo private.
+        private: Create that repo private; a public one is refused.
+        create_pr: Open a pull request there, in a repo that may be another's, instead of committing to it.
         calibrate: Unlabelled texts, to refit the pooler to the encoder that it now sits on: a file with one text a
             line, a `.tsv`, `.csv`, `.jsonl` or `.json` with `text` (and `text_pair`), or a data set's id or folder.
         calibrate_samples: Texts at most.
@@ -118,13 +122,21 @@ def convert(
     Raises:
         ConversionError: A refusal, with one clear line; neither input nor destination has been touched. If only the
             upload failed, the output is there, and the line says how to try again.
-        ValueError: An unknown `format`, or `force_donor` without `pooler_from`.
+        ValueError: An unknown `format`, or one argument without another that it needs.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: expected {' or '.join(map(repr, FORMATS))}")
     if force_donor and pooler_from is None:
         raise ValueError("force_donor needs pooler_from: a guess is not forced")
-    name, target = os.fspath(checkpoint), FORMATS[format]
+    if push_to_hub is None and (private or create_pr):
+        raise ValueError("private and create_pr need push_to_hub")
+    if donors is None:
+        wire.new_call()
+    name, revision = hub.from_page(os.fspath(checkpoint), revision)
+    if pooler_from is not None:
+        pooler_from, pooler_revision = hub.from_page(os.fspath(pooler_from), pooler_revision)
+    upload = None if push_to_hub is None else Upload(push_to_hub, private, create_pr)
+    target = FORMATS[format]
     output = local_path(staging.default_output(name) if output_dir is None else output_dir)
     options = None
     if calibrate is not None:
@@ -138,7 +150,7 @@ def convert(
         check_call(name, push_to_hub, needs_torch=options is not None, verifies=verify and not dry_run)
         read = reading.read_checkpoint(reading.open_checkpoint(name, revision), vectors_only=not target.has_mlm_head)
         if read.is_converted and read.format is target and not replace_pooler and options is None:
-            return already_pooled(name, read, push_to_hub)
+            return already_pooled(name, read, upload)
         if not dry_run:
             staging.clear_stale(output)
         plan = planning.make_plan(
@@ -147,7 +159,7 @@ def convert(
             donors or Donors(),
             format=target,
             title=push_to_hub or output.name,
-            pooler_from=None if pooler_from is None else os.fspath(pooler_from),
+            pooler_from=pooler_from,
             pooler_revision=pooler_revision,
             replace_pooler=replace_pooler,
             force_donor=force_donor,
@@ -157,11 +169,9 @@ def convert(
         plan, fit = fitting.refit(plan, options, dry_run, progress) if options else (plan, None)
         if dry_run:
             return ConversionReport.of("planned", name, plan, calibration=fit)
-        verified = carry_out(plan, overwrite, verify, progress)
-    pushed = None
-    if push_to_hub is not None:
-        pushed = hub.push(output, push_to_hub, private, plan.commit_message)
-    return ConversionReport.of("converted", name, plan, calibration=fit, verified=verified, pushed=pushed)
+        proof = carry_out(plan, overwrite, verify, progress)
+    pushed, notes = push(output, upload, plan.commit_message) if upload else (None, [])
+    return ConversionReport.of("converted", name, plan, calibration=fit, proof=proof, pushed=pushed, push_notes=notes)
 
 
 @contextlib.contextmanager
@@ -189,17 +199,16 @@ def check_call(name: str, repo_id: str | None, needs_torch: bool, verifies: bool
         )
 
 
-def already_pooled(name: str, read: reading.Checkpoint, push_to_hub: str | None) -> ConversionReport:
+def already_pooled(name: str, read: reading.Checkpoint, upload: Upload | None) -> ConversionReport:
     """The report of a checkpoint that is left alone."""
-    if push_to_hub is not None:
+    if upload is not None:
         raise ConversionError(
-            f"{name}: pooled already, nothing was pushed; to publish it as it is: "
-            f"{hub.upload_command(push_to_hub, read.source.path)}"
+            f"{name}: pooled already, nothing was pushed; to publish it as it is: {upload.command(read.source.path)}"
         )
     return ConversionReport.of_checkpoint("already pooled", name, read, read.format.name)
 
 
-def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bool) -> str | None:
+def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bool) -> verify.Proof | None:
     """Writes, verifies and names the output; returns what the verification says."""
     bar = tqdm(
         total=plan.nbytes,
@@ -242,7 +251,8 @@ def parser() -> argparse.ArgumentParser:
     formats = "; ".join(f"{format.name}: {format.summary}" for format in FORMATS.values())
     add("--format", choices=tuple(FORMATS), default="pooled", help=f"{formats}; default: %(default)s")
     add("--push-to-hub", metavar="REPO_ID", help="upload the result; token from HF_TOKEN or `hf auth login`")
-    add("--private", action="store_true", help="create that repo private")
+    add("--private", action="store_true", help="create that repo private; a public one is refused")
+    add("--create-pr", action="store_true", help="open a pull request there instead; the repo may be another's")
     add(
         "--calibrate",
         metavar="TEXTS",
@@ -285,8 +295,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         command.error("--force-donor needs --pooler-from DONOR: a guess is not forced")
     if arguments.pooler_revision and not arguments.pooler_from:
         command.error("--pooler-revision needs --pooler-from DONOR")
-    if arguments.private and not arguments.push_to_hub:
-        command.error("--private needs --push-to-hub REPO_ID")
+    for name in ("private", "create_pr"):
+        if getattr(arguments, name) and not arguments.push_to_hub:
+            command.error(f"--{name.replace('_', '-')} needs --push-to-hub REPO_ID")
     for name in ("calibrate_samples", "calibrate_length", "calibrate_batch_size", "device"):
         if getattr(arguments, name) != command.get_default(name) and arguments.calibrate is None:
             command.error(f"--{name.replace('_', '-')} needs --calibrate TEXTS")
@@ -313,6 +324,9 @@ def run(arguments: argparse.Namespace) -> int:
     set_verbosity_error()  # huggingface_hub logs each retry, and would bury the one clear line
     if quiet or not sys.stderr.isatty():
         disable_progress_bars()
+    wire.new_call()
+    if not quiet and not as_json:
+        terminal.tell_waits()
     reads = [(name, local_path(name), "another checkpoint of this call") for name in checkpoints]
     reads += [(None, local_path(name), "the donor") for name in (options["pooler_from"],) if name]
     reads += [(None, local_path(texts.path_of(name)), "the texts") for name in (options["calibrate"],) if name]

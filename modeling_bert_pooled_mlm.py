@@ -9,13 +9,17 @@ BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 """
 
 import importlib
+import inspect
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save
 from torch.nn.functional import cross_entropy
-from transformers import BertForMaskedLM, BertForSequenceClassification
-from transformers.models.bert.modeling_bert import BertPooler
+from transformers.models.bert.modeling_bert import BertModel, BertPooler
 from transformers.utils import ModelOutput, is_torchdynamo_compiling, logging
 
 if __package__:
@@ -25,13 +29,25 @@ else:  # Imported from a checkout's root. Not an import statement: the scanners 
 
 __all__ = [
     "BertPooledMLMForMaskedLM",
+    "BertPooledMLMForMultipleChoice",
+    "BertPooledMLMForNextSentencePrediction",
+    "BertPooledMLMForQuestionAnswering",
     "BertPooledMLMForSequenceClassification",
+    "BertPooledMLMForTokenClassification",
     "BertPooledMLMModel",
     "BertPooledMLMModelOutput",
     "BertPooledMLMOutput",
 ]
 
 logger = logging.get_logger(__name__)
+PROJECT_URL = ""  # where bert-pooled-mlm is to be had; messages name it once it is published
+DENSE = {"linear.weight": "bert.pooler.dense.weight", "linear.bias": "bert.pooler.dense.bias"}
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+ENCODER_ARGUMENTS = {"is_causal", "output_attentions", "output_hidden_states", "return_dict"}  # 5.x does not name them
+ENCODER_ARGUMENTS |= inspect.signature(BertModel.forward).parameters.keys()
 
 
 @dataclass
@@ -58,10 +74,7 @@ class BertPooledMLMOutput(ModelOutput):
 
 @dataclass
 class BertPooledMLMModelOutput(ModelOutput):
-    """Output of `BertPooledMLMModel`: without labels, element by element what `BertModel` gives, then the logits.
-
-    Code that takes element 0 for the hidden states (the feature-extraction pipeline) keeps working.
-    """
+    """Output of `BertPooledMLMModel`: `BertModel`'s elements in order (pipelines take element 0), then the logits."""
 
     loss: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
@@ -72,26 +85,35 @@ class BertPooledMLMModelOutput(ModelOutput):
 
 
 class _KeptPooler:
-    """The family's promises at loading: no pooler and no logits made up at random; what is frozen stays frozen."""
+    """What each class of the family adds to a stock BERT class: a pooler that is never lost, nor made up at random."""
 
     config_class = BertPooledMLMConfig
-    pooler_is_trained = True
+    pooler_is_trained = True  # False where the class's own loss does not reach the pooler: it is frozen
+    accepts_loss_kwargs = False  # Trainer of 5.x takes any **kwargs for a loss that reads num_items_in_batch
     # Whole units for `device_map="auto"`; transformers 4.41 to 4.48 look for them on the class itself.
     _no_split_modules = ["BertEmbeddings", "BertLayer"]
-    # What checkpoints of BertForPreTraining, and those of transformers before 4.31, hold besides.
-    _keys_to_ignore_on_load_unexpected = [r"^cls\.seq_relationship\.", r"embeddings\.position_ids$"]
+    # Heads of other classes, and what checkpoints of transformers before 4.31 hold besides.
+    _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
 
-    def __init__(self, config, *args, **kwargs):
-        if type(config).model_type != BertPooledMLMConfig.model_type:  # saved with it, the folder were a stock BERT's
+    def __init__(self, config, *args, return_logits: bool = True, **kwargs):
+        # A stock BertConfig would be saved with the model, and Auto classes would then open the folder as stock BERT.
+        if type(config).model_type != BertPooledMLMConfig.model_type:
             raise ValueError(f"{type(self).__name__} takes a BertPooledMLMConfig, found {type(config).__name__}")
         super().__init__(config, *args, **kwargs)
+        self.return_logits = return_logits  # `model_args` of sentence-transformers: not saved, unlike the config's
+        if self.bert.pooler is None:  # the stock class has none
+            self.bert.pooler = BertPooler(config)
+            self.post_init()
+        self.bert.pooler.requires_grad_(self.pooler_is_trained)
+        self.bert.register_forward_pre_hook(_refuse_what_bert_does_not_honour, with_kwargs=True)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, allow_missing_pooler=False, **kwargs):
         """Loads a pooled or a stock BERT checkpoint that has a pooler; arguments as in `PreTrainedModel`, and:
 
         Args:
-            allow_missing_pooler: Start a new, random pooler where the checkpoint has none.
+            allow_missing_pooler: Start a new, random pooler where the checkpoint has none. It is trainable in every
+                class; saved and loaded again it is a pooler like any other, frozen where the class freezes it.
 
         Raises:
             ValueError: The checkpoint has no pooler, or (under `ignore_mismatched_sizes`) one of another shape. The
@@ -100,42 +122,94 @@ class _KeptPooler:
         name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
         mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])  # 4.57: names alone
-        random_keys = sorted({*info["missing_keys"], *mismatched})
-        random_pooler = [key for key in random_keys if "pooler.dense." in key]
+        random_keys = {*info["missing_keys"], *mismatched}
+        random_pooler = sorted(key for key in random_keys if "pooler.dense." in key)
         if random_pooler and not allow_missing_pooler:
             raise ValueError(
-                f"{name} has no usable pooler: {', '.join(random_pooler)} would be random, different at each load. "
-                "Graft the original one with bert-pooled-mlm, and load the folder that it writes: "
-                f"`python convert.py {shlex.quote(str(name))}`. To train a new one from scratch instead, pass "
-                "allow_missing_pooler=True."
+                f"{name} has no usable pooler: {', '.join(random_pooler)} would be random, different at each load. It "
+                "was lost in training: BertForMaskedLM has no pooler, and saves none. bert-pooled-mlm"
+                f"{PROJECT_URL and f' ({PROJECT_URL})'} gives the original one back: get it, run `python convert.py "
+                f"{shlex.quote(str(name))}`, and load the folder that it writes. To train a new pooler from scratch "
+                "instead, pass allow_missing_pooler=True."
             )
+        if random_pooler:
+            model.config.pooler_source = None  # what it says of the pooler was true of the one that is gone
         # While loading, transformers 5.x resets requires_grad of every parameter.
-        model.bert.pooler.requires_grad_(cls.pooler_is_trained)
+        model.bert.pooler.requires_grad_(cls.pooler_is_trained or bool(random_pooler))
         model._after_loading(random_keys)
         return (model, info) if with_info else model
 
-    def _after_loading(self, random_keys: list[str]) -> None:
-        """A class's own answer to the parameters that the checkpoint did not have."""
+    def _after_loading(self, random_keys: set[str]) -> None:
+        """Fills the copies that a tied MLM head does not store, where this one is not tied (or is cloned, 4.x)."""
+        for copy, original in TIED.items():
+            if copy in random_keys and original not in random_keys:
+                self.get_parameter(copy).data.copy_(self.get_parameter(original))
+
+    def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
+        """Saves as `PreTrainedModel` does, and writes the modules by which sentence-transformers opens the folder."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        # Where several processes call it, later versions of transformers 5 choose the one that writes.
+        if getattr(self, "should_save_on_this_rank", bool)(is_main_process):
+            self._write_sentence_transformers(Path(save_directory))
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        self._write_sentence_transformers(Path(working_dir))  # save_pretrained(push_to_hub=True) uploads in its midst
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _write_sentence_transformers(self, folder: Path) -> None:
+        """The modules, whose Dense is the pooler in the folder's weights: `state_dict=`, shards, offloading all end
+        there. Beside what sentence-transformers itself saves (this file first), or without a pooler, nothing."""
+        pooler = {}
+        for file in sorted(folder.glob("model*.safetensors")):  # the shards, then the single file, which loads first
+            with safe_open(file, "pt") as tensors:
+                stored = {*tensors.keys()}
+                pooler |= {name: tensors.get_tensor(key) for name, key in DENSE.items() if key in stored}
+        for file in () if pooler else folder.glob("pytorch_model*.bin"):  # safe_serialization=False, until 5.0
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            pooler |= {name: tensors[key] for name, key in DENSE.items() if key in tensors}
+        if not pooler or (folder / "config_sentence_transformers.json").exists():
+            return
+        dense = {"2_Dense/model.safetensors": save(pooler, {"format": "pt"})}
+        for name, data in {**self.config.sentence_transformers_files(), **dense}.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).unlink(missing_ok=True)  # uploads skip a folder in which no file is new
+            (folder / name).write_bytes(data)
 
 
-class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
-    """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
+def _has_values(tensor: torch.Tensor) -> bool:
+    """Whether Python may look at them: not while a graph is compiled, traced or captured, on meta, nor under vmap."""
+    if is_torchdynamo_compiling() or torch.jit.is_tracing():
+        return False
+    if tensor.is_meta or type(tensor) is not torch.Tensor or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
-    `from_pretrained` takes a stock BERT that has a pooler, or a pooled checkpoint; `forward` gives a
-    `BertPooledMLMOutput`; `save_pretrained` writes the code beside the weights, for `trust_remote_code=True`. The
-    pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
-    """
 
-    output_class = BertPooledMLMOutput
-    pooler_is_trained = False
-    reads_return_logits = False  # of the config: a saved False would break the fill-mask pipeline
+def _refuse_what_bert_does_not_honour(encoder, args, kwargs):
+    """Before each encoder pass: unknown arguments, which 5.x swallows, and texts packed into one row."""
+    unknown = sorted(kwargs.keys() - ENCODER_ARGUMENTS)
+    if unknown:
+        raise TypeError(f"forward() does not read {', '.join(unknown)}: leave it out")
+    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    if positions is None or not _has_values(positions) or (mask is not None and mask.dim() > 2):  # a mask of blocks
+        return
+    if mask is not None:  # what padding says does not count
+        positions = positions.masked_fill(mask[..., -positions.shape[-1] :] == 0, positions.max() + 1)
+    starts, falls = positions == positions.amin(-1, keepdim=True), positions[..., 1:] < positions[..., :-1]
+    if (starts[..., 1:] & falls & starts.cumsum(-1)[..., :-1].bool()).any():
+        raise ValueError(
+            "position_ids start anew within a row: BERT's attention would mix the texts packed there, and the pooler "
+            "read the first one only. Give each text a row of its own, as DataCollatorWithPadding does."
+        )
+
+
+class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
+    """Encoder, pooler, MLM head and loss: the one `forward` behind two public classes, which declare the following."""
+
+    output_class: type[ModelOutput]
+    logits_are_optional: bool  # whether a `return_logits: false` of the config or the loading is obeyed
     accepts_loss_kwargs = True  # Trainer passes num_items_in_batch, and does not divide the loss again
-
-    def __init__(self, config: BertPooledMLMConfig):
-        super().__init__(config)
-        self.bert.pooler = BertPooler(config)
-        self.bert.pooler.requires_grad_(self.pooler_is_trained)
-        self.post_init()
+    _keys_to_ignore_on_load_unexpected = [r"^cls\.seq_relationship\.", r"embeddings\.position_ids$"]
 
     def forward(
         self,
@@ -155,15 +229,17 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         Takes what `BertForMaskedLM.forward` takes (`output_hidden_states` and the like through `**kwargs`), and:
 
         Args:
+            labels: Of the input's shape; -100 where nothing is to be predicted.
             return_logits: Whether to return the logits. If not, the MLM head runs on the labelled positions alone, and
                 without labels not at all. Default: yes; in `BertPooledMLMModel` the config's `return_logits`.
             num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices: the loss is
                 the summed cross-entropy over this number. Default: those of this call, hence their mean.
         """
-        if return_dict is None:  # torchscript is 4.x's; tracing wants tuples
-            return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)
+        if return_dict is None:
+            legacy = transformers.__version__.startswith("4.")  # 5.0 removed torchscript, which wants tuples
+            return_dict = self.config.return_dict and not (legacy and self.config.torchscript)
         if return_logits is None:
-            return_logits = not self.reads_return_logits or self.config.return_logits
+            return_logits = not self.logits_are_optional or (self.config.return_logits and self.return_logits)
         encoded = self.bert(
             input_ids,
             attention_mask=attention_mask,
@@ -173,14 +249,16 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
             return_dict=True,
             **kwargs,
         )
-        loss = logits = None
-        states = encoded.last_hidden_state
+        states, loss, logits = encoded.last_hidden_state, None, None
         if labels is not None:
             labels = labels.to(states.device)
-            # The loss reads the labelled rows: copies of the others, as stock makes them, are a step's largest arrays.
-            # Only the shapes of a compiled graph must not depend on their number, unless it is sparse anyway.
+            if labels.shape != states.shape[:-1]:
+                raise ValueError(f"labels are {tuple(labels.shape)}, the input is {tuple(states.shape[:-1])}")
             sparse = self.training and self.config.sparse_prediction
-            all_rows = is_torchdynamo_compiling() and not sparse
+            # The loss reads the labelled rows alone: the logits of all rows, copied, are a step's largest arrays.
+            # Where their number cannot be known, all rows are taken: a compiled graph, above all, would be compiled
+            # anew for each number. `sparse_prediction` asks for just these rows, compiled or not.
+            all_rows = not (sparse or _has_values(labels))
             labelled = slice(None) if all_rows else (labels != -100).nonzero(as_tuple=True)
             if sparse or not return_logits:
                 logits = scores = self.cls(states[labelled])
@@ -193,7 +271,7 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         output = self.output_class(
             loss=loss,
             logits=logits if return_logits else None,
-            last_hidden_state=encoded.last_hidden_state,
+            last_hidden_state=states,
             pooler_output=encoded.pooler_output,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
@@ -209,27 +287,40 @@ class BertPooledMLMForMaskedLM(_KeptPooler, BertForMaskedLM):
         return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
 
 
-class BertPooledMLMModel(BertPooledMLMForMaskedLM):
+class BertPooledMLMForMaskedLM(_BertWithMLMHead):
+    """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
+
+    `from_pretrained` takes a stock BERT that has a pooler, or a pooled checkpoint; `forward` gives a
+    `BertPooledMLMOutput`; `save_pretrained` writes the code beside the weights, for `trust_remote_code=True`. The
+    pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
+    """
+
+    output_class = BertPooledMLMOutput
+    pooler_is_trained = False
+    logits_are_optional = False  # the fill-mask pipeline needs them, whatever the config says
+
+
+class BertPooledMLMModel(_BertWithMLMHead):
     """Drop-in for `BertModel` by its outputs, plus the MLM head's logits; its pooler is trainable.
 
     For MLM training take `BertPooledMLMForMaskedLM`: DDP stops at a trainable pooler, which that loss never reaches.
     """
 
     output_class = BertPooledMLMModelOutput
-    pooler_is_trained = True
-    reads_return_logits = True
+    logits_are_optional = True
 
-    def __init__(self, config: BertPooledMLMConfig, add_pooling_layer: bool = True):
+    def __init__(self, config: BertPooledMLMConfig, add_pooling_layer: bool = True, **kwargs):
         if not add_pooling_layer:
             raise ValueError(
                 "BertPooledMLMModel always has its pooler: add_pooling_layer=False is for "
                 "transformers.BertModel.from_pretrained(folder, add_pooling_layer=False), which reads the same folder."
             )
-        super().__init__(config)
+        super().__init__(config, **kwargs)
 
-    def _after_loading(self, random_keys: list[str]) -> None:
-        if any(key.startswith("cls.predictions.") for key in random_keys):
-            self.config.return_logits = False
+    def _after_loading(self, random_keys: set[str]) -> None:
+        super()._after_loading(random_keys)
+        if any(key.startswith(("cls.predictions.transform.", "cls.predictions.bias")) for key in random_keys):
+            self.return_logits = False
             self._keys_to_ignore_on_save = [key for key in self.state_dict() if key.startswith("cls.")]
             logger.warning(
                 "The checkpoint has no MLM head: no logits are returned (return_logits=False), and the head is not "
@@ -237,12 +328,36 @@ class BertPooledMLMModel(BertPooledMLMForMaskedLM):
             )
 
 
-class BertPooledMLMForSequenceClassification(_KeptPooler, BertForSequenceClassification):
+class BertPooledMLMForSequenceClassification(_KeptPooler, transformers.BertForSequenceClassification):
     """`BertForSequenceClassification` on the checkpoint's own, trainable pooler: only `classifier.*` is new."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
+
+class BertPooledMLMForMultipleChoice(_KeptPooler, transformers.BertForMultipleChoice):
+    """`BertForMultipleChoice` on the checkpoint's own, trainable pooler: only `classifier.*` is new."""
+
+
+class BertPooledMLMForNextSentencePrediction(_KeptPooler, transformers.BertForNextSentencePrediction):
+    """`BertForNextSentencePrediction` on the checkpoint's own, trainable pooler."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^cls\.predictions\.", r"embeddings\.position_ids$"]
+
+
+class BertPooledMLMForTokenClassification(_KeptPooler, transformers.BertForTokenClassification):
+    """`BertForTokenClassification`, which does not read the pooler: it stays in the checkpoint, frozen."""
+
+    pooler_is_trained = False
+
+
+class BertPooledMLMForQuestionAnswering(_KeptPooler, transformers.BertForQuestionAnswering):
+    """`BertForQuestionAnswering`, which does not read the pooler: it stays in the checkpoint, frozen."""
+
+    pooler_is_trained = False
 
 
 BertPooledMLMModel.register_for_auto_class("AutoModel")
 BertPooledMLMForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 BertPooledMLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+BertPooledMLMForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
+BertPooledMLMForNextSentencePrediction.register_for_auto_class("AutoModelForNextSentencePrediction")
+BertPooledMLMForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+BertPooledMLMForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")

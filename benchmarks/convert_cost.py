@@ -21,9 +21,8 @@ from subjects import BASE, ROOT
 
 sys.path.insert(1, str(ROOT / "tests"))
 
+from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes, lineage_key
 from hub_server import HubServer
-
-import convert
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
@@ -43,16 +42,19 @@ COPY = """
 import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import convert
+from conversion.sources import Folder
+from conversion.staging import flushed
+from conversion.tensors import read_header, write_safetensors
 fsync, waited = os.fsync, []
 def timed(descriptor):
     began = time.perf_counter()
     fsync(descriptor)
     waited.append(time.perf_counter() - began)
 os.fsync = timed
-tensors = convert.read_header(convert.Folder(Path(sys.argv[2])), "model.safetensors")
+tensors, _ = read_header(Folder(Path(sys.argv[2])), "model.safetensors")
 began = time.perf_counter()
-convert.write_safetensors(Path(sys.argv[3]), tensors)
+with flushed(Path(sys.argv[3])) as file:
+    write_safetensors(file, tensors)
 seconds = time.perf_counter() - began
 print(json.dumps({"copy": seconds - sum(waited), "fsync": sum(waited)}))
 """
@@ -76,13 +78,13 @@ def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = 
     config = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, **shape}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    tied = convert.TIED.keys()
-    shapes = convert.expected_shapes(config)
-    shapes = {key: size for key, size in shapes.items() if key not in tied and (pooler or key not in convert.POOLER)}
+    tied = TIED.keys()
+    shapes = expected_shapes(config)
+    shapes = {key: size for key, size in shapes.items() if key not in tied and (pooler or key not in POOLER)}
     block = np.random.default_rng(1).standard_normal(1 << 20).astype("<f4") * 0.02
     numbers = np.random.default_rng(0)
     vital = {key: numbers.standard_normal(math.prod(shapes[key])).astype("<f4") * 0.02
-             for key in (convert.lineage_key(config), *convert.POOLER) if key in shapes}  # fmt: skip
+             for key in (lineage_key(config), *POOLER) if key in shapes}  # fmt: skip
     names, weight_map, total = list(shapes), {}, 0
     for number in range(shards):
         name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors" if shards > 1 else "model.safetensors"

@@ -11,7 +11,9 @@ Imports run downwards only:
     known_donors  published BERTs that have a pooler
     texts         unlabelled texts: read, sampled, digested
     sources       where a checkpoint's files lie: a folder, or something that can become one
-    hub           a repo on the Hub: range reads, download, upload
+    wire          one request to the Hub, bounded in time and memory
+    hub           a repo on the Hub: range reads, download, and a line for each way in which it fails
+    push          an output becomes a commit or a pull request on the Hub
     staging       a folder appears whole, or not at all
     bert          what a BERT is: tensor names, shapes, the lineage tensor
     fields        which fields of config.json travel

@@ -11,8 +11,9 @@ POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 HEAD = "cls.predictions."
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 MLM_BIAS = "cls.predictions.bias"
+DECODER_BIAS = "cls.predictions.decoder.bias"
 # Stored beside what they are tied to by some versions of transformers, and instead of it by others.
-TIED = {"cls.predictions.decoder.weight": WORD_EMBEDDINGS, "cls.predictions.decoder.bias": MLM_BIAS}
+TIED = {"cls.predictions.decoder.weight": WORD_EMBEDDINGS, DECODER_BIAS: MLM_BIAS}
 DROPPED = {
     "bert.embeddings.position_ids": "a constant, stored by transformers before 4.31",
     "cls.seq_relationship.weight": "the next-sentence head",

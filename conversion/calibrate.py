@@ -16,10 +16,10 @@ from .checkpoint import Checkpoint, read_part
 from .errors import ConversionError, first_line, listed
 from .plan import Plan
 from .provenance import Fit, PoolerSource
-from .sources import TOKENIZER_FILES, checkpoint_files
+from .sources import checkpoint_files
 from .tensors import Tensor
 from .texts import Readings, digest, read_texts, read_with_both
-from .tokenizer import load_tokenizer
+from .tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from .regression import Calibration
@@ -108,9 +108,7 @@ def device_of(options: Options) -> str:
 
 
 def _tokenizers(checkpoint: Checkpoint, donor: Checkpoint) -> tuple:
-    files = sorted(donor.source.names().intersection(TOKENIZER_FILES))
-    ours = load_tokenizer(checkpoint.source)
-    theirs = load_tokenizer(donor.source.fetch(files)) if files else None
+    ours, theirs = (read_tokenizer(side.source, side.config).load() for side in (checkpoint, donor))
     same_size = checkpoint.config["vocab_size"] == donor.config["vocab_size"]
     if (ours is None and theirs is None) or (not same_size and None in (ours, theirs)):
         without = checkpoint if ours is None else donor

@@ -76,7 +76,15 @@ def without_section(text: str) -> str:
     return "".join(kept) + text[at:]
 
 
-def model_card(metadata: dict, text: str, title: str, format: Format, source: PoolerSource | None, base: str | None):
+def model_card(
+    metadata: dict,
+    text: str,
+    title: str,
+    format: Format,
+    source: PoolerSource | None,
+    base: str | None,
+    has_tokenizer: bool = True,
+) -> str:
     """The whole README of the output.
 
     Args:
@@ -86,6 +94,7 @@ def model_card(metadata: dict, text: str, title: str, format: Format, source: Po
         format: Of the output.
         source: Where the pooler came from; None: the checkpoint's own.
         base: The donor, if it is a repo on the Hub.
+        has_tokenizer: Whether the output holds one.
     """
     given = metadata.get("tags")
     tags = [tag for tag in given if isinstance(tag, str)] if isinstance(given, list) else []
@@ -94,11 +103,11 @@ def model_card(metadata: dict, text: str, title: str, format: Format, source: Po
     if base is not None and not data.get("base_model"):
         data |= {"base_model": base, "base_model_relation": "finetune"}
     body = without_section(text).strip() or f"# {PoolerSource.name_of(title)}"
-    section = "\n".join(_section(title, format, source))
+    section = "\n".join(_section(title, format, source, has_tokenizer))
     return f"---\n{yaml_dump(data).strip()}\n---\n\n{body}\n\n{BEGIN}\n{section}\n{END}\n"
 
 
-def _section(title: str, format: Format, source: PoolerSource | None) -> list[str]:
+def _section(title: str, format: Format, source: PoolerSource | None, has_tokenizer: bool) -> list[str]:
     lines, name = ["## The pooler", ""], quoted(title)
     if source is None:
         lines += ["This checkpoint was trained with masked-language modelling, and keeps a pooler of its own:"]
@@ -123,7 +132,9 @@ def _section(title: str, format: Format, source: PoolerSource | None) -> list[st
         "```python",
         "from transformers import AutoModel, AutoTokenizer",
         "",
-        f"tokenizer = AutoTokenizer.from_pretrained({name}{format.trust})",
+        f"tokenizer = AutoTokenizer.from_pretrained({name}{format.trust})"
+        if has_tokenizer
+        else "tokenizer = ...  # there is none here: the one that this model was trained with",
         f"model = AutoModel.from_pretrained({name}{format.trust})",
         'vector = model(**tokenizer("A sentence.", return_tensors="pt")).pooler_output',
         "```",

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 
 from . import hub
 from .bert import (
+    DECODER_BIAS,
     DROPPED,
     ENCODER,
     HEAD,
     LIMITS,
+    MLM_BIAS,
     POOLER,
     SIZE_LIMIT,
     SIZES,
@@ -25,11 +27,21 @@ from .bert import (
     lineage_key,
 )
 from .errors import ConversionError, HubError, listed
-from .formats import FORMATS, MODEL_TYPE, Format
+from .formats import DENSE, DENSE_NAMES, FORMATS, MODEL_TYPE, Format
 from .other_kinds import refuse_empty, refuse_other_files, refuse_other_model, refuse_other_names
 from .provenance import PoolerSource
-from .sources import CONFIG_FILES, COPIED, Folder, Source, checkpoint_files, is_count, local_path, read_json
-from .tensors import FLOATS, Tensor, read_tensors, same_bytes
+from .sources import (
+    CONFIG_FILES,
+    LICENCES,
+    TOKENIZER_FILES,
+    Folder,
+    Source,
+    checkpoint_files,
+    is_count,
+    local_path,
+    read_json,
+)
+from .tensors import FLOATS, Tensor, read_header, read_tensors, same_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +97,18 @@ def never_trained(checkpoint: Checkpoint) -> bool:
     return not checkpoint.pooler[POOLER[1]].values().any()
 
 
+def read_dense(source: Folder) -> dict[str, Tensor]:
+    """The pooler's tensors as sentence-transformers stores them beside the model; empty where there are none.
+
+    Raises:
+        ConversionError: The file is damaged.
+    """
+    if not (source.path / DENSE).is_file():
+        return {}
+    stored = read_header(source, DENSE)[0]
+    return {key: stored[name] for key, name in zip(POOLER, DENSE_NAMES, strict=True) if name in stored}
+
+
 def open_checkpoint(name: str, revision: str | None) -> Folder:
     """The folder that `name` stands for; a repo on the Hub is downloaded, or taken from the cache when offline.
 
@@ -122,7 +146,8 @@ def download(name: str, revision: str | None) -> Folder:
         with hub.hub_errors(name, "no such folder, and "):
             repo = hub.HubRepo(name, revision)
         read_config(repo)  # refuses what is no checkpoint before anything large is fetched
-        return repo.fetch([*repo.names().intersection({"README.md", *COPIED}), *checkpoint_files(repo)])
+        beside = repo.names().intersection({"README.md", *LICENCES, *TOKENIZER_FILES, DENSE})
+        return repo.fetch([*beside, *checkpoint_files(repo)])
     except HubError:
         with hub.hub_errors(name):
             cached = hub.cached_snapshot(name, revision)
@@ -231,12 +256,22 @@ def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:
 def settle_tied(source: Source, config: dict, stored: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """One copy of each tied pair, under the name that every version of transformers reads; and what was left out.
 
+    An untied head gets its bias under both names: 4.x has one bias, and reads either; 5.x has two, and adds
+    `decoder.bias` alone, which it starts at zero where it is not stored.
+
     Raises:
         ConversionError: The two differ, although the config ties them.
     """
     tensors, dropped = dict(stored), {}
+    if config.get("tie_word_embeddings", True) is False:
+        bias = tensors.get(DECODER_BIAS, tensors.get(MLM_BIAS))
+        if bias is not None:
+            if MLM_BIAS in tensors and not same_bytes(bias, tensors[MLM_BIAS]):
+                dropped[MLM_BIAS] = f"transformers 5 adds {DECODER_BIAS} instead, which stands in its place as well"
+            tensors |= {MLM_BIAS: bias, DECODER_BIAS: bias}
+        return tensors, dropped
     for copy, original in TIED.items():
-        if copy not in tensors or config.get("tie_word_embeddings", True) is False:
+        if copy not in tensors:
             continue
         if original not in tensors:
             tensors[original] = tensors.pop(copy)

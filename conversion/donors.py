@@ -15,18 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from . import hub
-from .bert import POOLER, lineage_key
+from .bert import POOLER, SIZES, lineage_key
 from .card import read_card
 from .checkpoint import Checkpoint, never_trained, read_part
-from .errors import ConversionError, HubError
+from .errors import ConversionError, HubError, HubUnreachable
 from .known_donors import KNOWN_DONORS, LEGACY_NAMES
 from .sources import Folder, checkpoint_files, local_path, read_json, weights_file
-from .tensors import FLOATS, Tensor
+from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
 
 # Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98, strangers stay below 0.02.
 LINEAGE_THRESHOLD = 0.5
 # Two donors whose distances (1 - cosine; below the floor, rounding) are within the factor can't be told apart.
 TIE_FACTOR, DISTANCE_FLOOR = 2, 5e-6
+VANISHED = 0.01  # of the values that were not zero
+RESIZED = {"hidden_size", "vocab_size", "max_position_embeddings"}  # the first is checked, the others may grow
+SAME_AS_DONOR = {"hidden_act": "gelu", "layer_norm_eps": 1e-12} | {k: SIZES[k] for k in SIZES if k not in RESIZED}
 NAMES_LIMIT = 8  # of a checkpoint's own: each costs a look at a folder or a request
 GUESSED = "the table of well-known BERTs"
 EXPLICIT = "--pooler-from"
@@ -49,7 +52,22 @@ class Donor:
 
     @functools.cached_property
     def pooler(self) -> dict[str, Tensor]:
-        return {key: tensor.cast(self.dtype) for key, tensor in self.checkpoint.pooler.items()}
+        return {key: tensor.in_memory().cast(self.dtype) for key, tensor in self.checkpoint.pooler.items()}
+
+    @property
+    def width(self) -> int:
+        """Of the dtype that its pooler is stored in."""
+        return -COARSENESS.index(self.checkpoint.tensors[POOLER[0]].dtype)
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What the report says of taking it."""
+        yield from self.notes
+        for key, stored in self.checkpoint.pooler.items():
+            before, after = stored.values(), self.pooler[key].values()
+            lost = np.count_nonzero((before != 0) & (after == 0)) / max(np.count_nonzero(before), 1)
+            if lost > VANISHED:
+                yield f"{lost:.0%} of {key} become zero as {FLOATS[self.dtype]}; a float32 checkpoint keeps them"
 
     def __str__(self) -> str:
         source = self.checkpoint.source
@@ -61,9 +79,10 @@ class Donors:
 
     def __init__(self):
         self._opened: dict[tuple[str, str | None], Checkpoint] = {}
+        self._unreachable: str | None = None  # why the Hub is not to be had, once that is known
 
     def examine(self, checkpoint: Checkpoint, name: str, revision: str | None, found_by: str) -> Donor:
-        """Compares a candidate with the checkpoint; of one on the Hub, its config, header and three tensors are read.
+        """Compares a candidate with the checkpoint; of one on the Hub, its config, header and two tensors are read.
 
         Raises:
             ConversionError: It can't be read, is not a BERT, or has no pooler of the right shape.
@@ -87,7 +106,18 @@ class Donors:
                 "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
                 "or the mean of the last hidden states instead of pooler_output"
             )
-        return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections))
+        if not objections:  # else it is not read over the wire
+            if candidate.tensors[POOLER[0]].data is None:
+                read = {key: tensor.in_memory() for key, tensor in candidate.pooler.items()}
+                candidate = dataclasses.replace(candidate, tensors=candidate.tensors | read)
+                self._opened[name, revision] = candidate
+            weight = candidate.pooler[POOLER[0]].values()
+            if weight.min() == weight.max():
+                objections.append(
+                    f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
+                )
+        notes = tuple(oddities(checkpoint.config, candidate))
+        return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections), notes)
 
     def _open(self, name: str, revision: str | None, found_by: str) -> Checkpoint:
         source = hub.open_source(name, revision)
@@ -112,7 +142,7 @@ class Donors:
             if tensor.shape != shape or tensor.dtype not in FLOATS:
                 stored = f"{tensor.dtype} {list(tensor.shape)}"
                 raise ConversionError(f"{name}: {key} is {stored}, expected a floating {list(shape)}")
-        read = {key: candidate.tensors[key].in_memory() for key in (*POOLER, lineage)}
+        read = {key: candidate.tensors[key].in_memory() for key in (POOLER[1], lineage)}
         return dataclasses.replace(candidate, tensors=candidate.tensors | read)
 
     def find(
@@ -131,16 +161,29 @@ class Donors:
                 )
             return donor, ()
         refused: dict[str, list[str]] = {}  # reason -> names
+        unread = None
         for candidates in (*named_donors(checkpoint), *known_donors(checkpoint.config)):
             fitting, unread = self._sift(checkpoint, candidates, refused)
             if fitting:
                 return closest(checkpoint, fitting), tuple(_not_taken(refused))
             if unread is not None:  # it may well be the right one: no guessing then
-                raise unread
-        raise ConversionError(
-            f"{checkpoint.source.where()}: no donor found for its pooler; name the model that its training started "
-            "from with --pooler-from FOLDER_OR_HUB_ID. Not taken: "
-            + (" | ".join(_not_taken(refused)) or "nothing to try")
+                break
+        if unread is not None and not isinstance(unread, HubUnreachable):
+            raise unread
+        raise self._none_found(checkpoint, refused)
+
+    def _none_found(self, checkpoint: Checkpoint, refused: dict[str, list[str]]) -> ConversionError:
+        """The refusal; one cause stands in it once, before all else, however many names it concerns."""
+        where = checkpoint.source.where()
+        others = " | ".join(_not_taken(refused))
+        if [*refused] == [self._unreachable]:
+            return ConversionError(
+                f"{where}: {self._unreachable}; no donor found for its pooler: name a folder with the model that its "
+                f"training started from, --pooler-from FOLDER. Not looked at: {', '.join(refused[self._unreachable])}"
+            )
+        return ConversionError(
+            f"{where}: no donor found for its pooler; name the model that its training started from with "
+            f"--pooler-from FOLDER_OR_HUB_ID. Not taken: {others or 'nothing to try'}"
         )
 
     def _sift(
@@ -157,7 +200,10 @@ class Donors:
                     fitting.append(donor)
             except ConversionError as error:
                 reasons = (str(error).removeprefix(f"{name}: "),)
-                if isinstance(error, HubError) and found_by is not GUESSED:
+                if isinstance(error, HubUnreachable):
+                    self._unreachable, reasons = error.cause, (error.cause,)
+                    unread = unread if found_by is GUESSED else error
+                elif isinstance(error, HubError) and found_by is not GUESSED:
                     unread = ConversionError(f"{error} (named by {found_by}; to take another: --pooler-from)")
             for reason in reasons:
                 refused.setdefault(reason, []).append(name)
@@ -183,13 +229,11 @@ def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
     Raises:
         ConversionError: Another one with a different pooler is as close.
     """
-    best, *others = sorted(donors, key=lambda donor: donor.distance)
-    ties = [
-        donor
-        for donor in others
-        if donor.distance <= TIE_FACTOR * best.distance
-        and any(donor.pooler[key].sha256() != best.pooler[key].sha256() for key in POOLER)
-    ]
+    best = min(donors, key=lambda donor: donor.distance)
+    near = [donor for donor in donors if donor.distance <= TIE_FACTOR * best.distance]
+    # One model in two dtypes is no tie: the wider one is what it was.
+    best = max((it for it in near if _same(it, best)), key=lambda donor: donor.width)
+    ties = sorted((it for it in near if not _same(it, best)), key=lambda donor: donor.distance)
     if ties:
         raise ConversionError(
             f"{checkpoint.source.where()}: several donors with different poolers are equally close: "
@@ -197,6 +241,20 @@ def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
             + ". Name the one that its training started from: --pooler-from"
         )
     return best
+
+
+def _same(one: Donor, other: Donor) -> bool:
+    return same_pooler(one.checkpoint.pooler, other.checkpoint.pooler)
+
+
+def oddities(config: dict, donor: Checkpoint) -> Iterator[str]:
+    """In what a donor is not the model which the checkpoint's training started from, by all appearances."""
+    if head := next((key for key in donor.tensors if key.startswith("classifier.")), None):
+        yield f"the donor has been fine-tuned, and its pooler with it (it holds {head}): its base may be the right one"
+    for field, default in SAME_AS_DONOR.items():
+        theirs, ours = (it.get(field, default) for it in (donor.config, config))
+        if theirs != ours:
+            yield f"the donor has {field} {theirs!r}, the checkpoint {ours!r}"
 
 
 def named_donors(checkpoint: Checkpoint) -> Iterator[list[tuple[str, str]]]:
@@ -244,7 +302,7 @@ def _as_donors(name: str) -> list[str]:
         return [name]
     if cached := re.search(r"(?:^|[/\\])models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]", name):
         return ["/".join(filter(None, cached.groups()))]  # in the Hub's cache of another machine
-    ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) else []
+    ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name in LEGACY_NAMES else []
     ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
     return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))
 

@@ -30,6 +30,14 @@ class HubError(ConversionError):
     """The Hub has, or may have, the thing, but did not give it."""
 
 
+class HubUnreachable(HubError):
+    """The Hub gives nothing at all; `cause` says why, without naming what it was asked for."""
+
+    def __init__(self, message: str, cause: str):
+        super().__init__(message)
+        self.cause = printable(cause)
+
+
 def first_line(error: BaseException) -> str:
     """What an exception of another library says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

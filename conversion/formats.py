@@ -8,6 +8,8 @@ import dataclasses
 
 MODEL_TYPE = "bert_pooled_mlm"
 CODE_FILES = ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py")
+DENSE = "2_Dense/model.safetensors"  # the pooler once more, where sentence-transformers reads it
+DENSE_NAMES = ("linear.weight", "linear.bias")
 # The configuration's AUTO_MAP again, since the converter imports neither of the two files; a test holds them together.
 AUTO_MAP = {
     "AutoConfig": "configuration_bert_pooled_mlm.BertPooledMLMConfig",
@@ -15,6 +17,10 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
     "AutoModelForPreTraining": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_bert_pooled_mlm.BertPooledMLMForSequenceClassification",
+    "AutoModelForMultipleChoice": "modeling_bert_pooled_mlm.BertPooledMLMForMultipleChoice",
+    "AutoModelForNextSentencePrediction": "modeling_bert_pooled_mlm.BertPooledMLMForNextSentencePrediction",
+    "AutoModelForTokenClassification": "modeling_bert_pooled_mlm.BertPooledMLMForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_bert_pooled_mlm.BertPooledMLMForQuestionAnswering",
 }
 
 

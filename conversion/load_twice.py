@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verification's fresh process: loads a folder through the user's own doors, and says whether anything is random.
 
-    python load_twice.py FOLDER ANSWER.json AutoModel [AutoModelForMaskedLM]
+    python load_twice.py FOLDER ANSWER.json TOKENIZER AutoModel [AutoModelForMaskedLM]
 
-The first door is gone through twice.
+The first door is gone through twice. TOKENIZER holds copies of the input's tokenizer, without code; "" for none.
 """
 
 import json
@@ -15,6 +15,27 @@ from pathlib import Path
 
 if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
     del sys.path[0]  # this folder's modules have names that others may have as well
+
+# Cases and accents, scripts with and without spaces, composed and decomposed, specials, what no vocabulary has.
+TEXTS = (
+    "The Quick brown fox; it's 3.14159 % of 1,000,000!",
+    "Ça va? Émile naïvely ate a jalapeño in Zürich, Łódź, Ørsted and İstanbul: ﬁne",
+    "e\u0301cole A\u030angstro\u0308m unbelievably",
+    "今天天气很好,我们去公园吧。漢字と仮名",
+    "東京は日本の首都です。カタカナﾊﾝｶｸ ひらがな",
+    "오늘은 날씨가 좋습니다",
+    "السلام عليكم، كيف حالُكَ؟",
+    "Привет, мир! Ёлка Ελλάς και ά",
+    "नमस्ते दुनिया สวัสดีชาวโลก",
+    "👩‍💻 🎉 ½ © ™ \u200b\xad\ufffd\t\n x",
+    "Paris is the [MASK] of France. [CLS] [SEP] [PAD] [UNK] <mask>",
+    "",
+)
+# What 4.x does not store, and ties when it has loaded: under `torchscript`, it reports it as missing.
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
 
 
 def load_twice(folder: str, doors: list[str]) -> dict:
@@ -36,7 +57,9 @@ def load_twice(folder: str, doors: list[str]) -> dict:
             with torch.no_grad():
                 output = model.eval()(ids, attention_mask=torch.ones_like(ids), return_dict=True)
             outputs.append([value for value in output.values() if isinstance(value, torch.Tensor)])
-        found["missing"] += sorted({*info["missing_keys"]} - {*found["missing"]})
+        state = model.state_dict()
+        tied = {copy for copy, it in TIED.items() if copy in state and torch.equal(state[copy], state[it])}
+        found["missing"] += sorted({*info["missing_keys"]} - tied - {*found["missing"]})
         found["mismatched"] += sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
         found["loads_equal"] &= all(
             torch.equal(one, other) for one, other in zip(outputs[0], outputs[-1], strict=True)
@@ -50,6 +73,28 @@ def load_twice(folder: str, doors: list[str]) -> dict:
     return found
 
 
+def compare_tokens(folder: str, copies: str) -> dict:
+    """What each tokenizer could not be loaded for, and the texts of which the two say different things."""
+    from transformers import AutoTokenizer
+
+    said, failed, texts = [], [], list(TEXTS)
+    for place, trusted in ((copies, False), (folder, True)):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusted)
+            if not said:  # words that its vocabulary has: of a small one, most of those texts are unknown
+                words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+                known = " ".join(words[:: len(words) // 500 + 1])
+                texts += [known, known.swapcase(), known.replace(" ", "")]
+            read = [[*tokenizer(text)["input_ids"], *tokenizer(text, "x")["input_ids"]] for text in texts]
+            said.append([*read, [len(tokenizer), *sorted(tokenizer.all_special_ids)]])
+            failed.append(None)
+        except Exception as error:  # whatever a class and its libraries raise
+            failed.append((str(error).strip() or type(error).__name__).splitlines()[0])
+    pairs = zip((*texts, "their sizes and special tokens"), *said, strict=True) if len(said) == 2 else ()
+    differing = [text for text, one, other in pairs if one != other]
+    return {"input": failed[0], "output": failed[1], "differing": differing, "texts": len(texts)}
+
+
 def end_with_parent() -> None:
     os.read(0, 1)  # nothing is ever written there: it returns when the other end is closed
     os._exit(1)
@@ -57,4 +102,6 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=end_with_parent, daemon=True).start()
-    Path(sys.argv[2]).write_text(json.dumps(load_twice(sys.argv[1], sys.argv[3:])), encoding="utf-8")
+    answer = load_twice(sys.argv[1], sys.argv[4:])
+    answer["tokens"] = compare_tokens(sys.argv[1], sys.argv[3]) if sys.argv[3] else None
+    Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from .bert import ENCODER, HEAD, POOLER
 from .card import model_card, read_card
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, never_trained, read_dense
 from .donors import Donor, Donors
 from .errors import ConversionError
 from .fields import OWN, travelling
-from .formats import Format
+from .formats import DENSE, Format
 from .provenance import Fit, PoolerSource
-from .sources import CONFIG_FILES, COPIED, WEIGHT_FILES, Folder, local_path
+from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path
 from .staging import check_apart, check_output
-from .tensors import Tensor
-from .tokenizer import completed_config
+from .tensors import Tensor, same_pooler
+from .tokenizer import STOCK, Tokenizer, choose_tokenizer, read_tokenizer
 
 NAMED_FIELDS = 20  # of config.json that are left out: the rest is counted
 COPIED_LIMIT = 1 << 27  # bytes of one copied file; the largest tokenizers have a tenth
@@ -37,6 +37,7 @@ class Plan:
     format: Format
     output: Path
     title: str  # what the model card loads it by
+    tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
     replaced: bool = False  # whether the input's own pooler gives way
     fit: Fit | None = None  # what was done to the donor's pooler
@@ -91,8 +92,13 @@ class Plan:
         return dropped
 
     @functools.cached_property
+    def licences(self) -> list[str]:
+        return sorted(self.checkpoint.source.names().intersection(LICENCES))
+
+    @property
     def copied(self) -> list[str]:
-        return sorted(self.checkpoint.source.names().intersection(COPIED))
+        """The input's files that the output has as well."""
+        return sorted([*self.licences, *(() if self.tokenizer.lent else self.tokenizer.files)])
 
     @functools.cached_property
     def left_behind(self) -> list[str]:
@@ -101,11 +107,6 @@ class Plan:
         return sorted(
             self.checkpoint.source.names() - {*CONFIG_FILES, "README.md", *self.copied, *WEIGHT_FILES} - read
         )
-
-    @functools.cached_property
-    def tokenizer_config(self) -> dict | None:
-        """tokenizer_config.json, where the input's has to be completed."""
-        return completed_config(self.checkpoint.source)
 
     @functools.cached_property
     def pooler_source(self) -> PoolerSource | None:
@@ -133,8 +134,9 @@ class Plan:
         own = {name: value for name, value in self._fields[0].items() if name in OWN}
         config = {name: value for name, value in self._fields[0].items() if name not in OWN}
         if self.format.auto_map is not None:
-            config = {"tokenizer_class": "BertTokenizer", **config, **self.format.config_defaults, **own}
-            config["auto_map"] = self.format.auto_map
+            config |= {**self.format.config_defaults, **own, "auto_map": self.format.auto_map}
+        if self.format.auto_map is not None or self.tokenizer.class_name != STOCK or "tokenizer_class" in config:
+            config["tokenizer_class"] = self.tokenizer.class_name  # pipelines of 4.x find the tokenizer by it
         config |= {"architectures": [self.format.architecture], "model_type": self.format.model_type}
         return config | ({"pooler_source": self.pooler_source.to_config()} if self.pooler_source else {})
 
@@ -149,7 +151,8 @@ class Plan:
         label = self.donor.checkpoint.source.label if self.donor else ""
         metadata, text = read_card(self.checkpoint.source)
         base = label if "/" in label else None
-        return model_card(metadata, text, self.title, self.format, self.pooler_source, base)
+        has_tokenizer = self.tokenizer.source is not None
+        return model_card(metadata, text, self.title, self.format, self.pooler_source, base, has_tokenizer)
 
 
 def make_plan(
@@ -175,11 +178,7 @@ def make_plan(
         ConversionError: Something does; nothing has been written.
     """
     source = checkpoint.source
-    if checkpoint.pooler and not replace_pooler and not checkpoint.is_converted:
-        raise ConversionError(
-            f"{source.where()}: has a pooler already (bert.pooler.dense.*), and loads without a random one. If that "
-            "one was random when it was saved, graft the original over it: --replace-pooler"
-        )
+    check_pooler(checkpoint, replace_pooler)
     check_apart(output, source.path, "the checkpoint")
     if texts is not None and os.path.exists(local_path(texts)):
         check_apart(output, local_path(texts), "the texts")
@@ -191,7 +190,10 @@ def make_plan(
         if isinstance(donor.checkpoint.source, Folder):
             check_apart(output, donor.checkpoint.source.path, "the donor")
         check_replaceable(checkpoint, donor, kept)
-    plan = Plan(checkpoint, donor, donor.pooler if donor else kept, format, output, title, notes, replace_pooler)
+    lender = (donor.checkpoint.source, donor.checkpoint.config) if donor else None
+    tokenizer = choose_tokenizer(read_tokenizer(source, checkpoint.config), checkpoint.config["vocab_size"], lender)
+    pooler = donor.pooler if donor else kept
+    plan = Plan(checkpoint, donor, pooler, format, output, title, tokenizer, notes, replace_pooler)
     for file in plan.copied:
         if source.size(file) > COPIED_LIMIT:
             raise ConversionError(f"{source.where(file)}: {source.size(file)} bytes; expected {COPIED_LIMIT} at most")
@@ -201,6 +203,31 @@ def make_plan(
     if plan.nbytes > free:
         raise ConversionError(f"{disk}: {plan.nbytes} bytes to write, {free} free; make room or choose another -o")
     return plan
+
+
+def check_pooler(checkpoint: Checkpoint, replace: bool) -> None:
+    """Refuses a checkpoint whose own pooler would give way, or stay, without anybody having asked for that.
+
+    Raises:
+        ConversionError: It has one that was not grafted, or two that differ.
+    """
+    where, pooler = checkpoint.source.where(), checkpoint.pooler
+    if pooler and not replace and not checkpoint.is_converted:
+        if len(pooler) == len(POOLER) and never_trained(checkpoint):
+            raise ConversionError(
+                f"{where}: its pooler was never trained (the bias is exactly zero, as where allow_missing_pooler=True "
+                "starts a new one, and any training step moves it): graft the original over it with --replace-pooler"
+            )
+        raise ConversionError(
+            f"{where}: has a pooler already (bert.pooler.dense.*), and loads without a random one. If that "
+            "one was random when it was saved, graft the original over it: --replace-pooler"
+        )
+    if pooler and not replace and (dense := read_dense(checkpoint.source)) and not same_pooler(dense, pooler):
+        raise ConversionError(
+            f"{where}: {DENSE} is not bert.pooler.dense: one of them was trained after the other was stored, the "
+            "former as a rule, in sentence-transformers; writing one would lose the other. Use the folder as it is "
+            "with SentenceTransformer; or convert a copy of it without 2_Dense, where bert.pooler.dense counts"
+        )
 
 
 def check_replaceable(checkpoint: Checkpoint, donor: Donor, kept: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from .formats import FORMATS
 from .plan import Plan
 from .tensors import FLOATS
 from .terminal import quoted
+from .verify import Proof
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,16 @@ class ConversionReport:
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> reason
     copied: list[str] = dataclasses.field(default_factory=list)
     left_behind: list[str] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
+    tokenizer: str | None = None
+    tokenizer_loads: bool = (
+        True  # whether `AutoTokenizer` finds one in the output, and could load it where it was tried
+    )
+    notes: list[str] = dataclasses.field(default_factory=list)  # on donors that were not taken
+    remarks: list[str] = dataclasses.field(default_factory=list)  # on what was taken, and may not be what was meant
     verified: str | None = None
     output: str | None = None
-    pushed: str | None = None
+    pushed: str | None = None  # the commit's URL, or the pull request's
+    push_notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_checkpoint(cls, status: str, name: str, checkpoint: Checkpoint, format: str, **more) -> ConversionReport:
@@ -61,9 +68,16 @@ class ConversionReport:
         )
 
     @classmethod
-    def of(cls, status: str, name: str, plan: Plan, **more) -> ConversionReport:
+    def of(cls, status: str, name: str, plan: Plan, proof: Proof | None = None, **more) -> ConversionReport:
         """Of a plan, and what came of it."""
-        donor, grafted = plan.donor, 0
+        donor, grafted, size = plan.donor, 0, plan.config["vocab_size"]
+        remarks = list(donor.remarks) if donor else []
+        if (plan.tokenizer.tokens or 0) > size:
+            remarks.append(
+                f"the tokenizer has {plan.tokenizer.tokens} tokens, the model {size} embeddings: an id above those is "
+                "an error; model.resize_token_embeddings(len(tokenizer)) makes room, for training"
+            )
+        tokens = proof.tokens if proof else ""
         if donor is not None:
             grafted = len(plan.pooler)
             stored = donor.checkpoint.tensors[POOLER[0]].dtype
@@ -88,7 +102,11 @@ class ConversionReport:
             dropped=plan.dropped,
             copied=plan.copied,
             left_behind=plan.left_behind,
+            tokenizer="; ".join(filter(None, (str(plan.tokenizer), tokens))),
+            tokenizer_loads=plan.tokenizer.source is not None and (proof is None or proof.tokenizer_loads),
+            verified=proof.text if proof else None,
             notes=list(plan.notes),
+            remarks=remarks,
             output=str(plan.output),
             **more,
         )
@@ -114,21 +132,21 @@ class ConversionReport:
         rows += [
             (name, ", ".join(it)) for name, it in (("copied", self.copied), ("left behind", self.left_behind)) if it
         ]
-        rows += [("not taken", note) for note in self.notes]
+        rows += [("tokenizer", self.tokenizer)] if self.tokenizer else []
+        rows += [("not taken", note) for note in self.notes] + [("note", remark) for remark in self.remarks]
         last = (("verified", self.verified), ("output", self.output), ("pushed", self.pushed))
-        rows += [(name, value) for name, value in last if value]
+        rows += [(name, value) for name, value in last if value] + [("", note) for note in self.push_notes]
         text = "\n".join(printable(f"{name:<12} {value}") for name, value in rows)
         return f"{text}\n\n{self.how_to_load()}" if self.status == "converted" else text
 
     def how_to_load(self) -> str:
         """Python that loads the result as it is printed."""
-        trust = FORMATS[self.format].trust
-        return (
-            "Load it:\n"
-            "    from transformers import AutoModel, AutoTokenizer\n"
-            f"    tokenizer = AutoTokenizer.from_pretrained({quoted(self.output)}{trust})\n"
-            f"    model = AutoModel.from_pretrained({quoted(self.output)}{trust})"
-        )
+        from_there = f".from_pretrained({quoted(self.output)}{FORMATS[self.format].trust})"
+        lines = ["from transformers import AutoModel", f"model = AutoModel{from_there}"]
+        if self.tokenizer_loads:
+            lines[0] += ", AutoTokenizer"
+            lines.insert(1, f"tokenizer = AutoTokenizer{from_there}")
+        return "\n    ".join(("Load it:", *lines))
 
 
 def _fit_lines(fit: dict | None) -> list[str]:

@@ -27,9 +27,9 @@ WEIGHT_FILES = (
 )
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
-    "spiece.model", "sentencepiece.bpe.model",
+    "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.json", "merges.txt", "bpe.codes",
 )  # fmt: skip
-COPIED = (*TOKENIZER_FILES, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 
 
 class Source(Protocol):

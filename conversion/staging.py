@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConversionError, listed
+from .hub import from_page
 from .sources import Folder, local_path, parse_json
 from .tensors import read_header
 
@@ -60,14 +61,15 @@ def destinations(
     """
     outputs: list[Path | ConversionError] = []
     for name in checkpoints:
-        output = local_path(default_output(name) if output_dir is None else output_dir)
-        if output_dir is not None and len(checkpoints) > 1:
-            output /= local_path(name).name
         others = [read for read in reads if read[0] != name or checkpoints.count(name) > 1]
         others += [
             (None, it, "the output of an earlier checkpoint of this call") for it in outputs if isinstance(it, Path)
         ]
         try:
+            stem, _ = from_page(name)
+            output = local_path(default_output(stem) if output_dir is None else output_dir)
+            if output_dir is not None and len(checkpoints) > 1:
+                output /= local_path(stem).name
             for _, path, what in others:
                 if os.path.lexists(path) or path in outputs:
                     check_apart(output, path, what)

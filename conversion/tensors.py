@@ -40,6 +40,7 @@ DTYPE_BYTES = {
 }  # fmt: skip
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+COARSENESS = tuple(FLOATS)  # the finest first
 HEADER_LIMIT = 8 << 20  # bytes; a BERT of 24 layers needs 0.05 MB
 
 
@@ -112,6 +113,20 @@ class Tensor:
 def same_bytes(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and bits."""
     return (one.dtype, one.shape) == (other.dtype, other.shape) and one.sha256() == other.sha256()
+
+
+def same_pooler(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether tensors are the same but for the rounding to the coarser dtype that they are stored in."""
+    if one.keys() != other.keys():
+        return False
+    for key, tensor in one.items():
+        coarser = max(tensor.dtype, other[key].dtype, key=COARSENESS.index)
+        try:
+            if not same_bytes(tensor.cast(coarser), other[key].cast(coarser)):
+                return False
+        except ConversionError:  # not finite, or too small for it
+            return False
+    return True
 
 
 def read_header(source: Source, name: str) -> tuple[dict[str, Tensor], dict]:

@@ -8,6 +8,7 @@ Imported before anything that takes its time: from then on, Ctrl-C ends the prog
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import signal
@@ -118,6 +119,14 @@ def _give_up(descriptor: int) -> None:
     with contextlib.suppress(AttributeError, OSError, ValueError):
         if (sys.stdout, sys.stderr)[descriptor - 1].fileno() == descriptor:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def tell_waits() -> None:
+    """Lines on stderr about what takes long, on a terminal or in a log: silence looks like a program that hangs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("bert_pooled_mlm").handlers = [handler]
+    logging.getLogger("bert_pooled_mlm").setLevel(logging.INFO)
 
 
 def quoted(text: str) -> str:

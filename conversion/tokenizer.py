@@ -1,49 +1,196 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokenizer a folder has, told from its files alone; none of its code is run."""
+"""Which tokenizer a folder has, told from its files alone, and what of it the output gets; none of its code is run."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shutil
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ConversionError, first_line
-from .sources import TOKENIZER_FILES, Folder, read_json
+from .sources import TOKENIZER_FILES, Source, parse_json, read_bytes, read_json
 
-VOCABULARIES = {"tokenizer.json", "vocab.txt"}  # without one of them there is no tokenizer
+CONFIG = "tokenizer_config.json"
+STOCK = "BertTokenizer"  # what the model's type tells where nothing else does
+# The class of a folder without a tokenizer: its load fails, where transformers 5 makes a BertTokenizer of five tokens.
+NONE = "PreTrainedTokenizerFast"
+SAVED_BY_5 = {"TokenizersBackend": "PreTrainedTokenizerFast"}  # one class, whose older name every version reads
+VOCABULARIES = {
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+}  # fmt: skip
+WITHOUT_VOCABULARY = {"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"}  # they read bytes or code points
+SIZE_LIMIT = 64 << 20  # bytes; a tokenizer.json of 250,000 tokens has 17 MB
+# What a save leaves of the machine that it ran on: these fields, and whatever else is an absolute path.
+PATH_FIELDS = {"name_or_path", "tokenizer_file", "special_tokens_map_file", "cache_dir", "vocab_file"}
+PATH = re.compile(r"(/[^/\s]+/|[A-Za-z]:[\\/]|\\\\|~[\w-]*[\\/]|file:)")
 
 
-def completed_config(folder: Folder) -> dict | None:
-    """tokenizer_config.json with the class that so far only the model's type told, and without pointers to code.
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer as its files tell it, or why there is none."""
 
-    None where the folder's own says all of that already, or where there is no tokenizer.
-    """
-    names = folder.names()
-    config = read_json(folder, "tokenizer_config.json") if "tokenizer_config.json" in names else {}
-    completed = {"tokenizer_class": "BertTokenizer", **config}
-    completed.pop("auto_map", None)
-    return completed if completed != config and names & {"tokenizer_config.json", "vocab.txt"} else None
+    source: Source | None  # where its files lie; None: there is none
+    class_name: str = NONE
+    files: tuple[str, ...] = ()
+    own_config: dict | None = None  # tokenizer_config.json, without code and paths
+    config: dict | None = None  # the same with its class, where the file itself does not say it so
+    model_class: str | None = None  # config.json's tokenizer_class
+    tokens: int | None = None  # the largest id, plus one
+    reason: str = ""  # why there is none, and what to do
+    needs_code: bool = False  # whether there is one that only the folder's own code reads
+    lent: bool = False  # whether it is the donor's
+
+    def __str__(self) -> str:
+        if self.source is None:
+            return f"none: {self.reason}"
+        count = f", {self.tokens} tokens" if self.tokens else ""
+        lent = ": the donor's, since the checkpoint has none; both have as many embeddings" if self.lent else ""
+        return f"{self.class_name}{count}{lent}"
+
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """The files to write."""
+        for name in self.files:
+            if name != CONFIG or self.config is None:
+                yield name, read_bytes(self.source, name, SIZE_LIMIT)
+        if self.config is not None:
+            yield CONFIG, (json.dumps(self.config, indent=2, sort_keys=True) + "\n").encode()
+
+    def copy_to(self, folder: Path) -> None:
+        """Puts its files into a folder, from which `AutoTokenizer` reads what it reads from their own, less code."""
+        folder.mkdir()
+        for name, data in self.contents():
+            (folder / name).write_bytes(data)
+        if self.own_config is not None:
+            (folder / CONFIG).write_text(json.dumps(self.own_config), encoding="utf-8")
+        else:
+            (folder / CONFIG).unlink(missing_ok=True)
+        stated = {"tokenizer_class": self.model_class} if self.model_class else {}
+        (folder / "config.json").write_text(json.dumps({"model_type": "bert", **stated}), encoding="utf-8")
+
+    def load(self):
+        """The tokenizer itself; None where there is none.
+
+        Raises:
+            ConversionError: Its files can't be read.
+        """
+        if self.source is None:
+            return None
+        from transformers import AutoTokenizer
+
+        with tempfile.TemporaryDirectory() as place:
+            copies = Path(place, "tokenizer")
+            self.copy_to(copies)
+            try:
+                return AutoTokenizer.from_pretrained(copies)
+            except Exception as error:  # the tokenizers library raises nothing more particular
+                where = self.source.where()
+                raise ConversionError(f"{where}: its tokenizer can't be read: {first_line(error)}") from error
 
 
-def load_tokenizer(folder: Folder):
-    """The folder's tokenizer, read from copies of its files; None where there is none.
+def read_tokenizer(source: Source, model_config: dict) -> Tokenizer:
+    """The tokenizer of a checkpoint, its class taken from where transformers takes it.
+
+    Args:
+        source: Where the files lie; of a repo, those of the tokenizer are fetched, which are small.
+        model_config: config.json.
 
     Raises:
-        ConversionError: Its files can't be read.
+        ConversionError: A file of it is damaged.
     """
-    if not folder.names() & VOCABULARIES:
-        return None
-    from transformers import AutoTokenizer
+    files = sorted(source.names().intersection(TOKENIZER_FILES))
+    config = read_json(source, CONFIG) if CONFIG in files else {}
+    stated = {where: _class_name(source, where, it) for where, it in ((CONFIG, config), ("config.json", model_config))}
+    name = stated[CONFIG] or stated["config.json"] or STOCK
+    code = _own_code(config) or (None if stated[CONFIG] else _own_code(model_config))
+    if code is not None:
+        return Tokenizer(
+            None,
+            reason=f"the checkpoint's is code of its own ({code}), which is neither copied nor run; load it from "
+            f"{source.where()} if you trust that code, or remove auto_map from its {CONFIG} if {name} will do",
+            needs_code=True,
+        )
+    if not VOCABULARIES.intersection(files) and name not in WITHOUT_VOCABULARY:
+        return Tokenizer(
+            None,
+            reason="the checkpoint has no tokenizer files; add those that it was trained with to the output: "
+            "AutoTokenizer.from_pretrained(FOLDER_OR_HUB_ID).save_pretrained(OUTPUT)",
+        )
+    source = source.fetch(files)
+    own = _without_paths({key: value for key, value in config.items() if key != "auto_map"})
+    completed, name = dict(own), SAVED_BY_5.get(name, name)
+    # Where there is a tokenizer.json, transformers 5.0 takes a class from here for another kind of tokenizer than one
+    # from config.json, so that one stays where it is; elsewhere it moves here, where 4.x reads it without remote code.
+    if stated[CONFIG] or "tokenizer.json" not in files:
+        completed["tokenizer_class"] = name
+    return Tokenizer(
+        source,
+        name,
+        tuple(files),
+        own if CONFIG in files else None,
+        completed if completed != config else None,
+        stated["config.json"],
+        _count(source, files, config),
+    )
 
-    completed = completed_config(folder)
-    with tempfile.TemporaryDirectory() as copies:
-        for name in folder.names().intersection(TOKENIZER_FILES):
-            shutil.copyfile(folder.local(name), Path(copies, name))
-        if completed is not None:
-            Path(copies, "tokenizer_config.json").write_text(json.dumps(completed), encoding="utf-8")
-        try:
-            return AutoTokenizer.from_pretrained(copies)
-        except Exception as error:  # the tokenizers library raises nothing more particular
-            raise ConversionError(f"{folder.where()}: its tokenizer can't be read: {first_line(error)}") from error
+
+def choose_tokenizer(own: Tokenizer, vocab_size: int, donor: tuple[Source, dict] | None) -> Tokenizer:
+    """The output's tokenizer: the checkpoint's own; where it has no files of one, the donor's, if that fits.
+
+    Args:
+        own: The checkpoint's.
+        vocab_size: Of the checkpoint.
+        donor: Where the donor's files lie, and its config.json.
+    """
+    if own.source is not None or own.needs_code or donor is None or donor[1]["vocab_size"] != vocab_size:
+        return own
+    lent = read_tokenizer(*donor)
+    return own if lent.source is None else dataclasses.replace(lent, lent=True)
+
+
+def _class_name(source: Source, file: str, config: dict) -> str | None:
+    name = config.get("tokenizer_class")
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"(?!\d)\w*Token\w*", name)):
+        raise ConversionError(f"{source.where(file)}: tokenizer_class is {name!r}; expected a tokenizer's class")
+    return name
+
+
+def _own_code(config: dict) -> str | None:
+    """What `auto_map` names for a tokenizer."""
+    named = config.get("auto_map")
+    named = named.get("AutoTokenizer") if isinstance(named, dict) else named
+    names = named if isinstance(named, list) else [named]
+    return next((name for name in names if isinstance(name, str)), None)
+
+
+def _without_paths(config: dict) -> dict:
+    """`config` without what tells of the machine it was written on; added tokens may look like paths."""
+    kept = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and key != "added_tokens_decoder":
+            value = _without_paths(value)
+        if not isinstance(value, str) or not (key in PATH_FIELDS or PATH.match(value)):
+            kept[key] = value
+    return kept
+
+
+def _count(source: Source, files: list[str], config: dict) -> int | None:
+    """How many embeddings the tokenizer's ids need, as far as its files say so in a way that is known here."""
+    added = config.get("added_tokens_decoder")
+    ids = [int(key) for key in added if key.isdecimal()] if isinstance(added, dict) else []
+    if "added_tokens.json" in files:
+        ids += read_json(source, "added_tokens.json").values()
+    if "vocab.txt" in files:
+        ids.append(read_bytes(source, "vocab.txt", SIZE_LIMIT).rstrip().count(b"\n"))
+    elif "tokenizer.json" in files:
+        whole = parse_json(read_bytes(source, "tokenizer.json", SIZE_LIMIT), source.where("tokenizer.json"))
+        match whole:
+            case {"model": {"vocab": dict(vocabulary)}, "added_tokens": list(more)}:
+                ids += [*vocabulary.values(), *(it.get("id") for it in more if isinstance(it, dict))]
+            case {"model": {"vocab": list(vocabulary)}}:
+                ids.append(len(vocabulary) - 1)
+    ids = [it for it in ids if isinstance(it, int)]
+    return max(ids) + 1 if ids else None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -11,12 +12,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .errors import ConversionError, first_line, listed
+from .errors import ConversionError, listed
 from .plan import Plan
 from .sources import Folder
 from .tensors import read_tensors
 
+SOUND = {"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}
 CHILD = Path(__file__).with_name("load_twice.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What was verified."""
+
+    text: str
+    tokens: str = ""  # what the comparison of the two tokenizers says
+    tokenizer_loads: bool = True
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -34,7 +45,7 @@ def check_unchanged(plan: Plan) -> None:
             )
 
 
-def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> str:
+def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> Proof:
     """Compares every tensor's bits, then loads the folder through each of its format's doors, in a fresh process.
 
     Args:
@@ -57,9 +68,30 @@ def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> str:
             f"{folder}: what was written differs from what was read: {listed(differing)}; is the disk sound?"
         )
     found = load_in_fresh_process(plan, folder)
-    if found != {"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}:
+    tokens = found.pop("tokens", None)
+    if found != SOUND:
         raise ConversionError(f"{plan.output}: two loads through AutoModel are not what they should be: {found}")
-    return f"all {len(plan.tensors)} tensors bit for bit; two loads through AutoModel identical"
+    text = f"all {len(plan.tensors)} tensors bit for bit; two loads through AutoModel identical"
+    return Proof(text) if tokens is None else Proof(text, judge_tokens(plan, tokens), tokens["output"] is None)
+
+
+def judge_tokens(plan: Plan, tokens: dict) -> str:
+    """What the comparison of the output's tokenizer with the one that it was copied from says.
+
+    Raises:
+        ConversionError: They differ, or only the output's can't be loaded.
+    """
+    differing, other = tokens["differing"], "the input's" if not plan.tokenizer.lent else "the donor's"
+    if differing or (tokens["output"] and not tokens["input"]):
+        texts = listed([repr(text[:40]) for text in differing], 2)
+        what = f"reads {texts} differently" if differing else f"can't be loaded: {tokens['output']}"
+        raise ConversionError(
+            f"{plan.output}: its tokenizer ({plan.tokenizer.class_name}) {what}, unlike {other}; convert with another "
+            "version of transformers, or with --format bert, whose model type transformers knows"
+        )
+    if tokens["input"]:
+        return f"not compared with {other}, which can't be loaded here: {tokens['input']}"
+    return f"{tokens['texts']} texts in all scripts read as {other} reads them"
 
 
 @functools.cache
@@ -71,9 +103,19 @@ def lifeline() -> int:
 def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
     """What `load_twice.py` finds; its module cache lies beside the folder, not in the user's."""
     answer = folder.with_name("loads.json")
+    copies = folder.with_name("tokenizer")
+    if plan.tokenizer.source is not None:
+        plan.tokenizer.copy_to(copies)
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     child = subprocess.run(
-        [sys.executable, str(CHILD), str(folder), str(answer), *plan.format.doors],
+        [
+            sys.executable,
+            str(CHILD),
+            str(folder),
+            str(answer),
+            str(copies) if copies.exists() else "",
+            *plan.format.doors,
+        ],
         env={**os.environ, **quiet, "HF_MODULES_CACHE": str(folder.with_name("modules"))},
         stdin=lifeline(),
         stdout=subprocess.DEVNULL,
@@ -88,5 +130,6 @@ def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
     try:
         return json.loads(answer.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reason = (child.stderr.strip() or first_line(error)).splitlines()[-1]
+        silent = f"the process that loads it ended with exit code {child.returncode}, and no message"
+        reason = (child.stderr.strip() or silent).splitlines()[-1]
         raise ConversionError(f"{plan.output}: could not be loaded as it was written: {reason}") from error

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .bert import POOLER
+from .formats import DENSE, DENSE_NAMES
 from .plan import Plan
 from .sources import read_bytes
 from .staging import MANIFEST, flushed, sync_folder
@@ -17,7 +18,6 @@ from .tensors import write_safetensors
 
 # The two files that travel lie beside this package's folder.
 CODE = Path(__file__).resolve().parent.parent
-DENSE = "2_Dense/model.safetensors"
 
 
 def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], hashed: bool) -> dict[str, str]:
@@ -40,7 +40,7 @@ def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], ha
             file.write(data)
         manifest[name] = hashlib.sha256(data).hexdigest()
     with flushed(folder / DENSE) as file:
-        write_safetensors(file, dict(zip(("linear.weight", "linear.bias"), map(plan.pooler.get, POOLER), strict=True)))
+        write_safetensors(file, dict(zip(DENSE_NAMES, map(plan.pooler.get, POOLER), strict=True)))
     manifest[DENSE] = hashlib.sha256((folder / DENSE).read_bytes()).hexdigest()
     for name, tensors in plan.shards.items():
         with flushed(folder / name) as file:
@@ -56,12 +56,10 @@ def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
     yield "README.md", plan.card.encode(errors="replace")
     for name, value in sentence_transformers_files(plan):
         yield name, as_json(value)
-    if plan.tokenizer_config is not None:
-        yield "tokenizer_config.json", as_json(plan.tokenizer_config)
+    yield from plan.tokenizer.contents()
     source = plan.checkpoint.source
-    for name in plan.copied:
-        if name != "tokenizer_config.json" or plan.tokenizer_config is None:
-            yield name, read_bytes(source, name, source.size(name))
+    for name in plan.licences:
+        yield name, read_bytes(source, name, source.size(name))
     for name in plan.format.code_files:
         yield name, (CODE / name).read_bytes()
     if len(plan.shards) > 1:
@@ -90,7 +88,7 @@ def sentence_transformers_files(plan: Plan) -> Iterator[tuple[str, object]]:
         ],
     )
     hidden, length = plan.config["hidden_size"], plan.config["max_position_embeddings"]
-    without_logits = {"config_args": {"return_logits": False}} if plan.format.code_files else {}
+    without_logits = {"model_args": {"return_logits": False}} if plan.format.code_files else {}
     yield "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False, **without_logits}
     modes = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "mean_tokens")
     pooling = {f"pooling_mode_{mode}": mode == "cls_token" for mode in modes}

@@ -39,6 +39,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import documents
 import torch
 from bert_pooled_mlm import calibrate_pooler
+from bert_pooled_mlm.conversion import texts as reading
 from texts import minilm, paragraphs
 from torch.nn import functional
 from tqdm import tqdm
@@ -488,7 +489,7 @@ def measure_more(judge, states, checkpoint):
 def stage_measure(args):
     """Encodes what is not in the cache yet, fits, judges, and writes figure, records and the page's tables."""
     trained = json.loads((args.work_dir / "train.json").read_text(encoding="utf-8"))
-    sys.modules[calibrate_pooler.__module__].FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
+    reading.FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
     torch.set_num_threads(args.threads)
     states = States(args.work_dir, trained["options"], count=100 if args.quick else 2000)
     judge = Judge(states, args.work_dir)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,16 @@ def save_lost(folder: Path, donor: Path, seed: int = 1, drift: float = 0.001, **
     model = BertForMaskedLM.from_pretrained(donor, **kwargs)
     randomize(model, seed, drift)
     model.save_pretrained(folder)
+    return folder
+
+
+def clone(parent: Path) -> Path:
+    """The code of the checkout, in a folder named as `git clone` names it."""
+    folder = parent / "bert-pooled-mlm"
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("conversion/*.py")]:
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     return folder
 
 

@@ -13,6 +13,7 @@ import re
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
@@ -34,7 +35,7 @@ ROUTES = {
     r"/api/validate-yaml": "validate_yaml",
     r"/api/repos/create": "create",
     rf"/api/models/{REPO}/preupload/{REVISION}": "write_preupload",
-    rf"/{REPO}\.git/info/lfs/objects/batch": "write_lfs_batch",
+    rf"/{REPO}\.git/info/lfs/objects/batch": "lfs_batch",
     r"/lfs/(?P<oid>[0-9a-f]{64})": "upload",
     r"/lfs/(?P<oid>[0-9a-f]{64})/verify": "verify",
     rf"/api/models/{REPO}/commit/{REVISION}": "write_commit",
@@ -145,7 +146,8 @@ class HubServer:
 
     `TOKEN` belongs to "user", who may read and write everything; `STRANGER` is a valid token without any access.
     `cut_after = n` closes the connection after n bytes of the next file body that is longer, `cut_times` times;
-    `refuse_commits = True` answers every commit with 500. After the `with` the port refuses connections.
+    `refuse_commits = True` answers every commit with 500; `fault`, called with the handler of each request, answers it
+    in its own way if it returns true. After the `with` the port refuses connections.
     """
 
     TOKEN = "hf_loopback"
@@ -163,6 +165,7 @@ class HubServer:
         self.cut_after: int | None = None
         self.cut_times = 1
         self.refuse_commits = False
+        self.fault: Callable[[BaseHTTPRequestHandler], object] | None = None
 
     def __enter__(self) -> "HubServer":
         self._http = _Http(("127.0.0.1", 0), functools.partial(_Handler, self))
@@ -238,6 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.hub.fault is not None and self.hub.fault(self):
+            return
         try:
             answer = self._route(url.path)
         except Refusal as refusal:
@@ -254,7 +259,8 @@ class _Handler(BaseHTTPRequestHandler):
             if match := re.fullmatch(pattern, path):
                 found = {key: unquote(value) for key, value in match.groupdict().items() if value}
                 if "repo" in found:
-                    found["repo"] = self._repo(found["repo"], write=name.startswith("write_"))
+                    write = name.startswith("write_") and "create_pr" not in self.query
+                    found["repo"] = self._repo(found["repo"], write)
                     if found["repo"] is None:
                         return None
                 return getattr(self, name)(**found)
@@ -321,8 +327,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if blob.lfs:
                     siblings[-1]["lfs"] = {"sha256": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
         state = {"private": repo.private, "gated": "auto" if repo.gated else False, "disabled": False}
-        dates = {"lastModified": DATE, "createdAt": DATE}
-        return {"id": repo.id, "modelId": repo.id, "sha": commit.sha, "siblings": siblings, "tags": []} | state | dates
+        # huggingface_hub 0.23 asks for both counts.
+        facts = {"lastModified": DATE, "createdAt": DATE, "downloads": 0, "likes": 0}
+        return {"id": repo.id, "modelId": repo.id, "sha": commit.sha, "siblings": siblings, "tags": []} | state | facts
 
     def _entries(self, commit: Commit, expand: str) -> list[dict]:
         """Folders too, as git has them; `lastCommit` only if asked for."""
@@ -435,8 +442,12 @@ class _Handler(BaseHTTPRequestHandler):
                 files[-1]["oid"] = present[path].etag
         return {"files": files}
 
-    def write_lfs_batch(self, repo: Repo) -> dict:
-        """git-lfs' batch API with its "basic" transfer; no actions for an object that is there already."""
+    def lfs_batch(self, repo: Repo) -> dict:
+        """git-lfs' batch API with its "basic" transfer; no actions for an object that is there already.
+
+        Open to every token: who may open a pull request brings its files this way too.
+        """
+        self._token(needed=True)
         objects = json.loads(self.body)["objects"]
         for wanted in objects:
             if wanted["oid"] not in self.hub.objects:
@@ -457,7 +468,11 @@ class _Handler(BaseHTTPRequestHandler):
         return {}
 
     def write_commit(self, repo: Repo, revision: str) -> dict:
-        """One commit out of lines of JSON: a header, small files in base64, LFS files by their sha256."""
+        """One commit out of lines of JSON: a header, small files in base64, LFS files by their sha256.
+
+        With `create_pr` it goes to a branch of its own, and needs a token, but no right to write.
+        """
+        self._token(needed=True)
         if self.hub.refuse_commits:
             raise Refusal(500, "Internal Error")
         header, *operations = [json.loads(line) for line in self.body.splitlines()]
@@ -476,8 +491,13 @@ class _Handler(BaseHTTPRequestHandler):
                 files = {name: blob for name, blob in files.items() if not (name + "/").startswith(path + "/")}
             else:
                 raise Refusal(400, f"Invalid operation {key!r} on {path}")
-        sha = repo.commit(files, header["value"]["summary"], header["value"].get("description", ""), revision)
-        return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo.id}/commit/{sha}"}
+        number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
+        branch = f"refs/pr/{number}" if "create_pr" in self.query else revision
+        sha = repo.commit(files, header["value"]["summary"], header["value"].get("description", ""), branch)
+        answer = {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo.id}/commit/{sha}"}
+        if branch != revision:
+            answer["pullRequestUrl"] = f"{self.hub.url}/{repo.id}/discussions/{number}"
+        return answer
 
     def write_branch(self, repo: Repo, revision: str) -> dict:
         return self._new_ref(repo.branches, revision, repo.at(json.loads(self.body).get("startingPoint", "main")))

@@ -22,7 +22,7 @@ def outcome(call):
 
 
 def download(repo, *names, revision=None):
-    return [Path(hf_hub_download(repo, name, revision=revision)).read_text() for name in names]
+    return [Path(hf_hub_download(repo, name, revision=revision)).read_bytes().decode("latin-1") for name in names]
 
 
 def snapshot(repo, *names):

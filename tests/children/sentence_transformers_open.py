@@ -10,7 +10,9 @@ from transformers import AutoModel, AutoTokenizer
 found = {}
 for format in sys.argv[2:]:
     folder, trust = f"{sys.argv[1]}/{format}", trusted(format)
-    encoder = SentenceTransformer(folder, device="cpu", **trust)
+    # Whoever opens what sentence-transformers saved says anew that no logits are wanted.
+    spared = {"model_kwargs": {"return_logits": False}} if format == "pooled" else {}
+    encoder = SentenceTransformer(folder, device="cpu", **trust, **spared)
     calls = []
     for name, module in encoder[0].auto_model.named_modules():
         if name.split(".")[-1] == "cls":

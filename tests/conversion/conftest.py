@@ -18,12 +18,12 @@ def asked(tmp_path, monkeypatch) -> list[str]:
     """The repositories that the Hub was asked for, which can't be reached; its cache and the table are empty."""
     names = []
 
-    def unreachable(api, repo_id, *args, **kwargs):
+    def unreachable(repo_id, *args):
         names.append(repo_id)
         raise OfflineModeIsEnabled("off")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(conversion.hub, "listing", unreachable)
     monkeypatch.setattr(conversion.donors, "KNOWN_DONORS", ())
     return names
 

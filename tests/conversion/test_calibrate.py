@@ -291,7 +291,7 @@ def test_without_torch_it_says_what_is_missing(calibrating, monkeypatch, capsys)
         importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else found(name, *rest)
     )
     assert calibrating() == 1
-    assert "--calibrate needs torch; install them" in capsys.readouterr().err
+    assert "--calibrate needs torch; install what is missing" in capsys.readouterr().err
 
 
 def test_an_interrupted_fit_leaves_nothing(place, calibrating, monkeypatch, capsys):

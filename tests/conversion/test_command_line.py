@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from bert_pooled_mlm.convert import main
-from checkpoints import ROOT, answer, bits, contents, stored
+from checkpoints import ROOT, answer, bits, stored
 from grafting import expected_of
 
 
@@ -28,8 +28,8 @@ def run(lost, donor, tmp_path) -> Path:
 @pytest.mark.parametrize("placed", [True, False], ids=["-o DIR", "beside each"])
 def test_several_checkpoints_in_one_call(placed, run, lost, donor, tmp_path, capsys, monkeypatch):
     """One that fails does not stop the others; the exit code and a summary tell."""
-    opened, original = Counter(), Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *args: (opened.update([path]), original(path, *args))[1])
+    opened, original = Counter(), os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: (opened.update([path]), original(path, *args, **kw))[1])
     where = ["-o", str(tmp_path / "out")] if placed else []
     checkpoints = [str(path) for path in sorted(run.iterdir())]
     assert main([*checkpoints, "--pooler-from", str(donor), "--no-verify", *where]) == 1
@@ -76,16 +76,6 @@ def test_quiet_prints_nothing(count, run, donor, capfd):
     assert main([*checkpoints, "--pooler-from", str(donor), "--no-verify", "-q"]) == 0
     assert capfd.readouterr() == ("", "")
     assert (run / "checkpoint-1-pooled").is_dir()
-
-
-def test_two_outputs_of_one_name_are_refused(place, capsys):
-    shutil.copytree(place / "checkpoint", place / "other" / "checkpoint")
-    inputs = [str(place / "checkpoint"), str(place / "other" / "checkpoint")]
-    arguments = ["--pooler-from", str(place / "donor"), "--no-verify", "-o", str(place / "out")]
-    assert main([*inputs, *arguments]) == 1
-    text = "out/checkpoint: an earlier checkpoint of this call has the same name; convert it alone"
-    assert text in capsys.readouterr().err
-    assert contents(place / "out").keys() >= {"checkpoint/config.json"}, "the first is written"
 
 
 # --- The doors -------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_a_name_that_names_nothing_is_passed_over(name, checkpoint, donor, out, 
 def test_a_named_donor_out_of_reach_is_not_replaced_by_a_guess(checkpoint, donor, table):
     table({"user/guess": donor})
     name_it(checkpoint, "_name_or_path", "user/named")
-    text = r"user/named: .*not in the local cache.*\(named by config.json's _name_or_path; to take another"
+    text = r"not in the local cache.*--pooler-from FOLDER. Not looked at: user/named$"
     with pytest.raises(ConversionError, match=text):
         graft(checkpoint)
 
@@ -372,8 +372,11 @@ def test_both_reasons_are_told_and_forced(checkpoint, untrained, out):
 def test_the_real_minilm_is_no_donor(minilm, tmp_path):
     """all-MiniLM-L6-v2, a popular model: its encoder is the checkpoint's own, its pooler was never trained."""
     BertForMaskedLM.from_pretrained(minilm).save_pretrained(tmp_path / "checkpoint")
-    with pytest.raises(ConversionError) as refusal:
+    with pytest.raises(ConversionError, match="a sentence-transformers model, trained with a pooling of its own"):
         graft(tmp_path / "checkpoint", minilm)
+    bare = Path(shutil.copytree(minilm, tmp_path / "bare", ignore=shutil.ignore_patterns("modules.json")))
+    with pytest.raises(ConversionError) as refusal:
+        graft(tmp_path / "checkpoint", bare)
     assert "its pooler was never trained" in str(refusal.value)
     assert "not related" not in str(refusal.value), "the lineage is perfect"
 

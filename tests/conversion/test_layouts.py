@@ -10,15 +10,7 @@ import pytest
 import torch
 from bert_pooled_mlm import ConversionError, convert
 from checkpoints import bits, edit_json, save_weights, stored
-
-
-@pytest.fixture
-def checkpoint(lost, tmp_path) -> Path:
-    return Path(shutil.copytree(lost, tmp_path / "checkpoint"))
-
-
-def graft(checkpoint: Path, donor: Path, **options):
-    return convert(checkpoint, checkpoint.with_name("out"), pooler_from=donor, verify=False, **options)
+from grafting import graft
 
 
 def refusal(checkpoint: Path | str, donor: Path | None = None, **options) -> str:
@@ -89,7 +81,7 @@ def test_a_model_without_such_a_pooler_is_refused_with_its_reason(kind, checkpoi
 
 
 FILES = {
-    "bert_model.ckpt.index": "a TensorFlow 1 checkpoint; .*--tf_checkpoint FOLDER/PREFIX.*copy config.json and the tok",
+    "bert_model.ckpt.index": "a TensorFlow 1 checkpoint; .*--tf_checkpoint FOLDER/PREFIX.*copy config.json and",
     "model.ckpt-1000000.index": "a TensorFlow 1 checkpoint; .*transformers-cli convert --model_type bert",
     "tf_model.h5": "a TensorFlow checkpoint; .*from_tf=True",
     "flax_model.msgpack": "a Flax checkpoint; .*from_flax=True",

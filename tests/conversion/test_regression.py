@@ -126,7 +126,7 @@ def test_the_minimum_is_the_one_that_is_defined():
         change = weights - before
         return ((targets - states @ weights.T) ** 2).sum() / 200 + penalty * (states**2).mean() * (change**2).sum()
 
-    best = before + conversion.regression._fit(moments, penalty)
+    best = before + conversion.regression._fit([moments], penalty)
     assert loss(best) < loss(before)
     for _ in range(50):
         assert loss(best + 1e-3 * generator.normal(size=best.shape)) > loss(best)
@@ -268,7 +268,7 @@ def test_too_few_texts(original, calibrated):
 
 
 def test_few_texts_for_the_hidden_size_are_said_to_be_few(original, monkeypatch, calibrated):
-    monkeypatch.setattr(conversion.regression, "FEWEST_TEXTS", 10)
+    monkeypatch.setattr(conversion.texts, "FEWEST_TEXTS", 10)
     few, enough = (calibrated(drifted(original), sentences(count)) for count in (HIDDEN, 2 * HIDDEN))
     assert few.notes == ["32 texts are few for a hidden size of 32: more would fit better"]
     assert enough.notes == []

@@ -68,8 +68,10 @@ def test_what_is_not_a_file_is_refused(name, kind, place):
         "pipe": lambda: os.mkfifo(file),
     }
     make[kind]()
-    found = "a folder" if kind == "folder" else "something else, or a link to nothing"
-    refused(place, rf"{name}: expected a file, found {found}; copy the file itself there")
+    found = (
+        "a folder, as zero_to_fp32.py writes one" if kind == "folder" else "something else or a dead link; copy the"
+    )
+    refused(place, rf"{name}: expected a file, found {found}")
 
 
 def test_a_link_within_the_folder_is_fine(place):

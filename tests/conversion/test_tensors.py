@@ -122,7 +122,7 @@ DAMAGED_FILES = {
         lambda data: (9 << 20).to_bytes(8, "little") + b" " * (9 << 20) + data,
         r"a header of 9437184 bytes; expected at most 8388608",
     ),
-    "another format": (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"not safetensors"),
+    "another format": (lambda data: b"GGUF\x03\0\0\0" + b"\0" * 16, r"not safetensors"),
     "no JSON": (lambda data: join(b"{" * 8, split(data)[1]), r"not valid JSON .*; the file is damaged"),
     "no UTF-8": (lambda data: join(b'{"\xff": 1}', split(data)[1]), r"not valid JSON \('utf-8' codec"),
     "no object": (lambda data: join(b"[]      ", split(data)[1]), r"expected a JSON object, found list"),

@@ -177,6 +177,6 @@ def test_the_bars_name_is_printable(place, monkeypatch):
 
 
 def test_the_upload_command_of_an_output_of_any_name_can_be_pasted(place):
-    command = conversion.hub.upload_command("user/x", Path("it's\na `model`"))
+    command = conversion.push.Upload("user/x").command(Path("it's\na `model`"))
     printed = subprocess.run(["bash", "-c", f"printf '%s|' {command}"], capture_output=True, text=True, check=True)
     assert printed.stdout.split("|") == ["hf", "upload", "user/x", "it's\na `model`", ".", ""]

@@ -92,32 +92,35 @@ def words_of(tokenizer) -> list[str]:
     return sorted(vocabulary, key=vocabulary.get)
 
 
-def test_equal_tokenizers_say_nothing(tokenizer, tmp_path):
-    assert (
-        conversion.texts.check_tokenizers(tokenizer, with_vocabulary(tmp_path / "one", words_of(tokenizer)), ["word1"])
-        == []
-    )
+@pytest.fixture
+def notes(tokenizer, monkeypatch):
+    """What is said of another tokenizer beside the donor's, on these texts."""
+    monkeypatch.setattr(conversion.texts, "FEWEST_TEXTS", 1)
+    return lambda other, *texts: conversion.texts.read_with_both([other, tokenizer], texts, 32).notes
 
 
-def test_an_extended_vocabulary_is_said(tokenizer, tmp_path):
-    extended = with_vocabulary(tmp_path / "more", [*words_of(tokenizer), "graft"])
-    (note,) = conversion.texts.check_tokenizers(extended, tokenizer, ["word1 graft"])
+def test_equal_tokenizers_say_nothing(tokenizer, notes, tmp_path):
+    assert notes(with_vocabulary(tmp_path / "one", words_of(tokenizer)), "word1") == []
+
+
+def test_an_extended_vocabulary_is_said(tokenizer, notes, tmp_path):
+    (note,) = notes(with_vocabulary(tmp_path / "more", [*words_of(tokenizer), "graft"]), "word1 graft")
     assert "1 tokens more and 0 fewer" in note
 
 
-def test_the_same_vocabulary_read_differently_is_refused(tokenizer, tmp_path):
+def test_the_same_vocabulary_read_differently_is_refused(notes, tmp_path):
     folder = tmp_path / "cased"
     save_tokenizer(folder)
     cased = BertTokenizerFast.from_pretrained(folder, do_lower_case=False)
     state = json.loads(cased.backend_tokenizer.normalizer.__getstate__())
     assert state["lowercase"] is False
-    assert conversion.texts.check_tokenizers(cased, tokenizer, ["word1"]) == []
+    assert notes(cased, "word1") == []
     with pytest.raises(ValueError, match="read text 2 differently: from token 2 on"):
-        conversion.texts.check_tokenizers(cased, tokenizer, ["word1", "word2 WORD3"])
+        notes(cased, "word1", "word2 WORD3")
 
 
-def test_other_numbers_for_the_same_tokens_are_refused(tokenizer, tmp_path):
+def test_other_numbers_for_the_same_tokens_are_refused(tokenizer, notes, tmp_path):
     words = words_of(tokenizer)
     swapped = with_vocabulary(tmp_path / "swapped", [*words[:5], words[6], words[5], *words[7:]])
     with pytest.raises(ValueError, match="number 2 of the same tokens differently"):
-        conversion.texts.check_tokenizers(swapped, tokenizer, ["word9"])
+        notes(swapped, "word9")

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import types
+from pathlib import Path
 
 import pytest
 from bert_pooled_mlm import ConversionError, convert
@@ -36,19 +37,26 @@ def test_a_disk_that_changes_bits_is_noticed(place, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "match"),
+    ("code", "answer", "message", "match"),
     [
-        ((1, "", "Traceback\nValueError: no"), r"out: could not be loaded as it was written: ValueError: no"),
-        ((-9, "", ""), r"could not be loaded as it was written: no message"),
+        (1, None, "Traceback\nValueError: no", r"out: could not be loaded as it was written: ValueError: no"),
+        (0, "{", "", r"could not be loaded as it was written: Expecting property name"),
+        (-9, None, "", r"out: the process that loads it was ended by signal 9: too little memory\?"),
         (
-            (0, '{"missing": ["x"], "mismatched": [], "pooler_equal": true, "loads_equal": false}', ""),
+            0,
+            '{"missing": ["x"], "mismatched": [], "pooler_equal": true, "loads_equal": false}',
+            "",
             r"two loads through AutoModel are not what they should be: .*'missing': \['x'\].*'loads_equal': False",
         ),
     ],
 )
-def test_loads_that_fail_leave_nothing(outcome, match, place, monkeypatch):
-    done = types.SimpleNamespace(**dict(zip(("returncode", "stdout", "stderr"), outcome, strict=True)))
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
+def test_loads_that_fail_leave_nothing(code, answer, message, match, place, monkeypatch):
+    def run(command, **kwargs):
+        if answer is not None:
+            Path(command[3]).write_text(answer)
+        return types.SimpleNamespace(returncode=code, stderr=message)
+
+    monkeypatch.setattr(subprocess, "run", run)
     refused(place, match, verify=True)
 
 
@@ -63,7 +71,9 @@ def test_without_what_the_verification_needs_nothing_is_begun(lost, donor, out, 
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find_spec(name, *rest)
     )
-    with pytest.raises(ConversionError, match="can't be verified without torch; install them, or pass --no-verify"):
+    with pytest.raises(
+        ConversionError, match="can't be verified without torch; install what is missing, or pass --no-verify"
+    ):
         convert(lost, out, pooler_from=donor)
     assert not out.exists()
     assert graft(lost, donor, out).status == "converted"

@@ -59,10 +59,11 @@ def test_from_then_on_encode_counts_until_the_dense_is_copied_into_the_pooler(fo
     assert opened[0][format]["new"] < 1e-6
 
 
-def test_the_pooled_format_is_saved_with_its_code_and_still_runs_no_mlm_head(trained, opened):
+def test_the_pooled_format_is_saved_with_its_code_and_head_which_is_not_run_where_it_is_not_wanted(trained, opened):
     assert (trained[0] / "pooled" / "modeling_bert_pooled_mlm.py").is_file()
     config = json.loads((trained[0] / "pooled" / "config.json").read_text("utf-8"))
     assert config["auto_map"]["AutoModel"] == "modeling_bert_pooled_mlm.BertPooledMLMModel"
+    assert config["return_logits"] is True
     assert any(name.startswith("cls.predictions.") for name in stored(trained[0] / "pooled")), "premise: it has a head"
     assert opened[0]["pooled"]["head called"] == 0
 

@@ -11,7 +11,7 @@ from bert_pooled_mlm import (
     BertPooledMLMModel,
 )
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import CODE_FILES, POOLER, ROOT, answer, batch, make_donor, save_tokenizer
+from checkpoints import CODE_FILES, POOLER, ROOT, answer, batch, clone, make_donor, save_tokenizer
 from safetensors.torch import load_file
 from transformers import (
     BertForMaskedLM,
@@ -30,7 +30,7 @@ FAMILY = {
     cls.__name__: cls for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel, BertPooledMLMForSequenceClassification)
 }
 CLASS_OF = {auto: target.split(".")[1] for auto, target in AUTO_MAP.items() if auto != "AutoConfig"}
-AUTOS = tuple(CLASS_OF)
+AUTOS = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModelForSequenceClassification")
 
 
 @pytest.fixture(scope="module")
@@ -207,17 +207,8 @@ def test_the_feature_extraction_pipeline_gives_the_hidden_states(installed):
 # Import 2: a checkout's root, nothing installed. People clone into a folder named after the repository.
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clone") / "bert-pooled-mlm"
-    folder.mkdir()
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    return folder
-
-
-def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(checkout, donor, tmp_path):
-    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(checkout))
+def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(donor, tmp_path):
+    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(clone(tmp_path)))
     assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
     assert saved_config(tmp_path / "saved")
 
@@ -241,7 +232,8 @@ def test_remote_code_refuses_a_folder_without_a_pooler_with_the_command(answers,
 
 def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configuration_alone():
     modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
-    assert {*get_imports(modeling)} <= {"torch", "transformers", "dataclasses", "importlib", "shlex"}
+    standard = {"dataclasses", "importlib", "inspect", "pathlib", "shlex"}
+    assert {*get_imports(modeling)} <= {"safetensors", "torch", "transformers", *standard}
     assert {*get_imports(configuration)} <= {"transformers", "json"}
     assert [ROOT / name for name in CODE_FILES[:1]] == [
         ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)

@@ -248,7 +248,7 @@ def test_add_pooling_layer_true_is_accepted(pooled):
 
 @each_class
 @pytest.mark.parametrize("source", ["class", "from_config", "from_pretrained", "a stock checkpoint", "no pooler"])
-def test_the_pooler_alone_is_frozen_and_for_masked_lm_alone(cls, source, donor, lost, tmp_path):
+def test_the_pooler_alone_is_frozen_and_for_masked_lm_alone_unless_it_is_new(cls, source, donor, lost, tmp_path):
     if source == "class":
         model = make(cls)
     elif source == "from_config":
@@ -262,7 +262,7 @@ def test_the_pooler_alone_is_frozen_and_for_masked_lm_alone(cls, source, donor, 
         model = cls.from_pretrained(lost, allow_missing_pooler=True)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert type(model) is cls
-    assert frozen == ({*POOLER} if cls is BertPooledMLMForMaskedLM else set())
+    assert frozen == ({*POOLER} if cls is BertPooledMLMForMaskedLM and source != "no pooler" else set())
 
 
 # Promise: stock checkpoints that have a pooler are taken, with THEIR pooler.
@@ -335,7 +335,7 @@ def headless(request, tmp_path):
 def test_without_an_mlm_head_the_model_returns_no_logits_and_says_so_once(headless, notices):
     model = BertPooledMLMModel.from_pretrained(headless)
     assert model(**batch()).logits is None
-    assert model.config.return_logits is False
+    assert model.config.return_logits is True, "saved, it would outlive a head that is trained later"
     assert sum("The checkpoint has no MLM head" in line for line in notices()) == 1
 
 
@@ -434,10 +434,14 @@ def test_for_masked_lm_gives_the_logits_where_stock_bert_for_masked_lm_gives_the
     assert same(model(**mlm_batch())[1], stock(**mlm_batch())[1])
 
 
-def test_torchscript_of_transformers_4_asks_for_tuples():
-    model = make(BertPooledMLMForMaskedLM)
-    model.config.torchscript = True
-    assert type(model(**batch())) is tuple
+@each_class
+def test_torchscript_asks_for_tuples_where_it_asks_stock_bert_for_them(cls):
+    """transformers 4; since 5.0 a config may still hold the word, which means nothing any more."""
+    model = make(cls)
+    stock = twin(model, STOCK[cls])
+    model.config.torchscript = stock.config.torchscript = True
+    assert (type(model(**batch())) is tuple) is (type(stock(**batch())) is tuple)
+    assert (type(stock(**batch())) is tuple) is transformers.__version__.startswith("4."), "premise"
 
 
 @each_class

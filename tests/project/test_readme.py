@@ -14,7 +14,7 @@ import pytest
 import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
 from bert_pooled_mlm.convert import parser
-from checkpoints import ROOT, answer, edit_json, run_python, save_lost
+from checkpoints import ROOT, answer, clone, edit_json, run_python, save_lost
 from hub_server import HubServer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,10 +27,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, donor):
     """A checkout beside an MLM checkpoint whose model card names a base model that the (loopback) Hub has."""
-    folder = tmp_path_factory.mktemp("readme") / "bert-pooled-mlm"
-    folder.mkdir()
-    for file in ROOT.glob("*.py"):
-        shutil.copy(file, folder)
+    folder = clone(tmp_path_factory.mktemp("readme"))
     save_lost(folder / "old_ckpt", donor)
     edit_json(
         folder / "old_ckpt" / "config.json", "_name_or_path"
@@ -218,7 +215,7 @@ def test_the_report_has_the_lines_that_a_conversion_prints():
     """The one in the README is the demonstration's; its rows are named and ordered as in a run of today."""
     shown = next(block for block in blocks("text") if block.startswith("$ python convert.py"))
     rows = ["status", "checkpoint", "missing", "donor", "found by", "lineage", "grafted", "grafted", "kept", "copied"]
-    assert [line[:12].strip() for line in shown.splitlines()[1:13]] == [*rows, "verified", "output"]
+    assert [line[:12].strip() for line in shown.splitlines()[1:14]] == [*rows, "tokenizer", "verified", "output"]
 
 
 def squeezed(text: str) -> str:

@@ -1,0 +1,72 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tests marked `versions` on each older transformers, each in an environment of its own.
+
+    python .ci/versions.py                    # all versions
+    python .ci/versions.py 4.41.2 5.0.0       # some of them
+
+The newest version is what constraints.txt pins and the full suite runs on. An older one's environment sees all that is
+installed beside this Python, and holds only what that transformers chooses otherwise: seconds instead of minutes.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# What each version is tested with; where nothing is said, with what pip chooses.
+VERSIONS = {
+    # huggingface_hub: the lowest that it allows. peft names no lowest transformers, and later ones break its Trainer.
+    "4.41.2": ("huggingface_hub==0.23.0", "peft==0.11.1"),
+    "4.48.3": (),
+    "4.57.6": (),
+    "5.0.0": (),
+}
+# What an older transformers chooses otherwise; all else stays as constraints.txt pins it.
+CHOSEN_BY_TRANSFORMERS = (
+    "transformers", "tokenizers", "huggingface_hub", "hf-xet", "sentence-transformers", "peft",
+    "datasets", "dill", "fsspec", "multiprocess",
+)  # fmt: skip
+
+
+def install(version: str, folder: Path) -> Path:
+    """Makes the environment of a version in `folder`, and returns its Python."""
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": folder}))
+    # Not a plain path: the editable install of the checkout is a .pth file there.
+    (site / "pinned.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    kept = [pin for pin in pins if pin.partition("==")[0] not in CHOSEN_BY_TRANSFORMERS]
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join([*kept, f"transformers=={version}", *VERSIONS[version]]) + "\n")
+    command = [python, "-m", "pip", "install", "-q", "--no-compile", "-c", constraints, "bert-pooled-mlm[test]"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"transformers {version} cannot be installed:\n{done.stdout}{done.stderr}")
+    return python
+
+
+def main(versions: list[str]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            pythons = list(pool.map(lambda version: install(version, Path(folder, version)), versions))
+        failed = []
+        for version, python in zip(versions, pythons, strict=True):
+            print(f"\ntransformers {version}", flush=True)
+            # The pinned pytest, run by that Python. `-m pytest` would make every file of the checkout importable.
+            command = [python, Path(sys.executable).with_name("pytest"), "-m", "versions", "-q"]
+            if subprocess.run(command, cwd=ROOT).returncode:
+                failed.append(version)
+    if failed:
+        print(f"failed on transformers {', '.join(failed)}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or list(VERSIONS)))

@@ -1,0 +1,243 @@
+"""Heads, loads and donors: every version reads what is written; what is odd is said, what is not meant refused."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from bert_pooled_mlm import ConversionError, convert
+from bert_pooled_mlm.convert import main
+from checkpoints import answer, bits, edit_json, save_weights, stored, todays_name
+from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification
+
+FORMATS = ("pooled", "bert")
+POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+WEIGHT, BIAS = POOLER
+DECODER = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
+MLM_BIAS = "cls.predictions.bias"
+
+
+@pytest.fixture
+def checkpoint(lost, tmp_path) -> Path:
+    folder = Path(shutil.copytree(lost, tmp_path / "checkpoint"))
+    edit_json(folder / "config.json", "_name_or_path")
+    return folder
+
+
+@pytest.fixture
+def giver(donor, tmp_path) -> Path:
+    return Path(shutil.copytree(donor, tmp_path / "giver"))
+
+
+def graft(checkpoint: Path, donor: Path | None, format: str = "pooled", **options):
+    output = checkpoint.with_name(f"{checkpoint.name}-{format}")
+    return convert(checkpoint, output, pooler_from=donor, format=format, **{"verify": False, **options})
+
+
+def refusal(checkpoint: Path, donor: Path | None = None, **options) -> str:
+    with pytest.raises(ConversionError) as refused:
+        graft(checkpoint, donor, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def change(folder: Path, **tensors: torch.Tensor | None) -> Path:
+    """Sets tensors in a folder, and removes those that are None."""
+    found = {todays_name(name): tensor for name, tensor in stored(folder).items()} | tensors
+    save_weights(folder, {name: tensor for name, tensor in found.items() if tensor is not None})
+    return folder
+
+
+# --- Heads -----------------------------------------------------------------------------------------------------------
+
+LOGITS = """
+import json, sys, torch
+from transformers import AutoModelForMaskedLM
+found = []
+for folder in sys.argv[1:]:
+    model, info = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+    with torch.no_grad():
+        logits = model.eval()(torch.arange(16)[None]).logits
+    found.append([sorted(info["missing_keys"]), logits.flatten().tolist()])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("stored_under", [[MLM_BIAS], [DECODER[1]], [MLM_BIAS, DECODER[1]]], ids=["4.x", "one", "5.x"])
+def test_an_untied_head_has_its_bias_on_every_version(stored_under, checkpoint, donor, tmp_path):
+    """4.x stores one; 5.x two, of which it adds `decoder.bias`, and starts that anew where it is not stored."""
+    generator = torch.Generator().manual_seed(5)
+    weight, bias = torch.randn(128, 32, generator=generator), torch.randn(128, generator=generator)
+    unmoved = torch.zeros(128) if len(stored_under) == 2 else bias  # 5.x trains the one that it adds
+    biases = {MLM_BIAS: unmoved, DECODER[1]: bias}
+    biases = {name: it if name in stored_under else None for name, it in biases.items()}
+    change(checkpoint, **{DECODER[0]: weight}, **biases)
+    edit_json(checkpoint / "config.json", tie_word_embeddings=False)
+    reports = [graft(checkpoint, donor, format, verify=format == "bert") for format in FORMATS]
+    for report in reports:
+        written = stored(Path(report.output))
+        assert torch.equal(written[DECODER[0]], weight)
+        assert torch.equal(written[DECODER[1]], bias)
+        assert torch.equal(written[MLM_BIAS], bias)
+        assert (MLM_BIAS in report.dropped) == (len(stored_under) == 2)
+    tied = change(
+        Path(shutil.copytree(checkpoint, tmp_path / "reference")), **{MLM_BIAS: bias, DECODER[1]: bias.clone()}
+    )
+    one, other, expected = answer(LOGITS, tmp_path, *(report.output for report in reports), tied)
+    assert one[0] == other[0] == []
+    # The classes of the two formats compute the same; a float32 product in another order differs in its last bits.
+    assert torch.allclose(torch.tensor([one[1], other[1]]), torch.tensor([expected[1]] * 2), atol=1e-5)
+    assert not torch.allclose(torch.tensor(one[1]), torch.tensor(one[1]) - bias.repeat(16), atol=1e-2), "premise"
+
+
+@pytest.mark.parametrize("kept", ["embeddings", "head"])
+def test_embeddings_and_head_of_two_sizes_are_refused_with_both(kept, checkpoint, donor):
+    grown = torch.zeros(130, 32) if kept == "head" else torch.zeros(128, 32)
+    edit_json(checkpoint / "config.json", vocab_size=130)
+    change(checkpoint, **{"bert.embeddings.word_embeddings.weight": grown})
+    text = refusal(checkpoint, donor)
+    assert "cls.predictions.bias is F32 [128], expected a floating [130]" in text
+    assert ("word_embeddings.weight is F32 [128, 32], expected a floating [130, 32]" in text) == (kept == "embeddings")
+
+
+# --- Loads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("field", [{"return_dict": False}, {"torchscript": True}], ids=str)
+def test_a_config_that_gives_tuples_is_verified_as_any_other(field, format, checkpoint, donor):
+    edit_json(checkpoint / "config.json", **field)
+    assert graft(checkpoint, donor, format, verify=True).verified.endswith("two loads through AutoModel identical")
+
+
+ENDS = {
+    "prints at exit": ("import atexit; atexit.register(print, 'bye')", None),
+    "warns at exit": ("import atexit, sys; atexit.register(lambda: sys.stderr.write('bye\\n'))", None),
+    "is killed": ("import os; os.kill(os.getpid(), 9)", "the process that loads it was ended by signal 9"),
+    "leaves": ("import os; os._exit(3)", "the process that loads it ended with exit code 3, and no message"),
+    "fails": ("raise SystemExit('Traceback\\nno room')", "could not be loaded as it was written: no room"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_however_the_loading_process_ends_it_is_one_line(case, checkpoint, donor, tmp_path, monkeypatch):
+    """Through `sitecustomize`, as tools that watch processes do it."""
+    code, reason = ENDS[case]
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nif 'load_twice' in str(sys.orig_argv): {code}\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "site"), os.getenv("PYTHONPATH")))))
+    if reason is None:
+        assert graft(checkpoint, donor, verify=True).verified
+    else:
+        assert reason in refusal(checkpoint, donor, verify=True)
+        assert not checkpoint.with_name("checkpoint-pooled").exists()
+
+
+@pytest.mark.parametrize("whose", ["pooled", "lost"])
+def test_a_pooler_that_was_never_trained_is_not_called_pooled(whose, pooled, checkpoint, donor, tmp_path):
+    """As `allow_missing_pooler=True` leaves it, or a save of stock classes: the bias is exactly zero."""
+    folder = Path(shutil.copytree(pooled, tmp_path / "own")) if whose == "pooled" else checkpoint
+    change(folder, **{WEIGHT: torch.randn(32, 32) * 0.02, BIAS: torch.zeros(32)})
+    text = refusal(folder, donor)
+    assert "its pooler was never trained (the bias is exactly zero" in text
+    assert text.endswith("graft the original over it with --replace-pooler")
+    report = graft(folder, donor, replace_pooler=True)
+    assert torch.equal(stored(Path(report.output))[WEIGHT], stored(donor)[WEIGHT])
+
+
+def test_a_dense_that_sentence_transformers_trained_is_not_lost(checkpoint, donor):
+    output = Path(graft(checkpoint, donor).output)
+    dense = output / "2_Dense" / "model.safetensors"
+    other = output.with_name("other")
+    half = {name: tensor.half() for name, tensor in load_file(dense).items()}
+    save_file(half, dense)
+    convert(output, other, format="bert", verify=False)  # the same, rounded
+    shutil.rmtree(other)
+    moved = {name: tensor + 0.01 for name, tensor in half.items()}
+    save_file(moved, dense)
+    before = dense.read_bytes()
+    with pytest.raises(
+        ConversionError, match=r"2_Dense/model.safetensors is not bert.pooler.dense.*convert a copy of it"
+    ):
+        convert(output, other, format="bert", verify=False)
+    assert dense.read_bytes() == before
+    assert not other.exists()
+    shutil.rmtree(output / "2_Dense")
+    assert convert(output, other, format="bert", verify=False).status == "converted"  # as the message says
+
+
+# --- Donors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_donor_that_was_fine_tuned_is_taken_with_a_note(checkpoint, giver):
+    BertForSequenceClassification.from_pretrained(giver).save_pretrained(giver)
+    report = graft(checkpoint, giver)
+    (remark,) = report.remarks
+    assert remark.startswith("the donor has been fine-tuned, and its pooler with it (it holds classifier.")
+    assert f"\nnote         {remark}\n" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["remarks"] == [remark]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "ours"),
+    [("num_attention_heads", 2, 4), ("hidden_act", "relu", "gelu"), ("layer_norm_eps", 1e-5, 1e-12)],
+)
+def test_a_donor_of_another_make_is_taken_with_a_note(field, value, ours, checkpoint, giver):
+    edit_json(giver / "config.json", **{field: value})
+    assert graft(checkpoint, giver).remarks == [f"the donor has {field} {value!r}, the checkpoint {ours!r}"]
+
+
+def test_a_donor_with_fewer_layers_is_taken_with_a_note(checkpoint, giver):
+    """The last of its layers is the checkpoint's last: one that was made by leaving layers out."""
+    tensors = {todays_name(name): tensor for name, tensor in stored(giver).items()}
+    last = {name.replace("layer.1.", "layer.0."): it for name, it in tensors.items() if "layer.1." in name}
+    save_weights(giver, {name: it for name, it in tensors.items() if "layer." not in name} | last)
+    edit_json(giver / "config.json", num_hidden_layers=1)
+    assert graft(checkpoint, giver).remarks == ["the donor has num_hidden_layers 1, the checkpoint 2"]
+
+
+def test_a_constant_weight_is_no_pooler(checkpoint, giver):
+    change(giver, **{WEIGHT: torch.full((32, 32), 0.5)})
+    assert "its pooler's weight is 0.5 everywhere" in refusal(checkpoint, giver)
+    assert graft(checkpoint, giver, force_donor=True).forced
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_one_donor_in_two_dtypes_is_no_tie_and_the_wider_is_taken(dtype, checkpoint, giver, tmp_path):
+    narrow = Path(shutil.copytree(giver, tmp_path / "narrow"))
+    save_weights(narrow, {name: it.to(dtype) for name, it in stored(giver).items()})
+    names = json.dumps([str(narrow), str(giver)])
+    (checkpoint / "README.md").write_text(f"---\nbase_model: {names}\n---\n")
+    report = graft(checkpoint, None)
+    assert report.donor == "giver"
+    assert bits(stored(Path(report.output)))[WEIGHT] == bits(stored(giver))[WEIGHT]
+
+
+def test_two_poolers_are_a_tie_whatever_their_dtypes(checkpoint, giver, tmp_path):
+    """Premise of the test above: what differs by more than rounding is not taken for the same."""
+    other = Path(shutil.copytree(giver, tmp_path / "other"))
+    tensors = stored(giver) | {WEIGHT: stored(giver)[WEIGHT] * 1.05}
+    save_weights(other, {name: it.half() for name, it in tensors.items()})
+    (checkpoint / "README.md").write_text(f"---\nbase_model: {json.dumps([str(other), str(giver)])}\n---\n")
+    assert "several donors with different poolers are equally close" in refusal(checkpoint)
+
+
+def test_what_float16_loses_of_a_pooler_is_said(checkpoint, giver):
+    save_weights(checkpoint, {name: it.half() for name, it in stored(checkpoint).items()})
+    weight = stored(giver)[WEIGHT].clone()
+    weight[:16] = 1e-9  # half of it, below float16's smallest value
+    change(giver, **{WEIGHT: weight})
+    (remark,) = graft(checkpoint, giver).remarks
+    assert remark.startswith(f"50% of {WEIGHT} become zero as float16")
+
+
+def test_force_is_no_short_form_of_force_donor(checkpoint, donor, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([str(checkpoint), "--pooler-from", str(donor), "--force"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --force" in capsys.readouterr().err

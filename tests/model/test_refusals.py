@@ -1,0 +1,264 @@
+"""What the model answers to a checkpoint without a pooler, to a half of a head, and to what it cannot honour."""
+
+import inspect
+import json
+
+import pytest
+import torch
+import transformers
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel
+from bert_pooled_mlm import modeling_bert_pooled_mlm as modeling
+from checkpoints import SHAPE, batch, differing, edit_json, gradients, mlm_batch, save_weights, stored
+from family import MLM, POOLER, auto_of, class_of, each_head, inputs_of, make, stock_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModel, BertForMaskedLM
+
+pytestmark = pytest.mark.versions
+V4 = transformers.__version__.startswith("4.")
+
+
+# A checkpoint without a pooler.
+
+
+@pytest.mark.parametrize("url", ["", "https://example.org/bert-pooled-mlm"])
+def test_the_message_says_what_was_lost_why_and_where_the_tool_is_to_be_had(url, lost, monkeypatch):
+    """Its reader may have nothing but transformers: `convert.py` alone would mean nothing to them."""
+    monkeypatch.setattr(modeling, "PROJECT_URL", url)
+    with pytest.raises(ValueError, match="no usable pooler") as refusal:
+        BertPooledMLMForMaskedLM.from_pretrained(lost)
+    message = str(refusal.value)
+    assert message.startswith(f"{lost} has no usable pooler: ")
+    assert "lost in training: BertForMaskedLM has no pooler" in message
+    assert (f"bert-pooled-mlm ({url}) gives" if url else "bert-pooled-mlm gives") in message
+    assert f"`python convert.py {lost}`" in message
+    assert "\n" not in message
+    assert inspect.getsource(modeling).count("PROJECT_URL = ") == 1
+
+
+@each_head
+def test_a_new_pooler_is_trainable_claims_no_origin_and_is_saved_as_any_other(head, pooled, tmp_path):
+    lost, out = tmp_path / "lost", tmp_path / "new"
+    make("ForMaskedLM", pooler_source={"donor": "user/gone"}).save_pretrained(lost)
+    save_weights(lost, {name: tensor for name, tensor in stored(lost).items() if name not in POOLER})
+    model = class_of(head).from_pretrained(lost, allow_missing_pooler=True)
+    assert all(parameter.requires_grad for parameter in model.bert.pooler.parameters())
+    assert model.config.pooler_source is None
+    before = model.bert.pooler.dense.bias.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.bert(**batch()).pooler_output.sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.bert.pooler.dense.bias, before)
+    model.save_pretrained(out)
+    again = class_of(head).from_pretrained(out)
+    assert not differing(model.bert.pooler.state_dict(), again.bert.pooler.state_dict())
+    assert all(p.requires_grad is class_of(head).pooler_is_trained for p in again.bert.pooler.parameters())
+
+
+# A half of a head.
+
+
+@pytest.mark.skipif(not V4, reason="transformers 5.0 removed torchscript")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")  # later torch
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore:`_is_quantized:FutureWarning"
+)  # transformers' own
+def test_a_head_whose_tied_copies_are_cloned_for_torchscript_is_not_missing(pooled, tmp_path):
+    model = AutoModel.from_pretrained(pooled, torchscript=True)
+    expected = AutoModel.from_pretrained(pooled)(**batch())
+    assert all(torch.equal(a, b) for a, b in zip(model(**batch()), expected.values(), strict=True))
+    model.save_pretrained(tmp_path)
+    kept = {name for name in stored(pooled) if name.startswith("cls.")}
+    assert kept <= stored(tmp_path).keys()
+    assert torch.jit.trace(model, batch()["input_ids"])(batch()["input_ids"])[0].shape == (3, 12, 32)
+
+
+@pytest.mark.parametrize("cls", [BertPooledMLMForMaskedLM, BertPooledMLMModel])
+@pytest.mark.parametrize("gone", ["decoder.bias", "decoder.weight", "both"])
+def test_an_untied_head_starts_from_what_a_tied_one_reads(cls, gone, tmp_path):
+    """One stored bias is read by 4.x as both; 5.x starts the decoder's anew, and a decoder's weight at random."""
+    model = make("ForMaskedLM", tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    missing = {
+        f"cls.predictions.{name}" for name in (("decoder.bias", "decoder.weight") if gone == "both" else [gone])
+    }
+    tensors = stored(tmp_path) | {"cls.predictions.bias": torch.linspace(-1, 1, SHAPE["vocab_size"])}
+    save_weights(tmp_path, {name: tensor for name, tensor in tensors.items() if name not in missing})
+    loaded = cls.from_pretrained(tmp_path)
+    head = loaded.cls.predictions
+    if gone != "decoder.weight":
+        assert torch.equal(head.decoder.bias, tensors["cls.predictions.bias"])
+    if gone != "decoder.bias":
+        assert torch.equal(head.decoder.weight, tensors["bert.embeddings.word_embeddings.weight"])
+    assert loaded(**batch()).logits is not None
+    loaded.save_pretrained(tmp_path / "again")
+    assert not differing(loaded.state_dict(), cls.from_pretrained(tmp_path / "again").state_dict())
+
+
+# Labels and arguments.
+
+
+@pytest.mark.parametrize("shape", [(1, 12), (2, 12), (3, 8), (36,), (3, 12, 1)])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_labels_of_another_shape_than_the_input_are_refused_with_both_shapes(shape, sparse):
+    for head in MLM:
+        model = make(head, sparse_prediction=sparse).train()
+        with pytest.raises(ValueError, match="labels are") as refusal:
+            model(**batch(), labels=torch.ones(shape, dtype=torch.long))
+        assert str(refusal.value) == f"labels are {shape}, the input is (3, 12)"
+
+
+@each_head
+@pytest.mark.parametrize("name", ["next_sentence_label", "num_items_in_batch", "cu_seq_lens_q", "masked_lm_labels"])
+def test_an_argument_that_is_not_honoured_is_an_error(head, name):
+    """transformers 5 takes any; Trainer then believes that num_items_in_batch is honoured."""
+    if V4 and head == "ForNextSentencePrediction":
+        pytest.skip("this one class of transformers 4 takes any, and drops them before ours could see them")
+    model, inputs = make(head), inputs_of(head)
+    if name == "num_items_in_batch" and head in MLM:
+        assert model(**inputs, num_items_in_batch=1000).loss < model(**inputs).loss, "honoured"
+        return
+    assert model.accepts_loss_kwargs is (head in MLM)
+    with pytest.raises(TypeError, match=name) as refusal:
+        model(**inputs, **{name: torch.tensor([1])})
+    assert "\n" not in str(refusal.value)
+
+
+# Packed rows.
+
+PACKED = {
+    "two texts": [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6],
+    "a text of one token": [0, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
+    "counted from 1": [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4],
+    "the first was cut": [7, 8, 9, 0, 1, 2, 0, 1, 2, 3, 4, 5],
+}
+NOT_PACKED = {
+    "as ever": [*range(12)],
+    "backwards": [*range(11, -1, -1)],
+    "all zero": [0] * 12,
+    "rolled": [*range(5, 12), *range(5)],
+    "padded on the left with ones": [1, 1, 1, *range(9)],
+    "padded on the left with zeros": [0, 0, 0, *range(9)],
+}
+
+
+@each_head
+@pytest.mark.parametrize("row", PACKED)
+def test_rows_packed_by_restarting_position_ids_are_refused_in_one_line(head, row):
+    inputs = inputs_of(head)
+    length = inputs["input_ids"].shape[-1]
+    row = (PACKED[row] + [*range(13, 21)])[:length]
+    del inputs["attention_mask"]
+    with pytest.raises(ValueError, match="start anew within a row") as refusal:
+        make(head)(**inputs, position_ids=torch.tensor(row).expand(inputs["input_ids"].shape))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("row", NOT_PACKED)
+def test_other_position_ids_are_bert_s_business(row):
+    model, positions = make("ForMaskedLM"), torch.tensor([NOT_PACKED[row]])
+    inputs = {"input_ids": batch()["input_ids"], "position_ids": positions}
+    assert torch.equal(model(**inputs).logits, stock_of(model)(**inputs).logits)
+
+
+def test_padding_is_no_new_text_and_a_mask_of_blocks_says_what_belongs_together():
+    # A mask of blocks is 3-D in transformers 4, and 4.41 reads one in eager attention alone.
+    model, inputs = make("ForMaskedLM", attn_implementation="eager" if V4 else "sdpa"), batch()
+    model(**inputs, position_ids=torch.arange(12) * inputs["attention_mask"])
+    packed = torch.tensor(PACKED["two texts"]).unsqueeze(0)
+    blocks = (packed.eq(0).cumsum(1).unsqueeze(1) == packed.eq(0).cumsum(1).unsqueeze(2)).unsqueeze(1)
+    ids = inputs["input_ids"][:1]
+    if V4:
+        blocks = blocks.squeeze(1)
+    together = model(input_ids=ids, position_ids=packed, attention_mask=blocks).last_hidden_state
+    # Rows of other lengths: matrix kernels round differently.
+    torch.testing.assert_close(together[:, 5:], model(input_ids=ids[:, 5:]).last_hidden_state, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Using `DataCollatorWithFlattening`")
+@pytest.mark.skipif(not hasattr(transformers, "DataCollatorWithFlattening"), reason="new in transformers 4.44")
+def test_what_the_flattening_collator_of_transformers_makes_is_refused():
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
+    packed = transformers.DataCollatorWithFlattening(return_tensors="pt")(rows)
+    with pytest.raises(ValueError, match="start anew within a row"):
+        make("ForMaskedLM")(**{name: packed[name] for name in ("input_ids", "position_ids", "labels")})
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_position_ids_compile_to_one_graph():
+    model, counts = make("ForMaskedLM"), []
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=lambda graph, _: counts.append(1) or graph, fullgraph=True)
+    inputs = {**mlm_batch(), "position_ids": torch.arange(12).expand(3, -1).clone()}
+    torch.testing.assert_close(compiled(**inputs).loss, model(**inputs).loss, rtol=1e-6, atol=0)  # all rows, then some
+    assert len(counts) == 1
+    torch._dynamo.reset()
+
+
+# Where Python may not look at the values.
+
+
+@each_head
+def test_a_labelled_forward_runs_on_the_meta_device_and_on_fake_tensors_as_stock_berts_does(head):
+    # As far as stock BERT does: 4.x looks at the values of a mask with sdpa, and of input_ids without one; 5.x at any.
+    model, inputs = make(head, attn_implementation="eager"), inputs_of(head)
+    if not V4:
+        del inputs["attention_mask"]
+    if head != "ForMultipleChoice":
+        inputs["position_ids"] = torch.arange(12).expand(3, -1)
+    expected = {name: tensor.shape for name, tensor in model(**inputs).items()}
+    on_meta = model.to("meta")(**{name: tensor.to("meta") for name, tensor in inputs.items()})
+    assert {name: tensor.shape for name, tensor in on_meta.items()} == expected
+    assert on_meta.loss.is_meta
+    if not V4:  # earlier versions build their attention mask from the mask's values
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            faked = make(head, attn_implementation="eager")(
+                **{name: mode.from_tensor(tensor) for name, tensor in inputs.items()}
+            )
+        assert {name: tensor.shape for name, tensor in faked.items()} == expected
+
+
+@pytest.mark.skipif(V4, reason="BERT of transformers 4 looks at its attention mask's values")
+def test_a_labelled_forward_runs_under_vmap():
+    """Gradients by row, as torch.func gives them: their mean is the batch's where rows have as many labels each."""
+    inputs = mlm_batch(3, 12)
+    inputs = {name: inputs[name] for name in ("input_ids", "labels", "token_type_ids")}
+    inputs["labels"] = torch.where(torch.arange(12) % 4 == 1, inputs["input_ids"], -100)
+    model = make("ForMaskedLM", attn_implementation="eager")
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters, row):
+        row = {name: tensor.unsqueeze(0) for name, tensor in row.items()}
+        return torch.func.functional_call(model, parameters, (), row).loss
+
+    by_row = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, inputs)
+    grads = gradients(model, **inputs)[1]
+    for name, grad in grads.items():
+        # Other kernels, in another order: float32's last bits, against gradients of up to 1.
+        torch.testing.assert_close(by_row[name].mean(0), grad, rtol=1e-4, atol=1e-6)
+
+
+# The config's return_dict, as stock BERT reads it.
+
+
+@each_head
+def test_return_dict_and_torchscript_of_a_config_file_act_as_in_stock_bert(head, tmp_path):
+    model = make(head)
+    stock_of(model).save_pretrained(tmp_path / "stock")
+    model.save_pretrained(tmp_path / "ours")
+    stock_class = type(stock_of(model))
+    for fields in ({"return_dict": False}, {"torchscript": True}, {"return_dict": True}):
+        for folder in ("stock", "ours"):
+            edit_json(tmp_path / folder / "config.json", "return_dict", "torchscript")
+            edit_json(tmp_path / folder / "config.json", **fields)
+        inputs = inputs_of(head)
+        stock = stock_class.from_pretrained(tmp_path / "stock")(**inputs)
+        ours = auto_of(head).from_pretrained(tmp_path / "ours")(**inputs)
+        assert isinstance(ours, tuple) is isinstance(stock, tuple), (fields, json.dumps(fields))
+
+
+def test_stock_for_masked_lm_reads_what_an_untied_head_saved(tmp_path):
+    """Both biases are in the file, whichever version saved it."""
+    model = make("ForMaskedLM", tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    stock = BertForMaskedLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(stock(**batch()).logits, model(**batch()).logits)
