@@ -17,7 +17,8 @@ Imports run downwards only:
     staging       a folder appears whole, or not at all
     bert          what a BERT is: tensor names, shapes, the lineage tensor
     fields        which fields of config.json travel
-    tensors       tensors as byte ranges: safetensors and pickles in, safetensors out
+    tensors       tensors as byte ranges: safetensors in and out
+    weights       a checkpoint's weights, whichever files hold them
     tokenizer     which tokenizer a folder has, told from its files
     card          the model card
     checkpoint    step 1: read a checkpoint

@@ -41,7 +41,8 @@ from .sources import (
     local_path,
     read_json,
 )
-from .tensors import FLOATS, Tensor, read_header, read_tensors, same_bytes
+from .tensors import FLOATS, Tensor, read_header, same_bytes
+from .weights import read_tensors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,7 +173,9 @@ def strings_of(path: Path) -> list[str]:
 def test_no_message_advises_to_remove_anything():
     strings = [text for path in [ROOT / "convert.py", *ROOT.glob("conversion/*.py")] for text in strings_of(path)]
     assert len(strings) > 500, "premise"
-    assert [it for it in strings if re.search(r"\b(remove|delete|erase|rm|unlink|clear)\b", it, re.IGNORECASE)] == []
+    # The two that may: a field of a config, and what an upload leaves of older weights in the repository.
+    advice = re.compile(r"\b(remove(?! auto_map)|delete(?!=)|erase|rm|unlink|clear)\b", re.IGNORECASE)
+    assert [it for it in strings if advice.search(it)] == []
 
 
 # --- What is cleared away, and what is not ---------------------------------------------------------------------------

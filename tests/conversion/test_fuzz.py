@@ -48,11 +48,29 @@ TEXTS = {
     '"@deeper"': "[" * 100_000 + "]" * 100_000,
     '"@digits"': "9" * 5000,
 }
+# Of config.json: what transformers follows to code, and what it computes with for ever.
+FIELDS = (
+    "custom_pipelines", "attn_implementation", "auto_map", "quantization_config", "task_specific_params", "num_labels",
+    "id2label", "hidden_act", "pruned_heads", "pooler_source", "sparse_prediction", "pooler_loss_weight",
+)  # fmt: skip
+FOREIGN = FIELDS[:2]
+MERGES = "\n".join(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 10)}]}}" for n in range(1, 12))
+SOURCES = (
+    {"donor": "<b>x</b>", "revision": None, "sha256": dict.fromkeys(POOLER, "a" * 64), "lineage_cosine": 1.0},
+    {"donor": "x" * 5000, "revision": "main", "sha256": {}, "lineage_cosine": 2, "forced": ["`"] * 50},
+)
+BODIES = (
+    b"",
+    b"\n" * 200_000,
+    b"<!-- bert-pooled-mlm: begin -->" * 50_000,
+    b"<!-- bert-pooled-mlm: end -->\n" * 50_000,
+)
 ODD = (
     None, True, False, -1, 0, 1, 2, 8, 64, 1 << 31, 1 << 47, 1 << 48, 1 << 63, -(1 << 63), 10**400,
     0.5, float("nan"), float("inf"), "", ".", "..", "/", "a\nb", "\x1b[2J", "\0", "\ud800", "\ufeff", "x" * 5000,
     "~nobody-of-this-name/x", "gone/away", "bert-base-uncased", "bert_pooled_mlm", "BertForMaskedLM", "F32", "F16",
-    "BF16", "F64", "I64", "BOOL", "F8_E4M3", "@deep", "@deeper", "@digits", [], {}, [[]], [0], [1, 2], {"": None},
+    "BF16", "F64", "I64", "BOOL", "F8_E4M3", "@deep", "@deeper", "@digits", *SOURCES, 10**12,
+    "someone/kernel", {"x": {"impl": "evil.Pipeline"}}, [], {}, [[]], [0], [1, 2], {"": None},
 )  # fmt: skip
 VALUES = st.one_of(
     st.sampled_from(ODD),
@@ -66,7 +84,7 @@ VALUES = st.one_of(
 YAML = (
     "!!int ''", "!!float ''", "!!bool x", "!!timestamp x", "!!binary x", "!!python/object:os.system x", "!!set {a}",
     "!!omap [a]", "2020-01-01", "2020-99-99", "*gone", "&a [*a]", "{<<: 1}", "{? [a] : b}", "0x", "1_", "0o9", ".nan",
-    "'", '"\\ud800"', "%", "\t", "|\n  text", "[" * 1000,
+    "'", '"\\ud800"', "%", "\t", "|\n  text", "[" * 1000, f"x\nm0: &m0 {{k: v}}\n{MERGES}",
 )  # fmt: skip
 CARD_KEYS = (
     "license", "tags", "base_model", "model-index", "eval_results", "model_name", "language", "datasets",
@@ -104,7 +122,7 @@ def other_keys(draw, key: str, keys: list[str]) -> str:
         *keys, f"module.{key}", f"_orig_mod.module.{key}", key.removeprefix("bert."), f"{key}\n", "\ud800", "",
         "x" * 5000,
         key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"), *TIED,
-        *DROPPED, "__metadata__",
+        *DROPPED, "__metadata__", *FIELDS,
     )  # fmt: skip
     return draw(st.sampled_from(ways) | st.text(max_size=8))
 
@@ -191,7 +209,8 @@ def edited_card(draw, blob: bytes, note: list[str]) -> bytes:
     note.append(f"{lines!r:.200}")
     lines = [(key, value if isinstance(value, bytes) else value.encode()) for key, value in lines]
     head = b"".join(b"%s: %s\n" % (key.encode(), value) for key, value in lines)
-    return b"---\n" + head + draw(st.sampled_from((b"---\n", b"---", b"--- \n", b"", b"---\r\n"))) + b"\n# A model\n"
+    fence = draw(st.sampled_from((b"---\n", b"---", b"--- \n", b"", b"---\r\n")))
+    return b"---\n" + head + fence + b"\n# A model\n" + draw(st.sampled_from(BODIES))
 
 
 @st.composite
@@ -308,6 +327,9 @@ def check_output(output: Path, checkpoint: dict[str, bytes], donor: dict[str, by
                     assert list(file.get_tensor(key).shape) == tensors[key][1]
         elif name.endswith(".json"):
             assert isinstance(json.loads(written[name].decode("utf-8")), list if name == "modules.json" else dict)
+    assert not {*FOREIGN}.intersection(json.loads(written["config.json"]))
+    assert b"evil" not in written["config.json"]
+    assert b"<b>" not in written["README.md"].partition(b"begin -->")[2]
     if "model.safetensors.index.json" in written:
         index = json.loads(written["model.safetensors.index.json"])
         assert index["metadata"]["total_size"] == sum(len(data) for *_, data in tensors.values())
@@ -367,7 +389,7 @@ def material(tmp_path_factory) -> Material:
     folders = {}
     for kind in ("donor", "single", "sharded", "bin", "pooled"):
         (place / kind / "README.md").write_bytes(CARD)
-        folders[kind] = {path.name: path.read_bytes() for path in (place / kind).iterdir()}
+        folders[kind] = {path.name: path.read_bytes() for path in (place / kind).iterdir() if path.is_file()}
     assert len([name for name in folders["sharded"] if name.endswith(".safetensors")]) > 1
     return Material(folders, set(state) | {*POOLER}, place)
 

@@ -59,7 +59,6 @@ UNFIT = {
     "label2id": {"a": {"b": 1}},
     "task_specific_params": {"feature-extraction": {"custom_pipelines": {"x": "evil"}}},
     "problem_type": "../evil",
-    "tokenizer_class": "evil--tokenization.Tokenizer",
     "torch_dtype": "os.system('x')",
     "dtype": {"evil": "float16"},
     "prefix": "x" * 5000,
