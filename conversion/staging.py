@@ -168,7 +168,7 @@ def _prefix(output: Path) -> str:
 
 def _clear(workspace: Path, output: Path) -> None:
     """Removes a workspace; an output that was put aside in it, and that none has replaced, gets its name back."""
-    if (workspace / ASIDE).exists() and not os.path.lexists(output):
+    if os.path.exists(workspace / ASIDE) and not os.path.lexists(output):
         (workspace / ASIDE).rename(output)
     shutil.rmtree(workspace, ignore_errors=True)  # another run may be clearing it away as well
 

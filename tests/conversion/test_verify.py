@@ -62,8 +62,8 @@ def test_loads_that_fail_leave_nothing(code, answer, message, match, place, monk
 
 def test_what_transformers_cannot_load_is_not_given_its_name(place):
     """The real thing: a config that the converter accepts, and `BertModel` does not."""
-    edit_json(place / "checkpoint" / "config.json", hidden_act="no such function")
-    refused(place, r"out: could not be loaded as it was written: .*no such function", verify=True)
+    edit_json(place / "checkpoint" / "config.json", hidden_act="no_such_function")
+    refused(place, r"out: could not be loaded as it was written: .*no_such_function", verify=True)
 
 
 def test_without_what_the_verification_needs_nothing_is_begun(lost, donor, out, monkeypatch):
