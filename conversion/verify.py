@@ -15,7 +15,7 @@ from pathlib import Path
 from .errors import ConversionError, listed
 from .plan import Plan
 from .sources import Folder
-from .tensors import read_tensors
+from .weights import read_tensors
 
 SOUND = {"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}
 CHILD = Path(__file__).with_name("load_twice.py")
