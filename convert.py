@@ -41,9 +41,10 @@ if __package__:
     from .conversion import checkpoint as reading
     from .conversion import hub, staging, texts, verify, wire, write
     from .conversion import plan as planning
-    from .conversion.donors import Donors, named_folders
+    from .conversion.donors import Donors
     from .conversion.errors import ConversionError, first_line, printable
     from .conversion.formats import FORMATS
+    from .conversion.origins import named_folders
     from .conversion.push import Upload, push
     from .conversion.report import ConversionReport
     from .conversion.sources import local_path
@@ -52,9 +53,10 @@ else:
     from conversion import checkpoint as reading
     from conversion import hub, staging, texts, verify, wire, write
     from conversion import plan as planning
-    from conversion.donors import Donors, named_folders
+    from conversion.donors import Donors
     from conversion.errors import ConversionError, first_line, printable
     from conversion.formats import FORMATS
+    from conversion.origins import named_folders
     from conversion.push import Upload, push
     from conversion.report import ConversionReport
     from conversion.sources import local_path

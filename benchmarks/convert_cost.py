@@ -44,7 +44,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conversion.sources import Folder
 from conversion.staging import flushed
-from conversion.tensors import read_header, write_safetensors
+from conversion.weights import read_header, write_safetensors
 fsync, waited = os.fsync, []
 def timed(descriptor):
     began = time.perf_counter()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Iterator
 
@@ -41,8 +42,8 @@ from .sources import (
     local_path,
     read_json,
 )
-from .tensors import FLOATS, Tensor, read_header, same_bytes
-from .weights import read_tensors
+from .tensors import FLOATS, Tensor, same_bytes
+from .weights import read_header, read_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Checkpoint:
     def pooler(self) -> dict[str, Tensor]:
         """The pooler's tensors that there are: both, in a whole one."""
         return {key: self.tensors[key] for key in POOLER if key in self.tensors}
+
+    @functools.cached_property
+    def pooler_in_memory(self) -> dict[str, Tensor]:
+        """The same, read once: of a donor on the Hub, it does not come over the wire for each checkpoint anew."""
+        return {key: tensor if tensor.data is not None else tensor.in_memory() for key, tensor in self.pooler.items()}
 
     @property
     def pooler_source(self) -> PoolerSource | None:

@@ -7,20 +7,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from . import hub
 from .bert import POOLER, SIZES, lineage_key
-from .card import read_card
 from .checkpoint import Checkpoint, never_trained, read_part
 from .errors import ConversionError, HubError, HubUnreachable
-from .known_donors import KNOWN_DONORS, LEGACY_NAMES
-from .sources import Folder, checkpoint_files, local_path, read_json, weights_file
+from .origins import GUESSED, known_donors, named_donors
+from .sources import checkpoint_files, weights_file
 from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
 
 # Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98, strangers stay below 0.02.
@@ -30,12 +26,10 @@ TIE_FACTOR, DISTANCE_FLOOR = 2, 5e-6
 VANISHED = 0.01  # of the values that were not zero
 RESIZED = {"hidden_size", "vocab_size", "max_position_embeddings"}  # the first is checked, the others may grow
 SAME_AS_DONOR = {"hidden_act": "gelu", "layer_norm_eps": 1e-12} | {k: SIZES[k] for k in SIZES if k not in RESIZED}
-NAMES_LIMIT = 8  # of a checkpoint's own: each costs a look at a folder or a request
-GUESSED = "the table of well-known BERTs"
 EXPLICIT = "--pooler-from"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Donor:
     """A candidate held against a checkpoint."""
 
@@ -52,7 +46,15 @@ class Donor:
 
     @functools.cached_property
     def pooler(self) -> dict[str, Tensor]:
-        return {key: tensor.in_memory().cast(self.dtype) for key, tensor in self.checkpoint.pooler.items()}
+        return {key: tensor.cast(self.dtype) for key, tensor in self.checkpoint.pooler_in_memory.items()}
+
+    @property
+    def says_nothing(self) -> str | None:
+        """Why a pooler of this kind must not be taken, whosever it is; of a repo, it comes over the wire now."""
+        weight = self.checkpoint.pooler_in_memory[POOLER[0]].values()
+        if weight.min() != weight.max():
+            return None
+        return f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
 
     @property
     def width(self) -> int:
@@ -63,7 +65,7 @@ class Donor:
     def remarks(self) -> Iterator[str]:
         """What the report says of taking it."""
         yield from self.notes
-        for key, stored in self.checkpoint.pooler.items():
+        for key, stored in self.checkpoint.pooler_in_memory.items():
             before, after = stored.values(), self.pooler[key].values()
             lost = np.count_nonzero((before != 0) & (after == 0)) / max(np.count_nonzero(before), 1)
             if lost > VANISHED:
@@ -106,16 +108,6 @@ class Donors:
                 "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
                 "or the mean of the last hidden states instead of pooler_output"
             )
-        if not objections:  # else it is not read over the wire
-            if candidate.tensors[POOLER[0]].data is None:
-                read = {key: tensor.in_memory() for key, tensor in candidate.pooler.items()}
-                candidate = dataclasses.replace(candidate, tensors=candidate.tensors | read)
-                self._opened[name, revision] = candidate
-            weight = candidate.pooler[POOLER[0]].values()
-            if weight.min() == weight.max():
-                objections.append(
-                    f"its pooler's weight is {weight[0]:g} everywhere: of a text, its vectors say a single number"
-                )
         notes = tuple(oddities(checkpoint.config, candidate))
         return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections), notes)
 
@@ -155,17 +147,20 @@ class Donors:
         """
         if pooler_from is not None:
             donor = self.examine(checkpoint, pooler_from, revision, EXPLICIT)
-            if donor.objections and not force:
-                raise ConversionError(
-                    f"{donor}: {'; and '.join(donor.objections)}. To take it all the same: --force-donor"
-                )
-            return donor, ()
+            objections = tuple(filter(None, (*donor.objections, donor.says_nothing)))
+            if objections and not force:
+                raise ConversionError(f"{donor}: {'; and '.join(objections)}. To take it all the same: --force-donor")
+            return dataclasses.replace(donor, objections=objections), ()
         refused: dict[str, list[str]] = {}  # reason -> names
         unread = None
         for candidates in (*named_donors(checkpoint), *known_donors(checkpoint.config)):
             fitting, unread = self._sift(checkpoint, candidates, refused)
-            if fitting:
-                return closest(checkpoint, fitting), tuple(_not_taken(refused))
+            while fitting:
+                donor = closest(checkpoint, fitting)
+                if donor.says_nothing is None:
+                    return donor, tuple(_not_taken(refused))
+                refused.setdefault(donor.says_nothing, []).append(donor.checkpoint.source.label)
+                fitting.remove(donor)
             if unread is not None:  # it may well be the right one: no guessing then
                 break
         if unread is not None and not isinstance(unread, HubUnreachable):
@@ -244,7 +239,7 @@ def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:
 
 
 def _same(one: Donor, other: Donor) -> bool:
-    return same_pooler(one.checkpoint.pooler, other.checkpoint.pooler)
+    return same_pooler(one.checkpoint.pooler_in_memory, other.checkpoint.pooler_in_memory)
 
 
 def oddities(config: dict, donor: Checkpoint) -> Iterator[str]:
@@ -255,61 +250,3 @@ def oddities(config: dict, donor: Checkpoint) -> Iterator[str]:
         theirs, ours = (it.get(field, default) for it in (donor.config, config))
         if theirs != ours:
             yield f"the donor has {field} {theirs!r}, the checkpoint {ours!r}"
-
-
-def named_donors(checkpoint: Checkpoint) -> Iterator[list[tuple[str, str]]]:
-    """What the checkpoint itself says that it was started from; then what the folders among that say in turn."""
-    folder, config, seen = checkpoint.source, checkpoint.config, {os.path.realpath(checkpoint.source.path)}
-    while folder is not None:
-        names = [(name, by) for name, by in _names_in(folder, config) if os.path.realpath(name) not in seen]
-        names = names[:NAMES_LIMIT]
-        yield names
-        seen |= {os.path.realpath(name) for name, _ in names}
-        paths = (local_path(name) for name, _ in names)
-        folder = next((Folder(path) for path in paths if os.path.isfile(path / "config.json")), None)
-        if folder is not None:
-            try:
-                config = read_json(folder, "config.json")
-            except ConversionError:  # `examine` has refused it for that already
-                return
-
-
-def named_folders(name: str) -> list[Path]:
-    """The folders that a checkpoint says it was started from, as `named_donors` finds them; none of a damaged one."""
-    try:
-        folder = Folder(local_path(name))
-        named = list(named_donors(Checkpoint(folder, read_json(folder, "config.json"), {})))
-    except (ConversionError, OSError):  # its conversion is going to say so
-        return []
-    return [path for donors in named for it, _ in donors if os.path.isdir(path := local_path(it))]
-
-
-def _names_in(folder: Folder, config: dict) -> Iterator[tuple[str, str]]:
-    source, base = config.get("pooler_source"), read_card(folder)[0].get("base_model")
-    for name, found_by in (
-        (source.get("donor") if isinstance(source, dict) else None, "config.json's pooler_source"),
-        (config.get("_name_or_path"), "config.json's _name_or_path"),
-        *((name, "README.md's base_model") for name in (base if isinstance(base, list) else [base])),
-    ):
-        if isinstance(name, str) and name:
-            yield from ((donor, found_by) for donor in _as_donors(name))
-
-
-def _as_donors(name: str) -> list[str]:
-    """A folder that exists, a Hub id, or the one that a path tells which is gone."""
-    path = local_path(name)
-    if os.path.isdir(path):
-        return [name]
-    if cached := re.search(r"(?:^|[/\\])models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]", name):
-        return ["/".join(filter(None, cached.groups()))]  # in the Hub's cache of another machine
-    ids = [name] if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name in LEGACY_NAMES else []
-    ids += [known.repo_id for known in KNOWN_DONORS if known.repo_id.split("/")[1] == path.name]
-    return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))
-
-
-def known_donors(config: dict) -> Iterator[list[tuple[str, str]]]:
-    """Guesses of the same shape, best first: those with this vocabulary, then those whose vocabulary it may extend."""
-    shape = (config["hidden_size"], config["num_hidden_layers"])
-    fitting = [known for known in KNOWN_DONORS if (known.hidden_size, known.num_hidden_layers) == shape]
-    yield [(known.repo_id, GUESSED) for known in fitting if known.vocab_size == config["vocab_size"]]
-    yield [(known.repo_id, GUESSED) for known in fitting if known.vocab_size < config["vocab_size"]]

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from .errors import ConversionError, listed
 from .hub import from_page
 from .sources import Folder, local_path, parse_json
-from .tensors import read_header
+from .weights import read_header
 
 MANIFEST = "bert-pooled-mlm"  # in the weights' header: {file: sha256} of what was written beside them
 ASIDE = "replaced"  # in the workspace: what stood at the destination before

@@ -1,25 +1,18 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors as byte ranges: safetensors in and out, without its library and without torch.
-
-The format is read and written here, and not by its library, for two measured reasons: the process of a bert-base
-conversion takes 70 MB this way, and 446 to 862 MB through safetensors 0.8; and the library does not tell the byte
-offsets, by which a donor on the Hub is read in part. https://github.com/huggingface/safetensors#format
-"""
+"""A tensor as a range of bytes: compared, hashed and cast without torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterator
 
 import numpy as np
 
 from .errors import ConversionError
-from .sources import Source, is_count, parse_json, refuse_pointer
+from .sources import Source
 
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -28,7 +21,6 @@ DTYPE_BYTES = {
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 COARSENESS = tuple(FLOATS)  # the finest first
-HEADER_LIMIT = 8 << 20  # bytes; a BERT of 24 layers needs 0.05 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,94 +106,3 @@ def same_pooler(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         except ConversionError:  # not finite, or too small for it
             return False
     return True
-
-
-def read_header(source: Source, name: str) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a safetensors file, from its header, and the header's metadata.
-
-    Raises:
-        ConversionError: The header is damaged, lies about dtypes, shapes or offsets, or is larger than any BERT's.
-    """
-    where, size = source.where(name), source.size(name)
-    first = b"".join(map(bytes, source.chunks(name, 0, min(size, 8))))
-    refuse_pointer(source, name, first)
-    length = int.from_bytes(first, "little") if size >= 8 else size
-    if size < 8 or 8 + length > size:
-        raise ConversionError(
-            f"{where}: a header of {length} bytes in a file of {size}: truncated, or not safetensors"
-        )
-    if length > HEADER_LIMIT:
-        raise ConversionError(f"{where}: a header of {length} bytes; expected at most {HEADER_LIMIT} of a BERT")
-    header = parse_json(b"".join(map(bytes, source.chunks(name, 8, length))), where)
-    metadata = header.pop("__metadata__", None)
-    tensors = {key: _entry(source, name, key, entry, 8 + length) for key, entry in header.items()}
-    end = 8 + length
-    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
-        if tensor.start != end:
-            raise ConversionError(f"{where}: {key} starts at byte {tensor.start}, expected {end}: overlap or gap")
-        end += tensor.nbytes
-    if end != size:
-        raise ConversionError(f"{where}: the header describes {end} bytes, the file has {size}: truncated or damaged")
-    return tensors, metadata if isinstance(metadata, dict) else {}
-
-
-def _entry(source: Source, name: str, key: str, entry: object, data_start: int) -> Tensor:
-    where = source.where(name)
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if len(entry) == 3:
-            pass
-        case _:
-            raise ConversionError(f"{where}: the header's entry of {key!r} is not one of a tensor; it is damaged")
-    if dtype not in DTYPE_BYTES:
-        raise ConversionError(f"{where}: {key} has the unknown dtype {dtype!r}; expected {', '.join(FLOATS)}")
-    if len(shape) > 8 or not all(map(is_count, [*shape, begin, end])):
-        raise ConversionError(
-            f"{where}: {key} has the shape {str(shape)[:80]} at {begin} to {end}; expected a few whole numbers"
-        )
-    tensor = Tensor(source, name, dtype, tuple(shape), data_start + begin)
-    if end - begin != tensor.nbytes:
-        raise ConversionError(
-            f"{where}: {key} ({dtype} {shape}) has {tensor.nbytes} bytes; the header says {end - begin}"
-        )
-    return tensor
-
-
-def write_safetensors(
-    file: BinaryIO,
-    tensors: dict[str, Tensor],
-    metadata: dict[str, str] | None = None,
-    on_piece: Callable[[int], object] = lambda nbytes: None,
-    hashed: bool = False,
-) -> dict[str, str]:
-    """Writes tensors in safetensors' own order (widest dtype first, then by name), a bounded piece at a time.
-
-    Args:
-        file: Open for writing.
-        tensors: By the names that they get.
-        metadata: Stands in the header besides the format.
-        on_piece: Is told how many bytes of tensors have just been written.
-        hashed: Hash the bytes on their way, which takes half as long again as copying them.
-
-    Returns:
-        The sha256 of each tensor's bytes as they were read, if `hashed`.
-    """
-    order = sorted(tensors, key=lambda key: (-DTYPE_BYTES[tensors[key].dtype], key))
-    header: dict = {"__metadata__": {"format": "pt", **(metadata or {})}}  # transformers 4.x refuses files without it
-    end = 0
-    for key in order:
-        tensor = tensors[key]
-        begin, end = end, end + tensor.nbytes
-        header[key] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    digests = {}
-    for key in order:
-        digest = hashlib.sha256()
-        for piece in tensors[key].chunks():
-            file.write(piece)
-            if hashed:
-                digest.update(piece)
-            on_piece(len(piece))
-        digests[key] = digest.hexdigest()
-    return digests if hashed else {}

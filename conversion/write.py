@@ -14,7 +14,7 @@ from .formats import DENSE, DENSE_NAMES
 from .plan import Plan
 from .sources import read_bytes
 from .staging import MANIFEST, flushed, sync_folder
-from .tensors import write_safetensors
+from .weights import write_safetensors
 
 # The two files that travel lie beside this package's folder.
 CODE = Path(__file__).resolve().parent.parent

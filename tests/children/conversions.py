@@ -16,7 +16,7 @@ import traceback
 
 sys.path.insert(0, sys.argv[1])  # a plain checkout
 import convert
-from conversion import donors
+from conversion import origins
 from conversion.known_donors import KnownDonor
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
@@ -50,7 +50,7 @@ def child(order: dict, steps: int) -> int:
     os.chdir(order.get("cwd", "."))
     os.environ.update(order.get("env", {}))
     if "table" in order:
-        donors.KNOWN_DONORS = tuple(KnownDonor(*entry) for entry in order["table"])
+        origins.KNOWN_DONORS = tuple(KnownDonor(*entry) for entry in order["table"])
     if "file_limit" in order:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], resource.RLIM_INFINITY))
     update, convert.tqdm.update = convert.tqdm.update, counted

@@ -24,7 +24,7 @@ def asked(tmp_path, monkeypatch) -> list[str]:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(conversion.hub, "listing", unreachable)
-    monkeypatch.setattr(conversion.donors, "KNOWN_DONORS", ())
+    monkeypatch.setattr(conversion.origins, "KNOWN_DONORS", ())
     return names
 
 
@@ -48,7 +48,7 @@ def table(monkeypatch, shelve):
     def use(entries: dict[str, Path | None], vocab_size: int = 128, **shape) -> None:
         shape = {"hidden_size": 32, "num_hidden_layers": 2} | shape
         known = [conversion.known_donors.KnownDonor(repo_id, vocab_size, **shape) for repo_id in entries]
-        monkeypatch.setattr(conversion.donors, "KNOWN_DONORS", (*conversion.donors.KNOWN_DONORS, *known))
+        monkeypatch.setattr(conversion.origins, "KNOWN_DONORS", (*conversion.origins.KNOWN_DONORS, *known))
         for repo_id, folder in entries.items():
             if folder is not None:
                 shelve(repo_id, folder)

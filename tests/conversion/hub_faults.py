@@ -17,7 +17,7 @@ import contextlib, io, json, os, resource, sys, time
 sys.path.insert(0, sys.argv[1])
 import convert, conversion.donors
 from conversion.known_donors import KnownDonor
-conversion.donors.KNOWN_DONORS = tuple(KnownDonor(name, 128, 32, 2) for name in json.loads(sys.argv[2]))
+conversion.origins.KNOWN_DONORS = tuple(KnownDonor(name, 128, 32, 2) for name in json.loads(sys.argv[2]))
 for line in sys.stdin:
     order, texts, start = json.loads(line), (io.StringIO(), io.StringIO()), time.monotonic()
     os.chdir(order["cwd"])
