@@ -106,8 +106,6 @@ def _starts(state: dict, records: list[int]) -> dict[int, int] | None:
 
     if not all(it.layout == torch.strided and it.is_contiguous() and not it.is_neg() for it in state.values()):
         return None
-    if not all(it.layout == torch.strided and it.is_contiguous() and not it.is_neg() for it in state.values()):
-        return None
     storages = sorted({it.untyped_storage().data_ptr() for it in state.values() if it.untyped_storage().nbytes()})
     bases = {address - begin for address, begin in zip(storages, records, strict=False)}
     if len(storages) != len(records) or len(bases) != 1:

@@ -264,7 +264,7 @@ def test_a_thousand_names_are_eight_requests(checkpoint, asked):
     (checkpoint / "README.md").write_text(f"---\nbase_model: {json.dumps(names)}\n---\n")
     with pytest.raises(ConversionError):
         graft(checkpoint)
-    assert len(asked) <= conversion.donors.NAMES_LIMIT
+    assert len(asked) <= conversion.origins.NAMES_LIMIT
 
 
 # --- Weights ---------------------------------------------------------------------------------------------------------
