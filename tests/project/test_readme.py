@@ -1,4 +1,4 @@
-"""The README is true: every snippet runs as it stands there, and what it says is printed is printed."""
+"""README and documents are true: every snippet runs as it stands there, what is said to be printed is printed."""
 
 import inspect
 import json
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import bert_pooled_mlm
 import pytest
@@ -17,11 +18,26 @@ from bert_pooled_mlm.convert import parser
 from checkpoints import ROOT, answer, clone, edit_json, run_python, save_lost
 from hub_server import HubServer
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+READMES = ("README.md", "README.zh-CN.md")
+DOCUMENTS = (*READMES, *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+README = text_of("README.md")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+SNIPPETS = [
+    *blocks("python"),
+    *blocks("python", text_of("docs/loading.md")),
+    *blocks("python", text_of("docs/converter.md")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +82,12 @@ def test_the_calibration_works_as_it_stands_there(workplace):
     assert (folder / "old_ckpt-calibrated" / "config.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("name", READMES)
 def test_what_calibration_brings_back_is_the_recorded_figure(name):
-    table = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8").partition("<!-- table topic -->")[2]
+    table = text_of("docs/calibration.md").partition("<!-- calibration.py: topic -->")[2]
     (row,) = (line for line in table.partition("<!-- end -->")[0].splitlines() if line.startswith("| 1e-04 | 100 |"))
     grafted, calibrated = (f"{float(row.split(' | ')[at]):.2f}" for at in (3, 5))
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = text_of(name)
     assert re.search(rf"0\.75.*{re.escape(grafted)}.*{re.escape(calibrated)}", text, re.DOTALL)
 
 
@@ -79,12 +95,12 @@ def test_what_calibration_brings_back_is_the_recorded_figure(name):
 def ran(workplace):
     """Each snippet's traceback, and how far the two ways to get vectors are apart.
 
-    In two fresh processes: those that need transformers alone, in the order of the README (what one writes, a later
+    In two fresh processes: those that need transformers alone, in the order of the documents (what one writes, a later
     one reads), then those that import the package, which registers its classes.
     """
     folder, environment, _ = workplace
     assert (folder / "old_ckpt-pooled").is_dir(), "the fix has to run first"
-    snippets = {str(number): block for number, block in enumerate(blocks("python"))}
+    snippets = {str(number): block for number, block in enumerate(SNIPPETS)}
     with_package = {
         number: block
         for number, block in snippets.items()
@@ -98,7 +114,7 @@ def ran(workplace):
     return first | second, difference
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_every_python_snippet_runs(number, ran):
     assert ran[0][str(number)] == ""
 
@@ -109,19 +125,18 @@ def test_the_snippets_give_what_the_text_says(ran):
 
 
 def test_what_the_snippets_push_loads_by_id_where_transformers_is_all_there_is(workplace, ran, tmp_path):
-    """First what the model and the tokenizer push, then what the converter adds."""
     folder, _, hub = workplace
     files = hub.files("user/my-bert-pooled")
     assert files["modeling_bert_pooled_mlm.py"] == (ROOT / "modeling_bert_pooled_mlm.py").read_bytes()
     assert files["model.safetensors"] == (folder / "my-bert-pooled" / "model.safetensors").read_bytes()
     assert b"[More Information Needed]" in files["README.md"], "transformers' own template"
-    assert "modules.json" not in files
+    assert files.keys() >= {"modules.json", "2_Dense/model.safetensors"}, "what sentence-transformers opens it by"
     load = next(block for block in blocks("python") if "return_logits=False" in block)
     code = load.replace("old_ckpt-pooled", "user/my-bert-pooled") + "print(list(vectors.shape))"
     assert answer(code, tmp_path, **hub.environment(tmp_path)) == [2, 32]
 
 
-def test_the_push_command_adds_one_commit_with_card_and_modules(workplace, ran):
+def test_the_push_command_adds_one_commit_with_a_card(workplace, ran):
     folder, environment, hub = workplace
     (command,) = (block for block in blocks("sh") if "--push-to-hub" in block)
     before = len(hub.commits("user/my-bert-pooled"))
@@ -134,17 +149,16 @@ def test_the_push_command_adds_one_commit_with_card_and_modules(workplace, ran):
 
 
 def test_the_options_stand_there_as_the_help_has_them():
-    listed = next(block for block in blocks("text") if "--pooler-from DONOR" in block)
+    (listed,) = (block for block in blocks("text", text_of("docs/converter.md")) if "--pooler-from DONOR" in block)
+    lines = []
     for action in parser()._actions:
         if action.dest not in ("help", "checkpoints"):
             names = ", ".join(action.option_strings)
-            assert re.search(
-                rf"^  {re.escape(names)}\b.* {re.escape(action.help.split(';')[0])}", listed, re.MULTILINE
-            )
-    assert (
-        re.findall(r"--[\w-]+", listed)
-        == [name for a in parser()._actions for name in a.option_strings if "--" in name][1:]
-    )
+            if action.nargs != 0:
+                names += " " + parser()._get_formatter()._metavar_formatter(action, action.dest.upper())(1)[0]
+            lines += textwrap.wrap(action.help, 119, initial_indent=f"  {names:<32}", subsequent_indent=" " * 34)
+    assert listed.split("\n\n")[1].splitlines() == lines
+    assert " ".join(listed.split("\n\n")[2].split()) == " ".join(parser().epilog.split())
 
 
 @pytest.mark.parametrize(
@@ -178,32 +192,44 @@ def test_ci_runs_the_test_command_exactly_as_it_stands_there():
     assert (ROOT / program).is_file()
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall("^#+ (.*)", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line).replace(" ", "-").lower() for line in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_all_that_it_links_to_is_there(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    targets = [target.split("#") for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
-    assert targets
-    for file, *anchor in targets:
-        there = (ROOT / file).read_text(encoding="utf-8") if anchor and file else text
-        assert (ROOT / file).exists()
-        headings = [
-            re.sub(r"[^\w -]", "", line).replace(" ", "-").lower() for line in re.findall("^#+ (.*)", there, re.M)
-        ]
-        assert {*anchor} <= {*headings}
+    text, folder = text_of(name), (ROOT / name).parent
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", without_code(text)) if "://" not in target]
+    assert targets or name not in READMES
+    for target in targets:
+        file, _, anchor = target.partition("#")
+        assert (folder / file).exists(), target
+        if anchor:
+            assert anchor in anchors((folder / file).read_text(encoding="utf-8") if file else text), target
 
 
-def test_the_chinese_readme_has_the_same_snippets():
-    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
-    assert blocks("python", chinese) == blocks("python")
-    assert blocks("sh", chinese) == blocks("sh")
-    options = [re.findall(r"^  (?:-\w, )?--[\w-]+.*?(?=  )", text, re.MULTILINE) for text in (README, chinese)]
-    assert options[0] == options[1] != []
+def test_the_chinese_readme_is_in_step():
+    """Snippets, what programs print, the levels of the headings, each section's figures and links to documents."""
+    chinese = text_of("README.zh-CN.md")
+    for language in ("python", "sh", "text"):
+        assert blocks(language, chinese) == blocks(language)
+    ours, theirs = (re.split(r"^(#+) ", without_code(text), flags=re.MULTILINE) for text in (README, chinese))
+    assert theirs[1::2] == ours[1::2]
+    for english, translated in zip(ours[2::2], theirs[2::2], strict=True):
+        assert {*re.findall(r"\d\.\d+", english)} <= {*re.findall(r"\d\.\d+", translated)}
+        assert {*re.findall(r"\]\((docs/[^)#]+)", english)} == {*re.findall(r"\]\((docs/[^)#]+)", translated)}
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("name", READMES)
 def test_the_demonstrations_table_is_the_recorded_one(name):
     recorded = json.loads((ROOT / "docs" / "figures" / "rescue.json").read_text())
-    table = next(block for block in blocks("text", (ROOT / name).read_text(encoding="utf-8")) if "chance" in block)
+    table = next(block for block in blocks("text", text_of(name)) if "chance" in block)
+    assert re.search(rf"\b{recorded['seconds'] / 60:.0f} (minutes|分钟)", text_of(name)), "the recorded run's time"
     before, after = recorded["before"]["accuracy"], recorded["after"]["accuracy"]
     assert f"{min(before):.2f} to {max(before):.2f} " in table
     assert table.count(f"{after[0]:.2f}\n") == 1
@@ -232,10 +258,10 @@ def test_the_warnings_are_quoted_as_transformers_words_them(lost, donor, tmp_pat
     done = run_python("stock_warnings", tmp_path)
     assert done.returncode == 0, done.stderr
     began, ended = (squeezed(part) for part in done.stderr.split("--then--"))
-    for name in ("README.md", "README.zh-CN.md"):
-        quoted = blocks("text", (ROOT / name).read_text(encoding="utf-8"))
+    (left,) = (b for b in blocks("text", text_of("docs/loading.md")) if b.startswith("Some weights of the model"))
+    for name in READMES:
+        quoted = blocks("text", text_of(name))
         (random,) = (block for block in quoted if block.startswith("Some weights of BertModel"))
-        (left,) = (block for block in quoted if block.startswith("Some weights of the model checkpoint"))
         (report,) = (block for block in quoted if block.startswith("BertModel LOAD REPORT"))
         if transformers.__version__.startswith("4."):
             if "'pooler.dense.bias'" in ended:  # 4.57
