@@ -13,7 +13,7 @@ from checkpoints import ROOT
 
 # Its arguments: the checkout, and names for the table of well-known models. Reads commands, tells what came of each.
 CONVERTER = """
-import contextlib, io, json, os, resource, sys, time
+import contextlib, io, json, os, sys, time
 sys.path.insert(0, sys.argv[1])
 import convert, conversion.donors
 from conversion.known_donors import KnownDonor
@@ -29,7 +29,8 @@ for line in sys.stdin:
             code = error.code
     for name in order["env"]:
         del os.environ[name]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: that begins with what the process which started this one had.
+    peak = int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1024
     out, err = (text.getvalue() for text in texts)
     print(json.dumps([code, out, err, time.monotonic() - start, peak]), file=sys.__stdout__, flush=True)
 """

@@ -79,11 +79,14 @@ def test_an_upload_is_one_commit_of_large_and_small_files(hub, client, tmp_path)
     name, urls, again = client("upload", "user/new", "upload", token=hub.TOKEN)
     assert name == "user"
     assert again == "HfHubHTTPError"
-    initial, upload, deletion = hub.commits("user/new")
+    initial, upload, *unchanged, deletion = hub.commits("user/new")  # 0.23 commits what has not changed, too
+    assert all(commit.files.keys() == upload.files.keys() for commit in unchanged)
     assert hub.repos["user/new"].private
     assert (initial.title, upload.title) == ("initial commit", "Pooled")
     # Nothing had changed the second time; 0.x gives the folder's address instead of the commit's in both cases.
-    assert set(urls) <= {f"{hub.url}/user/new/commit/{upload.sha}", f"{hub.url}/user/new/tree/main/"}
+    commits = {f"{hub.url}/user/new/commit/{commit.sha}" for commit in (upload, *unchanged)}
+    assert set(urls) <= commits | {f"{hub.url}/user/new/tree/main/"}
+    assert bool(unchanged) == OLD_HUB
     assert [path for path, blob in upload.files.items() if blob.lfs] == ["model.safetensors"]
     files = hub.files("user/new")
     assert files.keys() - {".gitattributes"} == FILES.keys() | {"README.md"}
