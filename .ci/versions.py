@@ -62,7 +62,14 @@ def main(versions: list[str]) -> int:
         for version, python in zip(versions, pythons, strict=True):
             print(f"\ntransformers {version}", flush=True)
             # The pinned pytest, run by that Python. `-m pytest` would make every file of the checkout importable.
-            command = [python, Path(sys.executable).with_name("pytest"), "-m", "versions", "-q", *TESTS.get(version, ())]
+            command = [
+                python,
+                Path(sys.executable).with_name("pytest"),
+                "-m",
+                "versions",
+                "-q",
+                *TESTS.get(version, ()),
+            ]
             if subprocess.run(command, cwd=ROOT).returncode:
                 failed.append(version)
     if failed:

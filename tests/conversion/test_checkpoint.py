@@ -172,6 +172,7 @@ def test_an_untied_decoder_is_kept(checkpoint, donor, out):
     own = {"cls.predictions.decoder.weight": torch.randn(128, 32, generator=torch.Generator().manual_seed(5))}
     save_weights(checkpoint, todays(checkpoint) | own)
     report = graft(checkpoint, donor)
-    assert bits(stored(out)) == expected_of(checkpoint, donor)
+    bias = bits(todays(checkpoint))["cls.predictions.bias"]  # transformers 5 would start the decoder's own anew
+    assert bits(stored(out)) == expected_of(checkpoint, donor) | {"cls.predictions.decoder.bias": bias}
     assert report.dropped == {}
     assert config_of(out)["tie_word_embeddings"] is False

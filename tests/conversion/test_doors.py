@@ -9,7 +9,7 @@ import pytest
 import torch
 from bert_pooled_mlm import ConversionError, convert
 from bert_pooled_mlm.convert import main
-from checkpoints import answer, bits, edit_json, save_weights, stored, todays_name
+from checkpoints import answer, bits, edit_json, save_weights, stored, todays
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
@@ -46,7 +46,7 @@ def refusal(checkpoint: Path, donor: Path | None = None, **options) -> str:
 
 def change(folder: Path, **tensors: torch.Tensor | None) -> Path:
     """Sets tensors in a folder, and removes those that are None."""
-    found = {todays_name(name): tensor for name, tensor in stored(folder).items()} | tensors
+    found = todays(folder) | tensors
     save_weights(folder, {name: tensor for name, tensor in found.items() if tensor is not None})
     return folder
 
@@ -194,7 +194,7 @@ def test_a_donor_of_another_make_is_taken_with_a_note(field, value, ours, checkp
 
 def test_a_donor_with_fewer_layers_is_taken_with_a_note(checkpoint, giver):
     """The last of its layers is the checkpoint's last: one that was made by leaving layers out."""
-    tensors = {todays_name(name): tensor for name, tensor in stored(giver).items()}
+    tensors = todays(giver)
     last = {name.replace("layer.1.", "layer.0."): it for name, it in tensors.items() if "layer.1." in name}
     save_weights(giver, {name: it for name, it in tensors.items() if "layer." not in name} | last)
     edit_json(giver / "config.json", num_hidden_layers=1)

@@ -273,6 +273,7 @@ def lay_out(folder: Path, files: dict[str, bytes | str]) -> None:
         elif held == "link":
             (folder / name).symlink_to("/nowhere")
         else:
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(held)
 
 
@@ -280,6 +281,8 @@ def tensors_of(files: dict[str, bytes]) -> dict[str, tuple]:
     """Dtype, shape and bytes of all tensors in a folder's weights, read without the converter and without checks."""
     found = {}
     for name, blob in files.items():
+        if "/" in name:  # of sentence-transformers' modules
+            continue
         if name.endswith(".bin"):
             state = torch.load(io.BytesIO(blob), weights_only=True)
             assert set(map(str, {value.dtype for value in state.values()})) <= {"torch.float32", "torch.int64"}
@@ -408,7 +411,7 @@ TARGETS = {
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_edited_folder_gives_a_correct_output_or_one_line(target, material, request, monkeypatch):
     kind, endings = TARGETS[target]
-    names = [name for name in sorted(material.folders[kind]) if f"/{name}".endswith(endings)]
+    names = [name for name in sorted(material.folders[kind]) if "/" not in name and f"/{name}".endswith(endings)]
     assert names
     cases = max(1, request.config.getoption("--fuzz-cases") // len(TARGETS))
     outcomes = Counter()

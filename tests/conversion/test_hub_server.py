@@ -2,11 +2,14 @@
 
 import http.client
 
+import huggingface_hub
 import pytest
 from checkpoints import answer
 from hub_server import HubServer
 
 pytestmark = pytest.mark.versions
+
+OLD_HUB = huggingface_hub.__version__.startswith("0.23.")
 WEIGHTS = bytes(range(256)) * 4000
 FILES = {"config.json": b'{"model_type": "bert"}', "model.safetensors": WEIGHTS, "1_Pooling/config.json": b"{}"}
 

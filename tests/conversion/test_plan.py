@@ -61,10 +61,11 @@ def test_nothing_that_is_not_the_models_is_copied(checkpoint, rescues, donor, tm
     assert set(report.left_behind) == {*LEFT_BEHIND, *CODE_FILES} - {"pytorch_model.bin"}
 
 
-def test_a_checkpoint_without_a_tokenizer_gets_none(checkpoint, donor, out):
-    for file in [*checkpoint.glob("*token*"), checkpoint / "vocab.txt"]:
-        file.unlink()
-    assert graft(checkpoint, donor).copied == []
+def test_a_checkpoint_without_a_tokenizer_gets_none_where_the_donor_has_none(checkpoint, giver, out):
+    for folder in (checkpoint, giver):
+        for file in [*folder.glob("*token*"), folder / "vocab.txt"]:
+            file.unlink()
+    assert graft(checkpoint, giver).copied == []
     assert contents(out).keys() == WRITTEN | {*CODE_FILES}
 
 

@@ -18,7 +18,7 @@ def test_the_report_says_what_was_kept_grafted_dropped_and_how_to_load_it(checkp
     table, _, lines = str(report).partition("\n\nLoad it:\n")
     assert [row.split()[0] for row in table.splitlines() if not row.startswith(("found by", "left behind"))] == [
         "status", "checkpoint", "missing", "donor", "lineage", "grafted", "grafted", "kept", "dropped", "dropped",
-        "copied", "output",
+        "copied", "tokenizer", "output",
     ]  # fmt: skip
     assert f"output       {out}" in table
     assert "left behind  optimizer.pt" in table
