@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 
 import pytest
 import torch
@@ -120,6 +121,7 @@ def test_continued_pre_training_calibrates_the_pooler_against_the_model_that_it_
     changed = stored(tmp_path / "out")
     changed["bert.pooler.dense.bias"] += 1
     save_file(changed, tmp_path / "out/model.safetensors", {"format": "pt"})
+    shutil.rmtree(tmp_path / "out/2_Dense")  # another pooler than the model's would be refused
     convert(tmp_path / "out", tmp_path / "trained", format="bert", verify=False)
     assert "pooler_source" not in json.loads((tmp_path / "trained/config.json").read_text("utf-8")), "premise: checked"
 
