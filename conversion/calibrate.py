@@ -129,7 +129,7 @@ def fit_encoders(plan: Plan, readings: Readings, options: Options, progress: boo
     checkpoint, donor = plan.checkpoint, plan.donor.checkpoint
     folder = donor.source.fetch(checkpoint_files(donor.source))
     if folder is not donor.source:
-        donor = read_part(folder)
+        donor = read_part(folder, as_donor=True)
     adapted = load_encoder(checkpoint, checkpoint.tensors | plan.pooler)
     original = load_encoder(donor, donor.tensors)
     try:

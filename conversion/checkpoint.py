@@ -122,11 +122,9 @@ def open_checkpoint(name: str, revision: str | None) -> Folder:
     Raises:
         ConversionError: There is none, or the Hub did not answer.
     """
-    if os.path.isdir(local_path(name)) or not hub.may_be_repo(name):
-        with suggesting(name):
-            return hub.open_source(name, revision)
+    is_repo = hub.may_be_repo(name) and not os.path.isdir(local_path(name))
     with suggesting(name):
-        return download(name, revision)
+        return download(name, revision) if is_repo else hub.open_source(name, revision)
 
 
 @contextlib.contextmanager
@@ -139,7 +137,7 @@ def suggesting(name: str) -> Iterator[None]:
         if not os.path.exists(path) and os.path.isdir(path.parent):
             near = difflib.get_close_matches(path.name, [it.name for it in path.parent.iterdir() if it.is_dir()], n=1)
             if near:
-                raise type(error)(f"{error}; did you mean {path.with_name(near[0])}?") from error
+                raise ConversionError(f"{error}; did you mean {path.with_name(near[0])}?") from error
         raise
 
 
@@ -163,8 +161,12 @@ def download(name: str, revision: str | None) -> Folder:
         return cached
 
 
-def read_config(source: Source) -> dict:
+def read_config(source: Source, as_donor: bool = False) -> dict:
     """A BERT's config.json, with `BertConfig`'s sizes filled in.
+
+    Args:
+        source: Where it lies.
+        as_donor: Whether only the pooler is wanted, so that sentence-transformers' modules beside it do not matter.
 
     Raises:
         ConversionError: There is none, it is not a BERT's, or a size in it is none.
@@ -174,7 +176,7 @@ def read_config(source: Source) -> dict:
         refuse_other_files(source)
         raise ConversionError(f"{source.where()}: no config.json; pass the folder that save_pretrained wrote")
     config, where = read_json(source, file), source.where(file)
-    refuse_other_files(source, "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
+    refuse_other_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
     if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
         config.setdefault("model_type", "bert")  # the first PyTorch BERTs say neither; their tensors have to tell
     if config.setdefault("model_type", None) != MODEL_TYPE:
@@ -197,13 +199,13 @@ def read_config(source: Source) -> dict:
     return config
 
 
-def read_part(source: Source) -> Checkpoint:
-    """A donor: whatever tensors there are, under today's names.
+def read_part(source: Source, as_donor: bool = False) -> Checkpoint:
+    """Whatever tensors there are, under today's names: all that is asked of a donor.
 
     Raises:
         ConversionError: No config or no weights of a BERT, or a tensor is stored twice.
     """
-    config, stored = read_config(source), read_tensors(source)
+    config, stored = read_config(source, as_donor), read_tensors(source)
     refuse_other_names(source, stored)
     names = current_names(stored)
     tensors: dict[str, Tensor] = {}

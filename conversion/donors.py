@@ -124,7 +124,7 @@ class Donors:
                     f"--pooler-from {source.label}"
                 )
             source = source.fetch(checkpoint_files(source))
-        candidate = read_part(source)
+        candidate = read_part(source, as_donor=True)
         hidden, lineage = candidate.config["hidden_size"], lineage_key(candidate.config)
         for key, shape in {POOLER[0]: (hidden, hidden), POOLER[1]: (hidden,), lineage: (hidden, hidden)}.items():
             tensor = candidate.tensors.get(key)

@@ -47,7 +47,7 @@ def refuse_other_files(source: Source, own_modules: bool = False) -> None:
 
     Args:
         source: The folder.
-        own_modules: Whether sentence-transformers' modules in it are those that this package writes.
+        own_modules: Whether sentence-transformers' modules in it are those that this package writes, or do not matter.
 
     Raises:
         ConversionError: It is; the message says what to run first.

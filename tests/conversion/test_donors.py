@@ -372,13 +372,18 @@ def test_both_reasons_are_told_and_forced(checkpoint, untrained, out):
 def test_the_real_minilm_is_no_donor(minilm, tmp_path):
     """all-MiniLM-L6-v2, a popular model: its encoder is the checkpoint's own, its pooler was never trained."""
     BertForMaskedLM.from_pretrained(minilm).save_pretrained(tmp_path / "checkpoint")
-    with pytest.raises(ConversionError, match="a sentence-transformers model, trained with a pooling of its own"):
-        graft(tmp_path / "checkpoint", minilm)
-    bare = Path(shutil.copytree(minilm, tmp_path / "bare", ignore=shutil.ignore_patterns("modules.json")))
+    assert (minilm / "modules.json").is_file(), "premise: sentence-transformers' modules lie beside it"
     with pytest.raises(ConversionError) as refusal:
-        graft(tmp_path / "checkpoint", bare)
+        graft(tmp_path / "checkpoint", minilm)
     assert "its pooler was never trained" in str(refusal.value)
     assert "not related" not in str(refusal.value), "the lineage is perfect"
+
+
+def test_a_donor_may_be_a_sentence_transformers_model(checkpoint, giver, out):
+    """What it was trained for there is another pooling; the pooler is asked for, and lies in the weights."""
+    (giver / "modules.json").write_text("[]")
+    assert not graft(checkpoint, giver).forced
+    assert took(out, giver)
 
 
 DONORS = {

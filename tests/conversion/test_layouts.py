@@ -160,10 +160,13 @@ def test_a_trainers_folder_names_the_checkpoints_in_it(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("typo", ["checkpint", "Checkpoint", "checkpoint2"])
-def test_a_typo_is_answered_with_the_folder_of_nearly_that_name(typo, checkpoint, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_a_typo_is_answered_with_the_folder_of_nearly_that_name(typo, checkpoint, asked, monkeypatch):
+    """Alone, it could be the name of a repository too: then the Hub, which is not to be had here, is asked first."""
     assert refusal(f"{checkpoint.parent}/{typo}").endswith(f"did you mean {checkpoint}?")
+    assert asked == [], "premise: a path is no repository's name"
+    monkeypatch.chdir(checkpoint.parent)
+    assert refusal(typo).endswith("did you mean checkpoint?")
+    assert asked == [typo]
 
 
 @pytest.mark.parametrize("head", ["MLM", "classifier", "none"])
