@@ -41,9 +41,7 @@ class ConversionReport:
     copied: list[str] = dataclasses.field(default_factory=list)
     left_behind: list[str] = dataclasses.field(default_factory=list)
     tokenizer: str | None = None
-    tokenizer_loads: bool = (
-        True  # whether `AutoTokenizer` finds one in the output, and could load it where it was tried
-    )
+    tokenizer_loads: bool = True  # whether `AutoTokenizer` finds one in the output, as far as that was tried
     notes: list[str] = dataclasses.field(default_factory=list)  # on donors that were not taken
     remarks: list[str] = dataclasses.field(default_factory=list)  # on what was taken, and may not be what was meant
     verified: str | None = None

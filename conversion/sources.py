@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -210,6 +211,19 @@ def parse_json(text: bytes, where: str) -> dict:
     if not isinstance(found, dict):
         raise ConversionError(f"{where}: expected a JSON object, found {type(found).__name__}; the file is damaged")
     return found
+
+
+def to_json(value: object) -> bytes:
+    """A file of the output, in the one spelling that all of them have."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def sha256_of(pieces: Iterable[memoryview]) -> str:
+    """Of bytes that come in pieces."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def is_count(value: object) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import os
 import re
 import secrets
@@ -19,7 +18,7 @@ from typing import BinaryIO
 
 from .errors import ConversionError, listed
 from .hub import from_page
-from .sources import Folder, local_path, parse_json
+from .sources import Folder, local_path, parse_json, sha256_of
 from .weights import read_header
 
 MANIFEST = "bert-pooled-mlm"  # in the weights' header: {file: sha256} of what was written beside them
@@ -110,6 +109,10 @@ def written_by_others(output: Path) -> list[str]:
     """
     top = sorted(os.listdir(output))
     folder = Folder(output)
+
+    def sha256(name: str) -> str:
+        return sha256_of(folder.chunks(name, 0, folder.size(name)))
+
     try:
         shards = [name for name in top if re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name)]
         first, *others = [read_header(folder, name)[1][MANIFEST] for name in shards]
@@ -119,19 +122,12 @@ def written_by_others(output: Path) -> list[str]:
         entries = list(output.rglob("*"))
         parents = {path.parent for path in entries}
         names = {path.relative_to(output).as_posix() for path in entries if path.is_symlink() or path not in parents}
-        changed = {name for name, digest in written.items() if name in names and _sha256(folder, name) != digest}
+        changed = {name for name, digest in written.items() if name in names and sha256(name) != digest}
     except (ConversionError, KeyError, ValueError, AttributeError):  # no header that we wrote
         return top
     ours = {name.partition("/")[0] for name in written}
     foreign = names - written.keys() - set(shards)
     return sorted({name if name.partition("/")[0] in ours else name.partition("/")[0] for name in foreign} | changed)
-
-
-def _sha256(folder: Folder, name: str) -> str:
-    digest = hashlib.sha256()
-    for piece in folder.chunks(name, 0, folder.size(name)):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from .errors import ConversionError
-from .sources import Source
+from .sources import Source, sha256_of
 
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -83,10 +82,7 @@ class Tensor:
         return dataclasses.replace(self, dtype=dtype, data=memoryview(raw))
 
     def sha256(self) -> str:
-        digest = hashlib.sha256()
-        for piece in self.chunks():
-            digest.update(piece)
-        return digest.hexdigest()
+        return sha256_of(self.chunks())
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ConversionError, first_line
-from .sources import TOKENIZER_FILES, Source, parse_json, read_bytes, read_json
+from .sources import TOKENIZER_FILES, Source, parse_json, read_bytes, read_json, to_json
 
 CONFIG = "tokenizer_config.json"
 STOCK = "BertTokenizer"  # what the model's type tells where nothing else does
@@ -57,7 +57,7 @@ class Tokenizer:
             if name != CONFIG or self.config is None:
                 yield name, read_bytes(self.source, name, SIZE_LIMIT)
         if self.config is not None:
-            yield CONFIG, (json.dumps(self.config, indent=2, sort_keys=True) + "\n").encode()
+            yield CONFIG, to_json(self.config)
 
     def copy_to(self, folder: Path) -> None:
         """Puts its files into a folder, from which `AutoTokenizer` reads what it reads from their own, less code."""

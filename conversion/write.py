@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from .bert import POOLER
 from .formats import DENSE, DENSE_NAMES
 from .plan import Plan
-from .sources import read_bytes
+from .sources import read_bytes, to_json
 from .staging import MANIFEST, flushed, sync_folder
 from .weights import write_safetensors
 
@@ -39,9 +40,6 @@ def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], ha
         with flushed(folder / name) as file:
             file.write(data)
         manifest[name] = hashlib.sha256(data).hexdigest()
-    with flushed(folder / DENSE) as file:
-        write_safetensors(file, dict(zip(DENSE_NAMES, map(plan.pooler.get, POOLER), strict=True)))
-    manifest[DENSE] = hashlib.sha256((folder / DENSE).read_bytes()).hexdigest()
     for name, tensors in plan.shards.items():
         with flushed(folder / name) as file:
             digests |= write_safetensors(file, tensors, {MANIFEST: json.dumps(manifest)}, on_piece, hashed)
@@ -51,11 +49,14 @@ def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], ha
 
 
 def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
-    """Every file but the tensors', by its path in the output."""
-    yield "config.json", as_json(plan.config)
+    """Every file but the model's tensors, by its path in the output."""
+    yield "config.json", to_json(plan.config)
     yield "README.md", plan.card.encode(errors="replace")
     for name, value in sentence_transformers_files(plan):
-        yield name, as_json(value)
+        yield name, to_json(value)
+    dense = io.BytesIO()
+    write_safetensors(dense, dict(zip(DENSE_NAMES, map(plan.pooler.get, POOLER), strict=True)))
+    yield DENSE, dense.getvalue()
     yield from plan.tokenizer.contents()
     source = plan.checkpoint.source
     for name in plan.licences:
@@ -66,12 +67,8 @@ def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
         weight_map = {key: name for name, shard in plan.shards.items() for key in sorted(shard)}
         yield (
             "model.safetensors.index.json",
-            as_json({"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map}),
+            to_json({"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map}),
         )
-
-
-def as_json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def sentence_transformers_files(plan: Plan) -> Iterator[tuple[str, object]]:
