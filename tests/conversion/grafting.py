@@ -1,10 +1,12 @@
 """Conversions as the tests ask for them, and the folders that they are asked of."""
 
+import contextlib
 import json
 import math
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,12 @@ WRITTEN = {
 def graft(checkpoint: Path, donor=None, output: Path | None = None, **options) -> ConversionReport:
     """A conversion without the slow part, the loads; by default into `out` beside the checkpoint."""
     return convert(checkpoint, output or checkpoint.parent / "out", pooler_from=donor, verify=False, **options)
+
+
+def graft_beside(checkpoint: Path, donor: Path | None, format: str = "pooled", **options) -> ConversionReport:
+    """One of several of a checkpoint: into a folder beside it that has the format in its name."""
+    output = checkpoint.with_name(f"{checkpoint.name}-{format}")
+    return convert(checkpoint, output, pooler_from=donor, format=format, **{"verify": False, **options})
 
 
 def expected_of(checkpoint: Path, donor: Path) -> dict[str, tuple]:
@@ -124,6 +132,26 @@ def split(data: bytes) -> tuple[dict, bytes]:
 def join(header, body: bytes) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
+
+
+class TooLong(BaseException):
+    """Not an Exception: nothing on the way may take it for an ordinary failure."""
+
+
+@contextlib.contextmanager
+def in_time(seconds: float):
+    """Stops what takes longer, by the wall clock."""
+
+    def stop(*_):
+        raise TooLong(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def write_sparse(folder: Path, config: dict, pooler: int | None, lineage: int, every: bool = True) -> int:

@@ -9,31 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from checkpoints import ROOT
+from checkpoints import CHILDREN, ROOT
 
-# Its arguments: the checkout, and names for the table of well-known models. Reads commands, tells what came of each.
-CONVERTER = """
-import contextlib, io, json, os, sys, time
-sys.path.insert(0, sys.argv[1])
-import convert, conversion.donors
-from conversion.known_donors import KnownDonor
-conversion.origins.KNOWN_DONORS = tuple(KnownDonor(name, 128, 32, 2) for name in json.loads(sys.argv[2]))
-for line in sys.stdin:
-    order, texts, start = json.loads(line), (io.StringIO(), io.StringIO()), time.monotonic()
-    os.chdir(order["cwd"])
-    os.environ.update(order["env"])
-    with contextlib.redirect_stdout(texts[0]), contextlib.redirect_stderr(texts[1]):
-        try:
-            code = convert.main(order["argv"])
-        except SystemExit as error:
-            code = error.code
-    for name in order["env"]:
-        del os.environ[name]
-    # Not ru_maxrss: that begins with what the process which started this one had.
-    peak = int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1024
-    out, err = (text.getvalue() for text in texts)
-    print(json.dumps([code, out, err, time.monotonic() - start, peak]), file=sys.__stdout__, flush=True)
-"""
 SLOW = 30  # seconds: longer than any test waits
 
 
@@ -65,7 +42,7 @@ class Converter:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
         self.cwd = cwd
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CONVERTER, ROOT, json.dumps(table)],
+            [sys.executable, CHILDREN / "commands.py", ROOT, json.dumps(table)],
             cwd=cwd, env=kept | env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -9,37 +9,19 @@ import pytest
 import torch
 from bert_pooled_mlm import ConversionError, convert
 from bert_pooled_mlm.convert import main
-from checkpoints import answer, bits, edit_json, save_weights, stored, todays
+from checkpoints import FORMATS, POOLER, answer, bits, edit_json, save_weights, stored, todays
+from grafting import graft_beside
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
-FORMATS = ("pooled", "bert")
-POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 WEIGHT, BIAS = POOLER
 DECODER = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 MLM_BIAS = "cls.predictions.bias"
 
 
-@pytest.fixture
-def checkpoint(lost, tmp_path) -> Path:
-    folder = Path(shutil.copytree(lost, tmp_path / "checkpoint"))
-    edit_json(folder / "config.json", "_name_or_path")
-    return folder
-
-
-@pytest.fixture
-def giver(donor, tmp_path) -> Path:
-    return Path(shutil.copytree(donor, tmp_path / "giver"))
-
-
-def graft(checkpoint: Path, donor: Path | None, format: str = "pooled", **options):
-    output = checkpoint.with_name(f"{checkpoint.name}-{format}")
-    return convert(checkpoint, output, pooler_from=donor, format=format, **{"verify": False, **options})
-
-
 def refusal(checkpoint: Path, donor: Path | None = None, **options) -> str:
     with pytest.raises(ConversionError) as refused:
-        graft(checkpoint, donor, **options)
+        graft_beside(checkpoint, donor, **options)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -77,7 +59,7 @@ def test_an_untied_head_has_its_bias_on_every_version(stored_under, checkpoint, 
     biases = {name: it if name in stored_under else None for name, it in biases.items()}
     change(checkpoint, **{DECODER[0]: weight}, **biases)
     edit_json(checkpoint / "config.json", tie_word_embeddings=False)
-    reports = [graft(checkpoint, donor, format, verify=format == "bert") for format in FORMATS]
+    reports = [graft_beside(checkpoint, donor, format, verify=format == "bert") for format in FORMATS]
     for report in reports:
         written = stored(Path(report.output))
         assert torch.equal(written[DECODER[0]], weight)
@@ -112,7 +94,9 @@ def test_embeddings_and_head_of_two_sizes_are_refused_with_both(kept, checkpoint
 @pytest.mark.parametrize("field", [{"return_dict": False}, {"torchscript": True}], ids=str)
 def test_a_config_that_gives_tuples_is_verified_as_any_other(field, format, checkpoint, donor):
     edit_json(checkpoint / "config.json", **field)
-    assert graft(checkpoint, donor, format, verify=True).verified.endswith("two loads through AutoModel identical")
+    assert graft_beside(checkpoint, donor, format, verify=True).verified.endswith(
+        "two loads through AutoModel identical"
+    )
 
 
 ENDS = {
@@ -132,7 +116,7 @@ def test_however_the_loading_process_ends_it_is_one_line(case, checkpoint, donor
     (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nif 'load_twice' in str(sys.orig_argv): {code}\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "site"), os.getenv("PYTHONPATH")))))
     if reason is None:
-        assert graft(checkpoint, donor, verify=True).verified
+        assert graft_beside(checkpoint, donor, verify=True).verified
     else:
         assert reason in refusal(checkpoint, donor, verify=True)
         assert not checkpoint.with_name("checkpoint-pooled").exists()
@@ -146,12 +130,12 @@ def test_a_pooler_that_was_never_trained_is_not_called_pooled(whose, pooled, che
     text = refusal(folder, donor)
     assert "its pooler was never trained (the bias is exactly zero" in text
     assert text.endswith("graft the original over it with --replace-pooler")
-    report = graft(folder, donor, replace_pooler=True)
+    report = graft_beside(folder, donor, replace_pooler=True)
     assert torch.equal(stored(Path(report.output))[WEIGHT], stored(donor)[WEIGHT])
 
 
 def test_a_dense_that_sentence_transformers_trained_is_not_lost(checkpoint, donor):
-    output = Path(graft(checkpoint, donor).output)
+    output = Path(graft_beside(checkpoint, donor).output)
     dense = output / "2_Dense" / "model.safetensors"
     other = output.with_name("other")
     half = {name: tensor.half() for name, tensor in load_file(dense).items()}
@@ -176,7 +160,7 @@ def test_a_dense_that_sentence_transformers_trained_is_not_lost(checkpoint, dono
 
 def test_a_donor_that_was_fine_tuned_is_taken_with_a_note(checkpoint, giver):
     BertForSequenceClassification.from_pretrained(giver).save_pretrained(giver)
-    report = graft(checkpoint, giver)
+    report = graft_beside(checkpoint, giver)
     (remark,) = report.remarks
     assert remark.startswith("the donor has been fine-tuned, and its pooler with it (it holds classifier.")
     assert f"\nnote         {remark}\n" in str(report)
@@ -189,7 +173,7 @@ def test_a_donor_that_was_fine_tuned_is_taken_with_a_note(checkpoint, giver):
 )
 def test_a_donor_of_another_make_is_taken_with_a_note(field, value, ours, checkpoint, giver):
     edit_json(giver / "config.json", **{field: value})
-    assert graft(checkpoint, giver).remarks == [f"the donor has {field} {value!r}, the checkpoint {ours!r}"]
+    assert graft_beside(checkpoint, giver).remarks == [f"the donor has {field} {value!r}, the checkpoint {ours!r}"]
 
 
 def test_a_donor_with_fewer_layers_is_taken_with_a_note(checkpoint, giver):
@@ -198,13 +182,13 @@ def test_a_donor_with_fewer_layers_is_taken_with_a_note(checkpoint, giver):
     last = {name.replace("layer.1.", "layer.0."): it for name, it in tensors.items() if "layer.1." in name}
     save_weights(giver, {name: it for name, it in tensors.items() if "layer." not in name} | last)
     edit_json(giver / "config.json", num_hidden_layers=1)
-    assert graft(checkpoint, giver).remarks == ["the donor has num_hidden_layers 1, the checkpoint 2"]
+    assert graft_beside(checkpoint, giver).remarks == ["the donor has num_hidden_layers 1, the checkpoint 2"]
 
 
 def test_a_constant_weight_is_no_pooler(checkpoint, giver):
     change(giver, **{WEIGHT: torch.full((32, 32), 0.5)})
     assert "its pooler's weight is 0.5 everywhere" in refusal(checkpoint, giver)
-    assert graft(checkpoint, giver, force_donor=True).forced
+    assert graft_beside(checkpoint, giver, force_donor=True).forced
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -213,7 +197,7 @@ def test_one_donor_in_two_dtypes_is_no_tie_and_the_wider_is_taken(dtype, checkpo
     save_weights(narrow, {name: it.to(dtype) for name, it in stored(giver).items()})
     names = json.dumps([str(narrow), str(giver)])
     (checkpoint / "README.md").write_text(f"---\nbase_model: {names}\n---\n")
-    report = graft(checkpoint, None)
+    report = graft_beside(checkpoint, None)
     assert report.donor == "giver"
     assert bits(stored(Path(report.output)))[WEIGHT] == bits(stored(giver))[WEIGHT]
 
@@ -232,7 +216,7 @@ def test_what_float16_loses_of_a_pooler_is_said(checkpoint, giver):
     weight = stored(giver)[WEIGHT].clone()
     weight[:16] = 1e-9  # half of it, below float16's smallest value
     change(giver, **{WEIGHT: weight})
-    (remark,) = graft(checkpoint, giver).remarks
+    (remark,) = graft_beside(checkpoint, giver).remarks
     assert remark.startswith(f"50% of {WEIGHT} become zero as float16")
 
 

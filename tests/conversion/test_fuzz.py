@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import sys
 import tempfile
 from collections import Counter
@@ -21,7 +20,7 @@ import pytest
 import torch
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, convert
 from checkpoints import POOLER, save_donor, save_lost, save_weights, snapshot, stored
-from grafting import graft, join
+from grafting import graft, in_time, join
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -241,27 +240,17 @@ def edited_files(draw, files: dict[str, bytes], names: list[str]) -> Edited:
 # --- Running one -----------------------------------------------------------------------------------------------------
 
 
-class TooLong(BaseException):
-    """Not an Exception: nothing on the way may take it for an ordinary failure."""
-
-
 @contextlib.contextmanager
 def bounded():
-    """A wall clock, and on Linux a limit for what the process may map on top of what it has."""
-
-    def stop(*_):
-        raise TooLong(f"more than {SECONDS} s")
-
-    before, limits = signal.signal(signal.SIGALRM, stop), resource.getrlimit(resource.RLIMIT_AS)
+    """In bounded time, and on Linux with a limit for what the process may map on top of what it has."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
     if sys.platform == "linux":
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, limits[1]))
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        yield
+        with in_time(SECONDS):
+            yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 

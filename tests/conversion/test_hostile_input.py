@@ -1,11 +1,9 @@
 """What a folder from somewhere may hold: what travels into the output, what is said of it, and in which time."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import time
 import zipfile
 from pathlib import Path
@@ -16,24 +14,10 @@ import yaml
 from bert_pooled_mlm import ConversionError, conversion
 from bert_pooled_mlm.convert import main
 from checkpoints import FORMATS, POOLER, edit_json, save_weights, stored
-from grafting import LINEAGE, config_of, graft, refused, split, write_sparse
+from grafting import LINEAGE, config_of, graft, in_time, refused, split, write_sparse
 from transformers import BertConfig
 
 SECONDS = 30  # of a conversion that takes half a one: what is quadratic in megabytes takes minutes
-
-
-@contextlib.contextmanager
-def in_time():
-    def stop(*_):
-        raise TimeoutError(f"more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 # --- config.json -----------------------------------------------------------------------------------------------------
@@ -246,7 +230,7 @@ READMES = {
 def test_a_readme_of_any_size_takes_no_time(kind, place):
     text, refusal = READMES[kind]
     (place / "checkpoint" / "README.md").write_text(text)
-    with in_time():
+    with in_time(SECONDS):
         if refusal is None:
             graft(place / "checkpoint", place / "donor", place / "out")
         else:
@@ -278,7 +262,7 @@ def test_a_header_that_promises_more_than_there_is_is_one_line(place):
         "intermediate_size": 8, "max_position_embeddings": 8, "type_vocab_size": 1,
     }  # fmt: skip
     assert write_sparse(place / "checkpoint", config, pooler=None, lineage=0) > 250 << 30
-    with in_time():
+    with in_time(SECONDS):
         assert "hidden_size is 32, the checkpoint's is 4096" in refusal_of(place)
         shutil.rmtree(place / "donor")
         write_sparse(place / "donor", config, pooler=1, lineage=0, every=False)
@@ -290,7 +274,7 @@ def test_a_file_without_contents_of_300_gb_is_one_line(file, place):
     path = place / "checkpoint" / file
     with path.open("ab"):
         os.truncate(path, 300 << 30)
-    with in_time():
+    with in_time(SECONDS):
         said = refusal_of(place)
     assert f"{file}: {300 << 30} bytes; expected" in said
 
@@ -342,7 +326,7 @@ def test_a_zip_bomb_is_not_unpacked(name, place, monkeypatch):
         return (data + bytes(50 << 20), zipfile.ZIP_DEFLATED) if here else (data, zipfile.ZIP_STORED)
 
     assert zip_of(place, bomb).stat().st_size < 1 << 20, "premise"
-    with in_time():
+    with in_time(SECONDS):
         refused(place, rf"pytorch_model.bin: .*{name} is compressed, which torch.save never does")
 
 

@@ -9,17 +9,10 @@ import hub_faults as faults
 import pytest
 from checkpoints import edit_json, save_weights, state, stored
 from hub_faults import Converter
-from hub_server import HubServer
 
 TABLE = tuple(f"table/bert-{number}" for number in range(12))
 LISTING, WEIGHTS, CONFIG = "/api/models/user/donor", "/model.safetensors", "/config.json"
 QUICK = {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}  # seconds
-
-
-@pytest.fixture(scope="module")
-def server():
-    with HubServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +23,10 @@ def converter(server, tmp_path_factory):
 
 
 @pytest.fixture
-def hub(server, donor):
+def hub(hub, donor):
     """Holds a donor, and has no fault yet."""
-    server.repos.clear()
-    server.log.clear()
-    server.fault = None
-    server.add_repo("user/donor", donor)
-    return server
+    hub.add_repo("user/donor", donor)
+    return hub
 
 
 @pytest.fixture

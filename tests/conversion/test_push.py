@@ -16,25 +16,10 @@ REPO = "user/rescued"
 
 
 @pytest.fixture(scope="module")
-def server():
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def converter(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converter")
     with Converter(folder, **server.environment(folder)) as converter:
         yield converter
-
-
-@pytest.fixture
-def hub(server):
-    server.repos.clear()
-    server.objects.clear()
-    server.log.clear()
-    server.fault = None
-    return server
 
 
 @pytest.fixture

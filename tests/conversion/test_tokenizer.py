@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bert_pooled_mlm import ConversionError, conversion, convert
-from checkpoints import WORDS, answer, contents, edit_json, run_python, save_donor, save_lost
+from bert_pooled_mlm import ConversionError, conversion
+from checkpoints import FORMATS, WORDS, answer, contents, edit_json, run_python, save_donor, save_lost
+from grafting import graft_beside
 from hub_server import HubServer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-FORMATS = ("pooled", "bert")
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] a b e h l o r d w ##o ##r ##d é É 日 本 語 は 東 京 日本 ##語 م 🎉 1 2 [NEW]"
 MEMBERS = PIECES.split(" ")
@@ -26,19 +26,9 @@ def without_tokenizer(folder: Path) -> Path:
 
 
 @pytest.fixture
-def checkpoint(lost, tmp_path) -> Path:
-    return Path(shutil.copytree(lost, tmp_path / "checkpoint"))
-
-
-@pytest.fixture
 def bare(checkpoint) -> Path:
     """A checkpoint without a tokenizer."""
     return without_tokenizer(checkpoint)
-
-
-def graft(checkpoint: Path, donor: Path, format: str = "pooled", **options):
-    output = checkpoint.with_name(f"{checkpoint.name}-{format}")
-    return convert(checkpoint, output, pooler_from=donor, format=format, **{"verify": False, **options})
 
 
 def put(folder: Path, own: dict | None, stated: str | None, *files: str, added: bool = False) -> Path:
@@ -101,7 +91,7 @@ def said(lost, donor, tmp_path_factory) -> dict[Path, list]:
     for number, case in enumerate(CASES.values()):
         checkpoint = put(Path(shutil.copytree(lost, folder / str(number))), *case)
         for format in FORMATS:
-            graft(checkpoint, donor, format)
+            graft_beside(checkpoint, donor, format)
     return says(folder, *(path for path in sorted(folder.iterdir()) if path.name[0].isdigit()))
 
 
@@ -128,7 +118,7 @@ def test_the_cases_are_different_tokenizers(said):
 @pytest.mark.versions
 def test_what_5_saves_of_any_class_opens_on_every_version(checkpoint, donor):
     put(checkpoint, {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers"}, None, "tokenizer.json")
-    places = [Path(graft(checkpoint, donor, format).output) for format in FORMATS]
+    places = [Path(graft_beside(checkpoint, donor, format).output) for format in FORMATS]
     found = list(says(checkpoint.parent, *places).values())
     assert found[0] == found[1]
     assert found[0][0][1] == ["w", "##o", "##r", "##d", "é", "é", "[UNK]"], "as the file says, not as BertTokenizer"
@@ -138,7 +128,7 @@ def test_what_5_saves_of_any_class_opens_on_every_version(checkpoint, donor):
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_verification_compares_the_tokens(format, checkpoint, donor):
     put(checkpoint, *CASES["Japanese, said by config.json"])
-    report = graft(checkpoint, donor, format, verify=True)
+    report = graft_beside(checkpoint, donor, format, verify=True)
     assert report.tokenizer == (
         f"BertJapaneseTokenizer, {len(MEMBERS)} tokens; 15 texts in all scripts read as the input's reads them"
     )
@@ -158,13 +148,13 @@ def test_a_tokenizer_that_says_something_else_is_refused(checkpoint, donor, monk
     with pytest.raises(
         ConversionError, match=r"its tokenizer \(BertTokenizer\) reads .* differently, unlike the input's"
     ):
-        graft(checkpoint, donor, verify=True)
+        graft_beside(checkpoint, donor, verify=True)
     assert not checkpoint.with_name("checkpoint-pooled").exists()
 
 
 def test_one_that_this_transformers_does_not_know_is_not_called_compared(checkpoint, donor):
     put(checkpoint, {"tokenizer_class": "NoSuchTokenizer"}, None, "vocab.txt")
-    report = graft(checkpoint, donor, verify=True)
+    report = graft_beside(checkpoint, donor, verify=True)
     assert re.search(
         r"NoSuchTokenizer, .*; not compared with the input's, which can't be loaded here: .", report.tokenizer
     )
@@ -176,7 +166,7 @@ def test_one_that_this_transformers_does_not_know_is_not_called_compared(checkpo
 def test_a_class_that_is_none_is_refused(name, file, checkpoint, donor):
     edit_json(checkpoint / file, tokenizer_class=name)
     with pytest.raises(ConversionError, match=rf"{file}: tokenizer_class is .*; expected a tokenizer's class"):
-        graft(checkpoint, donor)
+        graft_beside(checkpoint, donor)
 
 
 # --- One that needs its own code -------------------------------------------------------------------------------------
@@ -205,7 +195,7 @@ def test_what_needs_its_own_code_is_left_and_said(case, checkpoint, donor):
     if auto_map:
         edit_json(checkpoint / "config.json", auto_map=auto_map, tokenizer_class="OwnTokenizer")
     (checkpoint / "tokenization_own.py").write_text(f"open({str(checkpoint / 'ran')!r}, 'w')")
-    report = graft(checkpoint, donor)
+    report = graft_beside(checkpoint, donor)
     assert report.tokenizer.startswith(
         f"none: the checkpoint's is code of its own ({OWN}), which is neither copied nor run"
     )
@@ -222,7 +212,7 @@ def test_what_needs_its_own_code_is_left_and_said(case, checkpoint, donor):
 def test_nothing_that_is_printed_fails_where_there_is_no_tokenizer(format, checkpoint, donor):
     """And `AutoTokenizer` fails, where transformers 5 would make one of five tokens for a stock BERT."""
     put(checkpoint, *CODE["tokenizer_config.json"], "vocab.txt")
-    report = graft(checkpoint, donor, format, verify=True)
+    report = graft_beside(checkpoint, donor, format, verify=True)
     assert report.verified
     printed_lines(report, checkpoint.parent)
     assert isinstance(says(checkpoint.parent, report.output)[Path(report.output)], str)
@@ -236,7 +226,7 @@ def test_nothing_that_is_printed_fails_where_there_is_no_tokenizer(format, check
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_donors_is_taken_where_there_is_none(format, bare, donor):
     (bare / "special_tokens_map.json").write_text('{"unk_token": "[OTHER]"}')  # of one whose vocabulary is gone
-    report = graft(bare, donor, format, verify=True)
+    report = graft_beside(bare, donor, format, verify=True)
     assert report.tokenizer == (
         "BertTokenizer, 128 tokens: the donor's, since the checkpoint has none; both have as many embeddings; "
         "15 texts in all scripts read as the donor's reads them"
@@ -274,7 +264,7 @@ def test_without_any_the_report_says_what_to_do(cause, bare, donor, tmp_path):
         without_tokenizer(giver)
     else:
         edit_json(giver / "tokenizer_config.json", auto_map={"AutoTokenizer": [OWN, None]})
-    report = graft(bare, giver, force_donor=True)
+    report = graft_beside(bare, giver, force_donor=True)
     assert report.tokenizer == (
         "none: the checkpoint has no tokenizer files; add those that it was trained with to the output: "
         "AutoTokenizer.from_pretrained(FOLDER_OR_HUB_ID).save_pretrained(OUTPUT)"
@@ -287,7 +277,7 @@ def test_without_any_the_report_says_what_to_do(cause, bare, donor, tmp_path):
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_was_added_as_the_report_says_is_then_found(format, bare, donor, tmp_path):
     giver = without_tokenizer(Path(shutil.copytree(donor, tmp_path / "giver")))
-    report = graft(bare, giver, format)
+    report = graft_beside(bare, giver, format)
     printed_lines(report, tmp_path)
     output = Path(report.output)
     assert isinstance(says(tmp_path, output)[output], str), "it fails, and does not read every word as [UNK]"
@@ -314,13 +304,13 @@ def test_more_tokens_than_embeddings_are_said_with_their_numbers(file, checkpoin
         (checkpoint / file).write_text('{"[MOST]": 129}')
     else:
         edit_json(checkpoint / "tokenizer_config.json", added_tokens_decoder={"129": {"content": "[MOST]"}})
-    report = graft(checkpoint, donor)
+    report = graft_beside(checkpoint, donor)
     assert [it for it in report.remarks if it.startswith("the tokenizer has 130 tokens, the model 128 embeddings")]
     assert "\nnote         the tokenizer has 130 tokens" in str(report)
 
 
 def test_as_many_tokens_as_embeddings_are_no_remark(checkpoint, donor):
-    assert graft(checkpoint, donor).remarks == []
+    assert graft_beside(checkpoint, donor).remarks == []
 
 
 PRIVATE = {
@@ -338,7 +328,7 @@ PRIVATE = {
 def test_no_path_of_the_users_machine_is_published(format, checkpoint, donor):
     kept = {"added_tokens_decoder": {"127": {"content": "/usr/bin/", "special": False}}, "do_lower_case": False}
     edit_json(checkpoint / "tokenizer_config.json", **PRIVATE, **kept)
-    output = Path(graft(checkpoint, donor, format).output)
+    output = Path(graft_beside(checkpoint, donor, format).output)
     assert not [name for name, data in contents(output).items() if b"somebody" in data]
     written = json.loads((output / "tokenizer_config.json").read_text("utf-8"))
     assert {name: written[name] for name in kept} == kept, "a token that looks like one stays"
