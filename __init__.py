@@ -9,6 +9,9 @@ reads a pooled checkpoint without `trust_remote_code`.
 from .conversion import terminal  # noqa: F401 - before what takes its time: see there
 
 # isort: split
+import inspect
+import sys
+import types
 import warnings
 
 from transformers import (
@@ -62,6 +65,17 @@ __version__ = "0.1.0"
 
 # `python -m bert_pooled_mlm.convert` runs a module that this package has imported already: meant, and harmless.
 warnings.filterwarnings("ignore", message="'bert_pooled_mlm.convert' found in sys.modules", category=RuntimeWarning)
+
+
+class _Converter(types.ModuleType):
+    """The module `bert_pooled_mlm.convert`, which can be called like its function of that name: both doors."""
+
+    __call__ = staticmethod(convert)
+    __signature__ = inspect.signature(convert)
+
+
+sys.modules[f"{__name__}.convert"].__class__ = _Converter
+globals()["convert"] = sys.modules[f"{__name__}.convert"]  # an assignment would hide the function from type checkers
 
 AutoConfig.register(BertPooledMLMConfig.model_type, BertPooledMLMConfig)
 AutoModel.register(BertPooledMLMConfig, BertPooledMLMModel)

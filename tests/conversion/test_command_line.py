@@ -1,5 +1,6 @@
 """The command line: several inputs, exit codes, what is printed, and the doors that lead to it."""
 
+import inspect
 import json
 import os
 import shutil
@@ -113,6 +114,16 @@ def test_every_door_leads_to_the_same_conversion(door, checkout, checkpoint, los
     assert done.stdout.startswith("status       converted")
     assert ("verified " in done.stdout) == (options == [])
     assert bits(stored(tmp_path / "checkpoint-pooled")) == expected_of(lost, donor)
+
+
+def test_the_name_that_the_package_gives_is_the_module_and_can_be_called(checkpoint, donor):
+    import bert_pooled_mlm.convert as module
+    from bert_pooled_mlm import convert
+
+    assert module is convert is sys.modules["bert_pooled_mlm.convert"]
+    assert inspect.isfunction(module.main)
+    assert "pooler_from" in inspect.signature(convert).parameters
+    assert convert(checkpoint, pooler_from=donor, dry_run=True).status == "planned"
 
 
 @pytest.mark.parametrize(
