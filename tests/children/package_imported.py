@@ -13,7 +13,9 @@ found = {
     "file": bert_pooled_mlm.__file__,
     "version": bert_pooled_mlm.__version__,
     "installed": importlib.metadata.version("bert-pooled-mlm"),
-    "names": [name for name in bert_pooled_mlm.__all__ if getattr(bert_pooled_mlm, name).__name__.split(".")[-1] != name],
+    "names": [
+        name for name in bert_pooled_mlm.__all__ if getattr(bert_pooled_mlm, name).__name__.split(".")[-1] != name
+    ],
     "model": type(transformers.AutoModel.from_config(config)).__module__,
 }
 print(json.dumps(found))

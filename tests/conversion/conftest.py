@@ -1,12 +1,14 @@
 """Fixtures of the conversions: folders to convert, an empty Hub cache, no Hub, and an empty table of known donors."""
 
 import shutil
+import subprocess
+import types
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from bert_pooled_mlm import ConversionReport, conversion
-from checkpoints import FORMATS, edit_json, save_donor, save_lost
+from checkpoints import FORMATS, edit_json, forks, save_donor, save_lost
 from grafting import COMMIT, graft, sentences
 from hub_server import HubServer
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -101,6 +103,17 @@ def report(request, rescues) -> ConversionReport:
 def rescued(report) -> Path:
     """The output in each format."""
     return Path(report.output)
+
+
+@pytest.fixture
+def forked(monkeypatch) -> None:
+    """The verification's process is a fork of one that has imported transformers, which takes seconds."""
+
+    def run(command, **options):
+        return forks().run(command[1:], Path.cwd())
+
+    replaced = types.SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(conversion.verify, "subprocess", replaced)
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.versions
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("stored_under", [[MLM_BIAS], [DECODER[1]], [MLM_BIAS, DECODER[1]]], ids=["4.x", "one", "5.x"])
 def test_an_untied_head_has_its_bias_on_every_version(stored_under, checkpoint, donor, tmp_path):
     """4.x stores one; 5.x two, of which it adds `decoder.bias`, and starts that anew where it is not stored."""
@@ -90,6 +91,7 @@ def test_embeddings_and_head_of_two_sizes_are_refused_with_both(kept, checkpoint
 
 
 @pytest.mark.versions
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("field", [{"return_dict": False}, {"torchscript": True}], ids=str)
 def test_a_config_that_gives_tuples_is_verified_as_any_other(field, format, checkpoint, donor):

@@ -12,6 +12,8 @@ from grafting import graft_beside
 from hub_server import HubServer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] a b e h l o r d w ##o ##r ##d é É 日 本 語 は 東 京 日本 ##語 م 🎉 1 2 [NEW]"
 MEMBERS = PIECES.split(" ")

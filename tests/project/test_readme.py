@@ -164,7 +164,7 @@ def test_the_options_stand_there_as_the_help_has_them():
 @pytest.mark.parametrize(
     "thing",
     [bert_pooled_mlm.convert, BertPooledMLMForMaskedLM.from_pretrained, bert_pooled_mlm.BertPooledMLMConfig.__init__],
-    ids=lambda thing: thing.__qualname__,
+    ids=["convert", "from_pretrained", "config"],
 )
 def test_help_explains_every_parameter(thing):
     """`help(convert)` and `help(BertPooledMLMForMaskedLM)`; those that transformers explains are said to be its."""
