@@ -105,12 +105,12 @@ TENSORS = {
     "another layer": (changed(bert__encoder__layer__2__x=torch.ones(1)), r"unknown tensors.*: bert.encoder.layer.2.x"),
     "a wrong shape": (
         changed(**{QUERY: torch.ones(32, 31)}),
-        r"wrong tensors.*query.weight is F32 \[32, 31\], expected a floating \[32, 32\]",
+        r"wrong tensors.*query.weight is float32 \[32, 31\], expected a floating \[32, 32\]",
     ),
-    "whole numbers": (lambda t: t | {QUERY: t[QUERY].long()}, r"wrong tensors.*is I64 \[32, 32\], expected a floatin"),
+    "whole numbers": (lambda t: t | {QUERY: t[QUERY].long()}, r"wrong tensors.*is int64 \[32, 32\], expected a float"),
     "a pooler of another shape": (
         changed(bert__pooler__dense__weight=torch.ones(31, 32), bert__pooler__dense__bias=torch.ones(32)),
-        r"has a pooler already|wrong tensors.*bert.pooler.dense.weight is F32 \[31, 32\]",
+        r"has a pooler already|wrong tensors.*bert.pooler.dense.weight is float32 \[31, 32\]",
     ),
     "stored twice": (
         lambda t: t | {f"module.{QUERY}": t[QUERY].clone()},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from bert_pooled_mlm.convert import main
-from checkpoints import ROOT, answer, bits, stored
+from checkpoints import ROOT, answer, bits, edit_json, stored
 from grafting import expected_of
 
 
@@ -50,7 +50,31 @@ def test_several_checkpoints_in_one_call(placed, run, lost, donor, tmp_path, cap
 
 def test_several_sound_checkpoints_exit_with_0(run, donor, capsys):
     assert main([str(run / "checkpoint-1"), str(run / "checkpoint-3"), "--pooler-from", str(donor), "--dry-run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 done, 0 refused"
+    assert capsys.readouterr().out.splitlines()[-1] == "2 planned, 0 refused"
+
+
+REPEATED = {
+    "no donor": ([], "no donor found for its pooler"),
+    "a donor that is not there": (["--pooler-from", "./no-such-donor"], "./no-such-donor: no such folder"),
+    "a hub that is not there": (
+        ["--pooler-from", "user/base"],
+        "user/base: no such folder, and not in the",
+    ),
+    "texts that are not there": (["--calibrate", "./no-texts.txt"], "no-texts.txt: no such file"),
+}
+
+
+@pytest.mark.parametrize("cause", REPEATED)
+def test_an_error_of_several_checkpoints_stands_once(cause, run, capsys):
+    options, words = REPEATED[cause]
+    (run / "checkpoint-2" / "config.json").write_bytes((run / "checkpoint-1" / "config.json").read_bytes())
+    for step in (1, 2, 3):
+        edit_json(run / f"checkpoint-{step}" / "config.json", "_name_or_path")
+    checkpoints = [str(run / f"checkpoint-{step}") for step in (1, 2, 3)]
+    assert main([*checkpoints, *options, "--no-verify"]) == 1
+    first, *others = capsys.readouterr().err.splitlines()
+    assert words in first
+    assert others == [f"error: {name}: the same as {checkpoints[0]}" for name in checkpoints[1:]]
 
 
 def test_json_of_several_is_one_object_too(run, donor, tmp_path, capsys):
