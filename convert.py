@@ -26,6 +26,7 @@ else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder i
 # isort: split
 import argparse
 import contextlib
+import difflib
 import importlib.util
 import json
 import os
@@ -297,7 +298,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for option in given[: given.index("--")] if "--" in given else given:
         if option.startswith("-") and os.path.lexists(option):  # `convert.py *` in a folder from somewhere
             command.error(f"{option}: an option, or the file of that name that lies here? Write ./* instead of *")
-    arguments = command.parse_args(given)
+    arguments, unknown = command.parse_known_args(given)
+    if unknown:
+        options = [it for action in command._actions for it in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0].replace("_", "-"), options, n=1)
+        command.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
     if len(arguments.checkpoints) > 1 and arguments.push_to_hub:
         command.error("--push-to-hub takes one CHECKPOINT")
     if arguments.force_donor and not arguments.pooler_from:

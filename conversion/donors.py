@@ -95,7 +95,9 @@ class Donors:
         candidate = self._opened[name, revision]
         hidden, expected = candidate.config["hidden_size"], checkpoint.config["hidden_size"]
         if hidden != expected:
-            raise ConversionError(f"{name}: hidden_size is {hidden}, the checkpoint's is {expected}")
+            raise ConversionError(
+                f"{name}: hidden_size is {hidden}, the checkpoint's is {expected}: its training started from another"
+            )
         similarity = cosine(checkpoint.lineage.values(), candidate.lineage.values())
         objections = []
         if similarity < LINEAGE_THRESHOLD:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Iterator
 
 from . import hub
@@ -24,6 +25,7 @@ from .sources import (
     is_count,
     local_path,
     read_json,
+    weights_file,
 )
 
 
@@ -72,6 +74,17 @@ def download(name: str, revision: str | None) -> Folder:
         return cached
 
 
+def _without_config(source: Source) -> str:
+    """What to do where there is none."""
+    others = ("tokenizer", "generation", "preprocessor", "sentence", "adapter")
+    names = [it for it in source.names() if re.fullmatch(r"(?i).*config.*\.json", it)]
+    if named := sorted(it for it in names if not any(other in it for other in others)):
+        return f"if {named[0]} is the model's, rename it to that"
+    if weights_file(source) is not None:
+        return "copy that of the model which the training started from beside the weights"
+    return "pass the folder that save_pretrained wrote"
+
+
 def read_config(source: Source, as_donor: bool = False) -> dict:
     """A BERT's config.json, with `BertConfig`'s sizes filled in.
 
@@ -84,8 +97,8 @@ def read_config(source: Source, as_donor: bool = False) -> dict:
     """
     file = next((name for name in CONFIG_FILES if name in source.names()), None)
     if file is None:
-        refuse_other_files(source)
-        raise ConversionError(f"{source.where()}: no config.json; pass the folder that save_pretrained wrote")
+        refuse_other_files(source, as_donor)
+        raise ConversionError(f"{source.where()}: no config.json; {_without_config(source)}")
     config, where = read_json(source, file), source.where(file)
     refuse_other_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
     if str(config.get("architectures", ["Bert"])).startswith("['Bert"):

@@ -145,6 +145,9 @@ def test_every_door_leads_to_the_same_conversion(door, checkout, checkpoint, los
         (["none"], 1, "error: none: "),
         ([], 2, "the following arguments are required: CHECKPOINT"),
         (["a", "b", "--push-to-hub", "user/x"], 2, "--push-to-hub takes one CHECKPOINT"),
+        (["a", "--pooler-form", "b"], 2, "unrecognized arguments: --pooler-form b; did you mean --pooler-from?"),
+        (["a", "--pooler_from=b"], 2, "unrecognized arguments: --pooler_from=b; did you mean --pooler-from?"),
+        (["a", "--zzz"], 2, "unrecognized arguments: --zzz\n"),
         (["a", "--force-donor"], 2, "--force-donor needs --pooler-from DONOR"),
         (["a", "--pooler-revision", "v1"], 2, "--pooler-revision needs --pooler-from DONOR"),
         (["a", "--private"], 2, "--private needs --push-to-hub REPO_ID"),
@@ -184,4 +187,5 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(place, capfd):
     assert main([str(place / "checkpoint"), "--pooler-from", str(place / "donor")]) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == f"error: {place / 'checkpoint'}: no config.json; pass the folder that save_pretrained wrote\n"
+    advice = "copy that of the model which the training started from beside the weights"
+    assert err == f"error: {place / 'checkpoint'}: no config.json; {advice}\n"
