@@ -146,10 +146,6 @@ def refuse_other_model(where: str, config: dict) -> None:
         ConversionError: It is one.
     """
     kind = config["model_type"]
-    if kind is None:
-        raise ConversionError(
-            f"{where}: no model_type, and architectures is {config['architectures']!r:.100}; only BERT is converted"
-        )
     if isinstance(kind, str) and kind in ROBERTA:
         raise ConversionError(
             f"{where}: model_type is {kind!r}; RoBERTa was trained without next-sentence prediction, so there is no "
@@ -162,7 +158,8 @@ def refuse_other_model(where: str, config: dict) -> None:
             "the last hidden states"
         )
     if kind != "bert":
-        raise ConversionError(f"{where}: model_type is {kind!r}; only BERT ('bert') is converted")
+        besides = f", architectures {config.get('architectures')!r:.100}" if kind is None else ""
+        raise ConversionError(f"{where}: model_type is {kind!r}{besides}; only BERT ('bert') is converted")
     for field in ("is_decoder", "add_cross_attention"):
         if config.get(field):
             raise ConversionError(

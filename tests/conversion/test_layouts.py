@@ -73,7 +73,7 @@ CONFIGS = {
     "another": ({"model_type": "ernie"}, r"model_type is 'ernie'; only BERT \('bert'\) is converted"),
     "no type": (
         {"model_type": None, "architectures": ["RobertaForMaskedLM"]},
-        r"no model_type, and architectures is \['RobertaForMaskedLM'\]; only BERT is converted",
+        r"model_type is None, architectures \['RobertaForMaskedLM'\]; only BERT \('bert'\) is converted",
     ),
 }
 
