@@ -194,7 +194,7 @@ def _fit_lines(fit: dict | None) -> list[str]:
         return []
     texts = f"{fit['texts']} texts, sha256 {fit['sha256'][:16]}"
     if "penalty" not in fit:
-        return [f"not yet: would be fitted on {texts}"]
+        return [f"on {texts}"]
     change = f"cosine to the donor's pooler_output {fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}"
     kept = "" if fit["improved"] else ": no better, so the original pooler was kept"
     return [
