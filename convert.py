@@ -26,6 +26,7 @@ else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder i
 # isort: split
 import argparse
 import contextlib
+import difflib
 import importlib.util
 import json
 import os
@@ -44,6 +45,7 @@ if __package__:
     from .conversion.donors import Donors
     from .conversion.errors import ConversionError, first_line, printable
     from .conversion.formats import FORMATS
+    from .conversion.opening import open_checkpoint
     from .conversion.origins import named_folders
     from .conversion.push import Upload, push
     from .conversion.report import ConversionReport
@@ -56,6 +58,7 @@ else:
     from conversion.donors import Donors
     from conversion.errors import ConversionError, first_line, printable
     from conversion.formats import FORMATS
+    from conversion.opening import open_checkpoint
     from conversion.origins import named_folders
     from conversion.push import Upload, push
     from conversion.report import ConversionReport
@@ -119,7 +122,8 @@ def convert(
         donors: What an earlier call has read of donors, to be used again.
 
     Returns:
-        What was done. A checkpoint that is pooled already is left alone: `status` is "already pooled".
+        What was done. A checkpoint that is pooled already is left alone: `status` is "already pooled"; unless it lacks
+        sentence-transformers' modules, and `output_dir` is given: then it is written there, with them.
 
     Raises:
         ConversionError: A refusal, with one clear line; neither input nor destination has been touched. If only the
@@ -150,9 +154,10 @@ def convert(
             with fitting.said_of(options.texts):
                 texts.check_source(options.texts)
         check_call(name, push_to_hub, needs_torch=options is not None, verifies=verify and not dry_run)
-        read = reading.read_checkpoint(reading.open_checkpoint(name, revision), vectors_only=not target.has_mlm_head)
-        if read.is_converted and read.format is target and not replace_pooler and options is None:
-            return already_pooled(name, read, upload)
+        read = reading.read_checkpoint(open_checkpoint(name, revision), vectors_only=not target.has_mlm_head)
+        is_done = read.is_converted and read.format is target and not replace_pooler and options is None
+        if is_done and (output_dir is None or not reading.lacks_modules(read.source)):
+            return already_pooled(name, read, output_dir and output, upload)
         if not dry_run:
             staging.clear_stale(output)
         plan = planning.make_plan(
@@ -201,13 +206,15 @@ def check_call(name: str, repo_id: str | None, needs_torch: bool, verifies: bool
         )
 
 
-def already_pooled(name: str, read: reading.Checkpoint, upload: Upload | None) -> ConversionReport:
+def already_pooled(
+    name: str, read: reading.Checkpoint, output: Path | None, upload: Upload | None
+) -> ConversionReport:
     """The report of a checkpoint that is left alone."""
     if upload is not None:
         raise ConversionError(
             f"{name}: pooled already, nothing was pushed; to publish it as it is: {upload.command(read.source.path)}"
         )
-    return ConversionReport.of_checkpoint("already pooled", name, read, read.format.name)
+    return ConversionReport.already_pooled(name, read, output)
 
 
 def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bool) -> verify.Proof | None:
@@ -238,7 +245,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Grafts the original pooler into BERT checkpoints that lost it in MLM training, so that "
         "pooler_output is the same at every load.",
-        epilog="Exit codes: 0 done, or pooled already; 1 refused, for the reason on stderr; 2 usage; 130 Ctrl-C. "
+        epilog="What is pooled already is left alone, unless it lacks sentence-transformers' modules and -o is given. "
+        "Exit codes: 0 done, or pooled already; 1 refused, for the reason on stderr; 2 usage; 130 Ctrl-C. "
         "Names that begin with a dash go behind --.",
         allow_abbrev=False,
     )
@@ -290,7 +298,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for option in given[: given.index("--")] if "--" in given else given:
         if option.startswith("-") and os.path.lexists(option):  # `convert.py *` in a folder from somewhere
             command.error(f"{option}: an option, or the file of that name that lies here? Write ./* instead of *")
-    arguments = command.parse_args(given)
+    arguments, unknown = command.parse_known_args(given)
+    if unknown:
+        options = [it for action in command._actions for it in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0].replace("_", "-"), options, n=1)
+        command.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
     if len(arguments.checkpoints) > 1 and arguments.push_to_hub:
         command.error("--push-to-hub takes one CHECKPOINT")
     if arguments.force_donor and not arguments.pooler_from:
@@ -335,6 +347,7 @@ def run(arguments: argparse.Namespace) -> int:
     if several and not options["pooler_from"]:
         reads += [(name, folder, f"a donor of {name}") for name in checkpoints for folder in named_folders(name)]
     donors, results, written = Donors(), [], []
+    told: dict[str, str] = {}  # an error, without the name of its checkpoint -> the first that it stopped
     for checkpoint, output in zip(checkpoints, staging.destinations(checkpoints, output_dir, reads), strict=True):
         try:
             if isinstance(output, ConversionError):
@@ -342,9 +355,13 @@ def run(arguments: argparse.Namespace) -> int:
             if any(os.path.exists(output) and os.path.samefile(output, other) for other in written):
                 raise ConversionError(f"{output}: the output of an earlier checkpoint of this call, spelt otherwise")
             with terminal.ending_signals():
-                report = convert(checkpoint, output, **options, progress=not quiet, donors=donors)
+                chosen = None if output_dir is None else output
+                report = convert(checkpoint, chosen, **options, progress=not quiet, donors=donors)
         except ConversionError as error:
-            terminal.warn(f"error: {error}")
+            cause = str(error).removeprefix(checkpoint).removeprefix(str(local_path(checkpoint)))
+            first = told.setdefault(cause, checkpoint)
+            same = f"{checkpoint}: the same as {first}"
+            terminal.warn(printable(f"error: {error if first is checkpoint else same}"))
             results.append({"status": "refused", "checkpoint": checkpoint, "error": str(error)})
             continue
         written += [output] if report.status == "converted" else []
@@ -357,7 +374,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif several and not quiet:
         for result in results:
             terminal.say(printable(f"{result['status']:<15} {result['checkpoint']}  {result.get('output') or ''}"))
-        terminal.say(f"{len(results) - refused} done, {refused} refused")
+        terminal.say(f"{len(results) - refused} {'planned' if options['dry_run'] else 'done'}, {refused} refused")
     return 1 if refused else 0
 
 

@@ -24,6 +24,7 @@ A room imports only from those above it:
     card          the model card
     other_kinds   what is not a BERT checkpoint: what it is instead, and what to run first
     staging       a folder appears whole, or not at all
+    opening       what a checkpoint's name stands for, and its config.json
     checkpoint    step 1: read a checkpoint
     origins       whom to ask for the pooler
     donors        step 2: find the donor, check its lineage

@@ -4,44 +4,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
 import functools
-import os
-from collections.abc import Iterator
 
-from . import hub
 from .bert import (
     DECODER_BIAS,
     DROPPED,
     ENCODER,
     HEAD,
-    LIMITS,
     MLM_BIAS,
     POOLER,
-    SIZE_LIMIT,
-    SIZES,
     TIED,
     current_names,
     expected_shapes,
     lineage_key,
 )
-from .errors import ConversionError, HubError, listed
-from .formats import DENSE, DENSE_NAMES, FORMATS, MODEL_TYPE, Format
-from .other_kinds import refuse_empty, refuse_other_files, refuse_other_model, refuse_other_names
+from .errors import ConversionError, listed
+from .formats import DENSE, DENSE_NAMES, FORMATS, MODEL_TYPE, MODULES, Format
+from .opening import read_config
+from .other_kinds import refuse_empty, refuse_other_names
 from .provenance import PoolerSource
-from .sources import (
-    CONFIG_FILES,
-    LICENCES,
-    TOKENIZER_FILES,
-    Folder,
-    Source,
-    checkpoint_files,
-    is_count,
-    local_path,
-    read_json,
-)
+from .sources import Folder, Source, read_bytes
 from .tensors import FLOATS, Tensor, same_bytes
 from .weights import read_header, read_tensors
 
@@ -104,6 +87,15 @@ def never_trained(checkpoint: Checkpoint) -> bool:
     return not checkpoint.pooler[POOLER[1]].values().any()
 
 
+def lacks_modules(source: Folder) -> bool:
+    """Whether sentence-transformers finds no list of modules here, or one whose folders are not there."""
+    if MODULES[0] not in source.names():
+        return True
+    listing = read_bytes(source, MODULES[0]).decode(errors="replace")
+    parts = (name.partition("/")[0] for name in MODULES if "/" in name)
+    return any(f'"{part}"' in listing and not (source.path / part).is_dir() for part in parts)
+
+
 def read_dense(source: Folder) -> dict[str, Tensor]:
     """The pooler's tensors as sentence-transformers stores them beside the model; empty where there are none.
 
@@ -114,89 +106,6 @@ def read_dense(source: Folder) -> dict[str, Tensor]:
         return {}
     stored = read_header(source, DENSE)[0]
     return {key: stored[name] for key, name in zip(POOLER, DENSE_NAMES, strict=True) if name in stored}
-
-
-def open_checkpoint(name: str, revision: str | None) -> Folder:
-    """The folder that `name` stands for; a repo on the Hub is downloaded, or taken from the cache when offline.
-
-    Raises:
-        ConversionError: There is none, or the Hub did not answer.
-    """
-    is_repo = hub.may_be_repo(name) and not os.path.isdir(local_path(name))
-    with suggesting(name):
-        return download(name, revision) if is_repo else hub.open_source(name, revision)
-
-
-@contextlib.contextmanager
-def suggesting(name: str) -> Iterator[None]:
-    """Adds the folder whose name is nearly `name`, where there is one, to the refusal of a name that leads nowhere."""
-    try:
-        yield
-    except ConversionError as error:
-        path = local_path(name)
-        if not os.path.exists(path) and os.path.isdir(path.parent):
-            near = difflib.get_close_matches(path.name, [it.name for it in path.parent.iterdir() if it.is_dir()], n=1)
-            if near:
-                raise ConversionError(f"{error}; did you mean {path.with_name(near[0])}?") from error
-        raise
-
-
-def download(name: str, revision: str | None) -> Folder:
-    """A repo's checkpoint, whole; the cached one where the Hub does not answer.
-
-    Raises:
-        ConversionError: It is no checkpoint, or the Hub did not answer and nothing is cached.
-    """
-    try:
-        with hub.hub_errors(name, "no such folder, and "):
-            repo = hub.HubRepo(name, revision)
-        read_config(repo)  # refuses what is no checkpoint before anything large is fetched
-        beside = repo.names().intersection({"README.md", *LICENCES, *TOKENIZER_FILES, DENSE})
-        return repo.fetch([*beside, *checkpoint_files(repo)])
-    except HubError:
-        with hub.hub_errors(name):
-            cached = hub.cached_snapshot(name, revision)
-        if cached is None:
-            raise
-        return cached
-
-
-def read_config(source: Source, as_donor: bool = False) -> dict:
-    """A BERT's config.json, with `BertConfig`'s sizes filled in.
-
-    Args:
-        source: Where it lies.
-        as_donor: Whether only the pooler is wanted, so that sentence-transformers' modules beside it do not matter.
-
-    Raises:
-        ConversionError: There is none, it is not a BERT's, or a size in it is none.
-    """
-    file = next((name for name in CONFIG_FILES if name in source.names()), None)
-    if file is None:
-        refuse_other_files(source)
-        raise ConversionError(f"{source.where()}: no config.json; pass the folder that save_pretrained wrote")
-    config, where = read_json(source, file), source.where(file)
-    refuse_other_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
-    if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
-        config.setdefault("model_type", "bert")  # the first PyTorch BERTs say neither; their tensors have to tell
-    if config.setdefault("model_type", None) != MODEL_TYPE:
-        refuse_other_model(where, config)
-    for field, default in SIZES.items():
-        value = config.setdefault(field, default)
-        if not is_count(value) or value == 0:
-            raise ConversionError(f"{where}: {field} is {value!r}; expected a positive whole number")
-        if value > LIMITS.get(field, SIZE_LIMIT):
-            raise ConversionError(f"{where}: {field} is {value}, above {LIMITS.get(field, SIZE_LIMIT)}")
-    if config["hidden_size"] % config["num_attention_heads"]:
-        raise ConversionError(
-            f"{where}: hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
-            f"{config['num_attention_heads']}"
-        )
-    if not isinstance(config.get("tie_word_embeddings", True), bool):
-        raise ConversionError(
-            f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}; expected true or false"
-        )
-    return config
 
 
 def read_part(source: Source, as_donor: bool = False) -> Checkpoint:
@@ -249,7 +158,7 @@ def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:
     if part.has_mlm_head and config.get("tie_word_embeddings") is False and next(iter(TIED)) not in tensors:
         missing.append(f"{next(iter(TIED))} (config.json says tie_word_embeddings: false)")
     wrong = [
-        f"{name} is {tensor.dtype} {list(tensor.shape)}, expected a floating {list(shapes[name])}"
+        f"{name} is {tensor}, expected a floating {list(shapes[name])}"
         for name, tensor in sorted(tensors.items())
         if name in shapes and (tensor.shape != shapes[name] or tensor.dtype not in FLOATS)
     ]

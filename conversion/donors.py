@@ -14,10 +14,11 @@ import numpy as np
 from . import hub
 from .bert import POOLER, SIZES, lineage_key
 from .checkpoint import Checkpoint, never_trained, read_part
-from .errors import ConversionError, HubError, HubUnreachable
+from .errors import ConversionError, HubError, HubUnreachable, printable
 from .origins import GUESSED, known_donors, named_donors
 from .sources import checkpoint_files, weights_file
 from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
+from .wire import log
 
 # Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98, strangers stay below 0.02.
 LINEAGE_THRESHOLD = 0.5
@@ -94,7 +95,9 @@ class Donors:
         candidate = self._opened[name, revision]
         hidden, expected = candidate.config["hidden_size"], checkpoint.config["hidden_size"]
         if hidden != expected:
-            raise ConversionError(f"{name}: hidden_size is {hidden}, the checkpoint's is {expected}")
+            raise ConversionError(
+                f"{name}: hidden_size is {hidden}, the checkpoint's is {expected}: its training started from another"
+            )
         similarity = cosine(checkpoint.lineage.values(), candidate.lineage.values())
         objections = []
         if similarity < LINEAGE_THRESHOLD:
@@ -132,8 +135,7 @@ class Donors:
                 what = "no pooler: it lost its own; name the model before it" if key in POOLER else "no such layer"
                 raise ConversionError(f"{name}: has no {key} ({what})")
             if tensor.shape != shape or tensor.dtype not in FLOATS:
-                stored = f"{tensor.dtype} {list(tensor.shape)}"
-                raise ConversionError(f"{name}: {key} is {stored}, expected a floating {list(shape)}")
+                raise ConversionError(f"{name}: {key} is {tensor}, expected a floating {list(shape)}")
         read = {key: candidate.tensors[key].in_memory() for key in (POOLER[1], lineage)}
         return dataclasses.replace(candidate, tensors=candidate.tensors | read)
 
@@ -145,6 +147,7 @@ class Donors:
         Raises:
             ConversionError: None, or several that can't be told apart.
         """
+        log.debug("looking for a donor of %s ...", printable(checkpoint.source.label))
         if pooler_from is not None:
             donor = self.examine(checkpoint, pooler_from, revision, EXPLICIT)
             objections = tuple(filter(None, (*donor.objections, donor.says_nothing)))

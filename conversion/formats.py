@@ -10,6 +10,8 @@ MODEL_TYPE = "bert_pooled_mlm"
 CODE_FILES = ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py")
 DENSE = "2_Dense/model.safetensors"  # the pooler once more, where sentence-transformers reads it
 DENSE_NAMES = ("linear.weight", "linear.bias")
+# By which sentence-transformers opens a folder; the list of the others first.
+MODULES = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/config.json", DENSE)
 # The configuration's AUTO_MAP again, since the converter imports neither of the two files; a test holds them together.
 AUTO_MAP = {
     "AutoConfig": "configuration_bert_pooled_mlm.BertPooledMLMConfig",

@@ -192,16 +192,32 @@ def from_page(name: str, revision: str | None = None) -> tuple[str, str | None]:
     host = "|".join(map(re.escape, filter(None, (*PAGES, mirror))))
     if found := re.fullmatch(rf"(?:https?://)?(?:{host})/(.*)|hf://(?:models/)?(.*)", name):
         path = urlsplit(found[1] or found[2] or "").path.strip("/")
+        # As huggingface_hub's file system spells it.
+        if found[2] and (file := re.fullmatch(r"([^/]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?", path)):
+            kind = "blob" if "." in (file[3] or "") else "tree"
+            path = "/".join(filter(None, (file[1], kind, file[2] or "main", file[3])))
     if path is None or os.path.exists(local_path(name)):
         return name, revision
-    page = re.fullmatch(r"([^/]+(?:/(?!tree/|blob/|resolve/)[^/]+)?)(?:/(?:tree|blob|resolve)/([^/]+).*|/\w+)?", path)
-    if page is None or not is_repo_id(page[1]) or page[1].split("/")[0] in KINDS:
+    page = re.fullmatch(
+        r"(?P<id>[^/]+(?:/(?!tree/|blob/|resolve/|raw/)[^/]+)?)"
+        r"(?:/(?:(?P<folder>tree|commit)|blob|resolve|raw)/(?P<shown>[^/]+)(?P<below>/.*)?|/\w+)?",
+        path,
+    )
+    if page is None or not is_repo_id(page["id"]) or page["id"].split("/")[0] in KINDS:
         raise ConversionError(f"{name}: not the page of a model on the Hub; pass the model's id, such as user/name")
-    shown = unquote(page[2]) if page[2] else None
+    below = (page["below"] or "").strip("/")
+    if not page["folder"]:  # a file is shown, or a tab
+        below = below.rpartition("/")[0]
+    if below:
+        raise ConversionError(
+            f"{name}: a folder in a repository; run `hf download {page['id']}`, and pass {below} in the folder that "
+            "it names"
+        )
+    shown = unquote(page["shown"]) if page["shown"] else None
     if shown and revision and shown != revision:
         raise ConversionError(f"{name}: shows the revision {shown}, and {revision} was asked for; leave one out")
     # `main` is what is taken anyway, and as a name it would stand in every message.
-    return page[1], revision or (shown if shown != "main" else None)
+    return page["id"], revision or (shown if shown != "main" else None)
 
 
 def may_be_repo(name: str) -> bool:
@@ -226,11 +242,22 @@ def open_source(name: str, revision: str | None = None) -> Source:
             raise ConversionError(f"{name}: a folder has no revision {revision!r}; leave the revision out")
         return Folder(path)
     if os.path.exists(path):
-        raise ConversionError(f"{name}: expected a checkpoint's folder, found a file; pass the folder that holds it")
+        if re.search(r"\.(zip|tar|tgz|gz|bz2|xz|zst|7z|rar)$", path.name):
+            raise ConversionError(f"{name}: an archive; unpack it, and pass the folder that was in it")
+        raise ConversionError(f"{name}: a file; pass the folder that holds it: {path.parent}")
     if not may_be_repo(name):
-        raise ConversionError(f"{name}: no such folder")
+        raise ConversionError(f"{name}: no such folder{_instead(name)}")
     with hub_errors(name, "no such folder, and "):
         return cached_snapshot(name, revision) or HubRepo(name, revision)
+
+
+def _instead(name: str) -> str:
+    """What to pass in the place of a name that is neither a path nor an id, as far as its form tells."""
+    if re.match(r"\w+://|git@", name):
+        return f", nor a page of {wire.endpoint()} (a mirror: HF_ENDPOINT); download it, and pass the folder"
+    if found := re.fullmatch(r"([\w.-]+/[\w.-]+)[@:]([\w./-]+)", name):
+        return f"; of a repository on the Hub: {found[1]}, and {found[2]} behind --revision or --pooler-revision"
+    return ""
 
 
 def cached_snapshot(repo_id: str, revision: str | None) -> Folder | None:

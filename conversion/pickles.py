@@ -35,7 +35,7 @@ def read_pickle(folder: Folder, name: str) -> dict[str, Tensor]:
     tensors = {}
     for key, value in state.items():
         if value.dtype not in codes or value.layout != torch.strided or value.device.type != "cpu":
-            stored = f"{value.dtype}, {value.layout}, on {value.device}"
+            stored = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
             raise ConversionError(f"{path}: {key} is {stored}; expected values of {', '.join(FLOATS.values())}")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ConversionError(f"{path}: {key} is an expanded view, of more values than are stored; save it anew")

@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, never_trained, read_dense
 from .donors import Donor, Donors
 from .errors import ConversionError
 from .fields import OWN, travelling
-from .formats import DENSE, Format
+from .formats import DENSE, MODULES, Format
 from .provenance import Fit, PoolerSource
 from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path
 from .staging import check_apart, check_output
@@ -104,9 +104,9 @@ class Plan:
     def left_behind(self) -> list[str]:
         """Files and folders of the input that have no part in the output."""
         read = {tensor.file for tensor in self.checkpoint.tensors.values()}
-        return sorted(
-            self.checkpoint.source.names() - {*CONFIG_FILES, "README.md", *self.copied, *WEIGHT_FILES} - read
-        )
+        anew = {name.partition("/")[0] for name in MODULES}
+        others = {*CONFIG_FILES, "README.md", *self.copied, *WEIGHT_FILES}
+        return sorted(self.checkpoint.source.names() - others - read - anew)
 
     @functools.cached_property
     def pooler_source(self) -> PoolerSource | None:

@@ -5,15 +5,28 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from .bert import POOLER
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, lacks_modules, read_dense
 from .errors import printable
-from .formats import FORMATS
+from .formats import DENSE, FORMATS
 from .plan import Plan
-from .tensors import FLOATS
+from .sources import local_path
+from .tensors import FLOATS, same_pooler
 from .terminal import quoted
+from .tokenizer import read_tokenizer
 from .verify import Proof
+
+# What has not been done is not said to be: the rows of a plan.
+PLANNED = {
+    "grafted": "would graft", "cast": "would cast", "calibrated": "would fit", "kept": "would keep",
+    "dropped": "would drop", "copied": "would copy", "left behind": "would leave", "output": "would write",
+}  # fmt: skip
+NO_MODULES = "it lacks the modules by which SentenceTransformer opens it with its pooler"
+LOADED_OTHERWISE = (
+    "# return_logits=False: vectors only, [-1] is pooler_output; .encoder, .pooler: of model.bert, or --format bert"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +45,8 @@ class ConversionReport:
     found_by: str | None = None
     lineage_cosine: float | None = None
     forced: list[str] = dataclasses.field(default_factory=list)
-    grafted: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> sha256
+    grafted: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> sha256 as it is stored
+    donor_sha256: dict[str, str] = dataclasses.field(default_factory=dict)  # the same before a fit changed it
     cast: str | None = None
     calibration: dict | None = None  # the fields of Calibration; of a dry run, those known beforehand
     kept_tensors: int = 0
@@ -59,11 +73,29 @@ class ConversionReport:
             checkpoint_commit=checkpoint.source.commit,
             shape=f"{config['num_hidden_layers']} layers, hidden size {config['hidden_size']}, "
             f"vocabulary {config['vocab_size']}",
-            dtype=checkpoint.dtype,
+            dtype=FLOATS[checkpoint.dtype],
             format=format,
             missing=[key for key in POOLER if key not in checkpoint.tensors],
             **more,
         )
+
+    @classmethod
+    def already_pooled(cls, name: str, checkpoint: Checkpoint, output: Path | None) -> ConversionReport:
+        """Of a checkpoint that is left alone; `output` is where it was to be written."""
+        remarks = []
+        if lacks_modules(checkpoint.source):
+            remarks.append(f"{NO_MODULES}: -o DIR writes it with them")
+        elif output is not None:
+            remarks.append(f"it lacks nothing, so nothing was written to {output}")
+        if not same_pooler(read_dense(checkpoint.source) or checkpoint.pooler, checkpoint.pooler):
+            remarks.append(
+                f"{DENSE} is not bert.pooler.dense: SentenceTransformer gives the vectors of the former, AutoModel "
+                "those of the latter; docs/loading.md says how to make them agree"
+            )
+        has_tokenizer = read_tokenizer(checkpoint.source, checkpoint.config).source is not None
+        format = checkpoint.format.name
+        more = {"tokenizer_loads": has_tokenizer, "remarks": remarks}
+        return cls.of_checkpoint("already pooled", name, checkpoint, format, **more)
 
     @classmethod
     def of(cls, status: str, name: str, plan: Plan, proof: Proof | None = None, **more) -> ConversionReport:
@@ -75,6 +107,8 @@ class ConversionReport:
                 f"the tokenizer has {plan.tokenizer.tokens} tokens, the model {size} embeddings: an id above those is "
                 "an error; model.resize_token_embeddings(len(tokenizer)) makes room, for training"
             )
+        if donor is None and plan.format is plan.checkpoint.format:
+            remarks.append(f"the checkpoint is pooled already; {NO_MODULES}, which the output has")
         tokens = proof.tokens if proof else ""
         if donor is not None:
             grafted = len(plan.pooler)
@@ -86,6 +120,7 @@ class ConversionReport:
                 "lineage_cosine": round(donor.cosine, 6),
                 "forced": list(donor.objections),
                 "grafted": plan.pooler_source.sha256,
+                "donor_sha256": plan.pooler_source.donor_sha256 or {},
                 "cast": f"the pooler from {FLOATS[stored]} to the checkpoint's {FLOATS[donor.dtype]}"
                 if stored != donor.dtype
                 else None,
@@ -114,14 +149,16 @@ class ConversionReport:
 
     def __str__(self) -> str:
         """A table, and the lines that load the result."""
-        rows = [("status", self.status), ("checkpoint", f"{self.checkpoint} ({self.shape}, {FLOATS[self.dtype]})")]
+        rows = [("status", self.status), ("checkpoint", f"{self.checkpoint} ({self.shape}, {self.dtype})")]
         if self.missing:
             rows.append(("missing", f"{', '.join(self.missing)}: random at each load of the input"))
         if self.donor:
             rows.append(("donor", f"{self.donor}{f' @ {self.donor_commit[:7]}' if self.donor_commit else ''}"))
             rows += [("found by", self.found_by), ("lineage", f"cosine {self.lineage_cosine:.6f} of the last layer")]
             rows += [("forced", reason) for reason in self.forced]
-        rows += [("grafted", f"{key}, sha256 {digest[:16]}") for key, digest in self.grafted.items()]
+        for key, digest in self.grafted.items():
+            original = f"; the donor's, before the fit: {self.donor_sha256[key][:16]}" if self.donor_sha256 else ""
+            rows.append(("grafted", f"{key}, sha256 {digest[:16]}{original}"))
         rows += [("cast", self.cast)] if self.cast else []
         rows += [("calibrated", line) for line in _fit_lines(self.calibration)]
         if self.kept_tensors:
@@ -134,13 +171,18 @@ class ConversionReport:
         rows += [("not taken", note) for note in self.notes] + [("note", remark) for remark in self.remarks]
         last = (("verified", self.verified), ("output", self.output), ("pushed", self.pushed))
         rows += [(name, value) for name, value in last if value] + [("", note) for note in self.push_notes]
-        text = "\n".join(printable(f"{name:<12} {value}") for name, value in rows)
-        return f"{text}\n\n{self.how_to_load()}" if self.status == "converted" else text
+        names = PLANNED if self.status == "planned" else {}
+        text = "\n".join(printable(f"{names.get(name, name):<12} {value}") for name, value in rows)
+        return text if self.status == "planned" else f"{text}\n\n{self.how_to_load()}"
 
     def how_to_load(self) -> str:
-        """Python that loads the result as it is printed."""
-        from_there = f".from_pretrained({quoted(self.output)}{FORMATS[self.format].trust})"
+        """Python that loads the result, or the checkpoint that was left alone, as it is printed."""
+        where, trust = self.output or str(local_path(self.checkpoint)), FORMATS[self.format].trust
+        commit = f", revision={quoted(self.checkpoint_commit)}" if self.checkpoint_commit and not self.output else ""
+        from_there = f".from_pretrained({quoted(where)}{commit}{trust})"
         lines = ["from transformers import AutoModel", f"model = AutoModel{from_there}"]
+        if trust:
+            lines.insert(1, LOADED_OTHERWISE)
         if self.tokenizer_loads:
             lines[0] += ", AutoTokenizer"
             lines.insert(1, f"tokenizer = AutoTokenizer{from_there}")
@@ -152,7 +194,7 @@ def _fit_lines(fit: dict | None) -> list[str]:
         return []
     texts = f"{fit['texts']} texts, sha256 {fit['sha256'][:16]}"
     if "penalty" not in fit:
-        return [f"not yet: would be fitted on {texts}"]
+        return [f"on {texts}"]
     change = f"cosine to the donor's pooler_output {fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}"
     kept = "" if fit["improved"] else ": no better, so the original pooler was kept"
     return [

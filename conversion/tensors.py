@@ -19,6 +19,11 @@ DTYPE_BYTES = {
 }  # fmt: skip
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# As people are told of them, who know torch's names and not safetensors' codes.
+DTYPES = FLOATS | {
+    "I64": "int64", "U64": "uint64", "I32": "int32", "U32": "uint32", "I16": "int16", "U16": "uint16", "I8": "int8",
+    "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
 COARSENESS = tuple(FLOATS)  # the finest first
 
 
@@ -32,6 +37,9 @@ class Tensor:
     shape: tuple[int, ...]
     start: int  # in the file, bytes
     data: memoryview | None = None  # in memory already: out of a pickle, or computed
+
+    def __str__(self) -> str:
+        return f"{DTYPES[self.dtype]} {list(self.shape)}"
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +103,8 @@ def same_pooler(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     if one.keys() != other.keys():
         return False
     for key, tensor in one.items():
+        if not {tensor.dtype, other[key].dtype} <= FLOATS.keys():
+            return False
         coarser = max(tensor.dtype, other[key].dtype, key=COARSENESS.index)
         try:
             if not same_bytes(tensor.cast(coarser), other[key].cast(coarser)):

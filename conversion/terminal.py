@@ -122,11 +122,11 @@ def _give_up(descriptor: int) -> None:
 
 
 def tell_waits() -> None:
-    """Lines on stderr about what takes long, on a terminal or in a log: silence looks like a program that hangs."""
+    """Lines on stderr about what takes long, in a log too; on a terminal, also about the steps (level DEBUG)."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("bert_pooled_mlm").handlers = [handler]
-    logging.getLogger("bert_pooled_mlm").setLevel(logging.INFO)
+    logging.getLogger("bert_pooled_mlm").setLevel(logging.DEBUG if sys.stderr.isatty() else logging.INFO)
 
 
 def quoted(text: str) -> str:

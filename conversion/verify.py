@@ -12,10 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .errors import ConversionError, listed
+from .errors import ConversionError, listed, printable
 from .plan import Plan
 from .sources import Folder
 from .weights import read_tensors
+from .wire import log
 
 SOUND = {"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}
 CHILD = Path(__file__).with_name("load_twice.py")
@@ -56,6 +57,7 @@ def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> Proof:
     Raises:
         ConversionError: Something differs, is missing, or is random.
     """
+    log.debug("verifying %s: reads it back, and loads it in a fresh process ...", printable(plan.output.name))
     written = read_tensors(Folder(folder))
     differing = sorted(written.keys() ^ plan.tensors.keys()) or [
         key

@@ -60,16 +60,14 @@ def _entry(source: Source, name: str, key: str, entry: object, data_start: int) 
         case _:
             raise ConversionError(f"{where}: the header's entry of {key!r} is not one of a tensor; it is damaged")
     if dtype not in DTYPE_BYTES:
-        raise ConversionError(f"{where}: {key} has the unknown dtype {dtype!r}; expected {', '.join(FLOATS)}")
+        raise ConversionError(f"{where}: {key} has the unknown dtype {dtype!r}; expected {', '.join(FLOATS.values())}")
     if len(shape) > 8 or not all(map(is_count, [*shape, begin, end])):
         raise ConversionError(
             f"{where}: {key} has the shape {str(shape)[:80]} at {begin} to {end}; expected a few whole numbers"
         )
     tensor = Tensor(source, name, dtype, tuple(shape), data_start + begin)
     if end - begin != tensor.nbytes:
-        raise ConversionError(
-            f"{where}: {key} ({dtype} {shape}) has {tensor.nbytes} bytes; the header says {end - begin}"
-        )
+        raise ConversionError(f"{where}: {key} ({tensor}) has {tensor.nbytes} bytes; the header says {end - begin}")
     return tensor
 
 

@@ -8,7 +8,7 @@
 By default the encoder is frozen, and a linear classifier (logistic regression) is trained on each of four sentence
 vectors: the checkpoint's own pooler, the raw [CLS] state, the mean over the tokens, and random poolers, as
 transformers makes them up where a checkpoint has none. --finetune trains the whole model instead. It needs the package
-and `datasets`, which reads the files (from a checkout: `pip install datasets .`).
+and `datasets`, which reads the files; where one is missing, it says how to get it.
 """
 
 import argparse
@@ -96,8 +96,12 @@ def broken_line(content: str) -> str:
 
 def read_examples(file: Path, args: argparse.Namespace) -> list[tuple[str, str]]:
     """Texts and their labels. Rows without one of them are refused: what they are is for their owner to say."""
-    examples = []
-    for number, row in enumerate(read_rows(file, args), 1):
+    examples, rows = [], read_rows(file, args)
+    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+    for option, column in (("--text-column", args.text_column), ("--label-column", args.label_column)):
+        if rows and column not in columns:
+            raise ValueError(f"{file}: no column {column!r}; name one of {', '.join(columns)} with {option}")
+    for number, row in enumerate(rows, 1):
         for column in (args.text_column, args.label_column):
             if row.get(column) in (None, ""):
                 found = ", ".join(str(name) for name in row if row[name] not in (None, ""))

@@ -7,8 +7,8 @@
 
 It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
 and tokenizer in one folder, the pooler bit for bit the one that it started from, or, with --calibrate, refitted to the
-encoder that the training has left. It needs the package and accelerate (from a
-checkout: `pip install accelerate .`), and `datasets` for --dataset-name alone.
+encoder that the training has left. It needs the package and accelerate, and `datasets` for --dataset-name alone; where
+one is missing, it says how to get it.
 """
 
 import argparse
@@ -141,8 +141,19 @@ def read_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         every = max(2, round(1 / args.eval_share))
         train, held_out = [t for n, t in enumerate(train) if n % every != every - 1], train[every - 1 :: every]
     if not train or not held_out:
-        raise ValueError("too little text: nothing is left to train on, or to evaluate on")
+        raise ValueError(too_little(args, len(train)))
     return train, held_out
+
+
+def too_little(args: argparse.Namespace, count: int) -> str:
+    """Why there is nothing to train on or to evaluate on; `count` texts there are."""
+    if args.dataset_name:
+        return f"{args.dataset_name}: too little text: {count} texts that are not empty, and none to evaluate on"
+    files, kind = ", ".join(map(str, args.train)), "line" if args.line_by_line else "paragraph"
+    found, lines = f"{count} {kind}{'s' * (count != 1)}", len(read_texts(args.train, line_by_line=True))
+    if not args.line_by_line and lines > count:
+        return f"{files}: {found} in {lines} lines; is each line a text? --line-by-line"
+    return f"{files}: too little text: {found}; hold out a larger --eval-share, or give --eval FILE"
 
 
 def encode(texts: list[str], tokenizer, args: argparse.Namespace) -> list[dict]:

@@ -113,7 +113,7 @@ def test_a_dry_run_reads_the_texts_and_fits_nothing(far, donor, texts, out, caps
     arguments = [far, "-o", out, "--pooler-from", donor, "--calibrate", texts, "--calibrate-length", "32"]
     assert main([*map(str, arguments), "--dry-run"]) == 0
     captured = capsys.readouterr()
-    assert "calibrated   not yet: would be fitted on 300 texts" in captured.out
+    assert "would fit    on 300 texts" in captured.out
     assert "calibrating" not in captured.err
     assert not out.exists()
 

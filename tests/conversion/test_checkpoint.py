@@ -16,7 +16,7 @@ CONFIGS = {
     "too large": (" " * ((8 << 20) + 1), r"config.json: 8388609 bytes; expected at most 8388608 of such a file"),
     "nested": ('{"a": ' + "[" * 100_000, r"not valid JSON .*recursion"),
     "another model": ({"model_type": "roberta"}, r"model_type is 'roberta'; RoBERTa was trained without next-se"),
-    "no model": ({"model_type": None}, r"model_type is None; only BERT"),
+    "no model": ({"model_type": None}, r"model_type is None, architectures .*; only BERT"),
     "a list for a model": ({"model_type": ["bert"]}, r"model_type is \['bert'\]"),
     "no layers": ({"num_hidden_layers": 0}, r"num_hidden_layers is 0; expected a positive whole number"),
     "negative": ({"hidden_size": -32}, r"hidden_size is -32; expected a positive whole number"),
@@ -49,7 +49,8 @@ def test_a_damaged_config_is_refused(damage, part, place):
 @pytest.mark.parametrize("architectures", [5, None, "Bert", {"Bert": 1}, [], ["RobertaModel"], [None]])
 def test_a_config_without_a_model_is_refused_whatever_its_architectures(architectures, place):
     edit_json(place / "checkpoint" / "config.json", "model_type", architectures=architectures)
-    refused(place, r"model_type is None; only BERT")
+    text = re.escape(repr(architectures))
+    refused(place, rf"model_type is None, architectures {text}; only BERT \('bert'\) is converted")
 
 
 ALONE = {
@@ -57,10 +58,13 @@ ALONE = {
     "modules.json": r"a sentence-transformers model.*; load it with SentenceTransformer\(FOLDER\)",
     "zero_to_fp32.py": r"a DeepSpeed checkpoint.*; merge them first: python zero_to_fp32.py",
     "pytorch_model_fsdp_0": r"an FSDP checkpoint.*; merge them first: accelerate merge-weights",
+    "global_step7": r"a DeepSpeed checkpoint.*; merge them first: python -m deepspeed.utils.zero_to_fp32 FOLDER OUT",
     ".metadata": r"a distributed \(DCP\) checkpoint.*; merge them first: python -m torch.distributed.checkpoint",
     "tf_model.h5": r"a TensorFlow checkpoint; with transformers 4.x: .*from_tf=True",
     "model.ckpt.index": r"a TensorFlow 1 checkpoint; with transformers 4.x: transformers-cli convert",
     "flax_model.msgpack": r"a Flax checkpoint; with transformers 4.x: .*from_flax=True",
+    "model_state.pdparams": r"a PaddlePaddle checkpoint; convert the PyTorch weights",
+    "model.onnx": r"an export for inference, .*; convert the checkpoint that it was made from",
 }
 
 
@@ -105,12 +109,12 @@ TENSORS = {
     "another layer": (changed(bert__encoder__layer__2__x=torch.ones(1)), r"unknown tensors.*: bert.encoder.layer.2.x"),
     "a wrong shape": (
         changed(**{QUERY: torch.ones(32, 31)}),
-        r"wrong tensors.*query.weight is F32 \[32, 31\], expected a floating \[32, 32\]",
+        r"wrong tensors.*query.weight is float32 \[32, 31\], expected a floating \[32, 32\]",
     ),
-    "whole numbers": (lambda t: t | {QUERY: t[QUERY].long()}, r"wrong tensors.*is I64 \[32, 32\], expected a floatin"),
+    "whole numbers": (lambda t: t | {QUERY: t[QUERY].long()}, r"wrong tensors.*is int64 \[32, 32\], expected a float"),
     "a pooler of another shape": (
         changed(bert__pooler__dense__weight=torch.ones(31, 32), bert__pooler__dense__bias=torch.ones(32)),
-        r"has a pooler already|wrong tensors.*bert.pooler.dense.weight is F32 \[31, 32\]",
+        r"has a pooler already|wrong tensors.*bert.pooler.dense.weight is float32 \[31, 32\]",
     ),
     "stored twice": (
         lambda t: t | {f"module.{QUERY}": t[QUERY].clone()},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from bert_pooled_mlm.convert import main
-from checkpoints import ROOT, answer, bits, stored
+from checkpoints import ROOT, answer, bits, edit_json, stored
 from grafting import expected_of
 
 
@@ -51,7 +51,31 @@ def test_several_checkpoints_in_one_call(placed, run, lost, donor, tmp_path, cap
 
 def test_several_sound_checkpoints_exit_with_0(run, donor, capsys):
     assert main([str(run / "checkpoint-1"), str(run / "checkpoint-3"), "--pooler-from", str(donor), "--dry-run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 done, 0 refused"
+    assert capsys.readouterr().out.splitlines()[-1] == "2 planned, 0 refused"
+
+
+REPEATED = {
+    "no donor": ([], "no donor found for its pooler"),
+    "a donor that is not there": (["--pooler-from", "./no-such-donor"], "./no-such-donor: no such folder"),
+    "a hub that is not there": (
+        ["--pooler-from", "user/base"],
+        "user/base: no such folder, and not in the",
+    ),
+    "texts that are not there": (["--calibrate", "./no-texts.txt"], "no-texts.txt: no such file"),
+}
+
+
+@pytest.mark.parametrize("cause", REPEATED)
+def test_an_error_of_several_checkpoints_stands_once(cause, run, capsys):
+    options, words = REPEATED[cause]
+    (run / "checkpoint-2" / "config.json").write_bytes((run / "checkpoint-1" / "config.json").read_bytes())
+    for step in (1, 2, 3):
+        edit_json(run / f"checkpoint-{step}" / "config.json", "_name_or_path")
+    checkpoints = [str(run / f"checkpoint-{step}") for step in (1, 2, 3)]
+    assert main([*checkpoints, *options, "--no-verify"]) == 1
+    first, *others = capsys.readouterr().err.splitlines()
+    assert words in first
+    assert others == [f"error: {name}: the same as {checkpoints[0]}" for name in checkpoints[1:]]
 
 
 def test_json_of_several_is_one_object_too(run, donor, tmp_path, capsys):
@@ -132,6 +156,9 @@ def test_the_name_that_the_package_gives_is_the_module_and_can_be_called(checkpo
         (["none"], 1, "error: none: "),
         ([], 2, "the following arguments are required: CHECKPOINT"),
         (["a", "b", "--push-to-hub", "user/x"], 2, "--push-to-hub takes one CHECKPOINT"),
+        (["a", "--pooler-form", "b"], 2, "unrecognized arguments: --pooler-form b; did you mean --pooler-from?"),
+        (["a", "--pooler_from=b"], 2, "unrecognized arguments: --pooler_from=b; did you mean --pooler-from?"),
+        (["a", "--zzz"], 2, "unrecognized arguments: --zzz\n"),
         (["a", "--force-donor"], 2, "--force-donor needs --pooler-from DONOR"),
         (["a", "--pooler-revision", "v1"], 2, "--pooler-revision needs --pooler-from DONOR"),
         (["a", "--private"], 2, "--private needs --push-to-hub REPO_ID"),
@@ -171,4 +198,5 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(place, capfd):
     assert main([str(place / "checkpoint"), "--pooler-from", str(place / "donor")]) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == f"error: {place / 'checkpoint'}: no config.json; pass the folder that save_pretrained wrote\n"
+    advice = "copy that of the model which the training started from beside the weights"
+    assert err == f"error: {place / 'checkpoint'}: no config.json; {advice}\n"

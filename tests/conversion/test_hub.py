@@ -399,7 +399,7 @@ def test_what_cannot_be_a_repository_is_refused(name, refused):
 
 
 FILES = {
-    "no config": ({"model.safetensors": b"x"}, "user/repo/ (on the Hub): no config.json; pass the folder that"),
+    "no config": ({"model.safetensors": b"x"}, "user/repo/ (on the Hub): no config.json; copy that of the model"),
     "nothing": ({}, "no config.json"),
     "no weights": ({"config.json": None}, "no weights; expected one of model.safetensors"),
     "truncated": (

@@ -69,7 +69,12 @@ CONFIGS = {
     ),
     "decoder": ({"is_decoder": True}, r"is_decoder is true: a decoder's \[CLS\] sees no text after it"),
     "relative": ({"position_embedding_type": "relative_key"}, r"position_embedding_type is 'relative_key'"),
-    "another": ({"model_type": "electra"}, r"model_type is 'electra'; only BERT"),
+    "ELECTRA": ({"model_type": "electra"}, r"model_type is 'electra', which has no trained pooler, so that none was"),
+    "another": ({"model_type": "ernie"}, r"model_type is 'ernie'; only BERT \('bert'\) is converted"),
+    "no type": (
+        {"model_type": None, "architectures": ["RobertaForMaskedLM"]},
+        r"model_type is None, architectures \['RobertaForMaskedLM'\]; only BERT \('bert'\) is converted",
+    ),
 }
 
 
@@ -85,6 +90,13 @@ FILES = {
     "model.ckpt-1000000.index": "a TensorFlow 1 checkpoint; .*transformers-cli convert --model_type bert",
     "tf_model.h5": "a TensorFlow checkpoint; .*from_tf=True",
     "flax_model.msgpack": "a Flax checkpoint; .*from_flax=True",
+    "tf_model.h5.index.json": "a TensorFlow checkpoint; .*from_tf=True",
+    "bert_model.ckpt.data-00000-of-00001": "a TensorFlow 1 checkpoint; ",
+    "global_step100": "a DeepSpeed checkpoint.*; merge them first: python -m deepspeed.utils.zero_to_fp32 FOLDER OUT",
+    "__0_0.distcp": r"a distributed \(DCP\) checkpoint.*dcp_to_torch",
+    "model.onnx": "an export for inference, .*; convert the checkpoint that it was made from",
+    "bert-q8_0.gguf": "an export for inference, .*; convert the checkpoint that it was made from",
+    "model_state.pdparams": "a PaddlePaddle checkpoint; convert the PyTorch weights",
     "zero_to_fp32.py": "a DeepSpeed checkpoint.*; merge them first: .*then copy config.json and the tokenizer's files",
 }
 
@@ -99,6 +111,24 @@ def test_another_kind_of_folder_is_told_what_to_run_first(marker, config, of, ch
         (folder / name).unlink()
     (folder / marker).write_text("x")
     assert re.search(rf"{folder.name}: {FILES[marker]}", refusal(checkpoint, donor))
+
+
+NAMES = {
+    "bert.safetensors": r"no weights under a name.*, but bert.safetensors: .*, copy to model.safetensors; of the rest",
+    "epoch=1.ckpt": r"no weights under a name.*, but epoch=1.ckpt: .*, copy to pytorch_model.bin; of the rest, run",
+    "model-00001-of-00002.safetensors": "model-00001-of-00002.safetensors without their index; copy .*index.json",
+    "training_args.bin": "no weights; expected one of model.safetensors, ",
+    "optimizer.pt": "no weights; expected one of model.safetensors, ",
+}
+
+
+@pytest.mark.parametrize("of", ["checkpoint", "donor"])
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_another_name_are_named(name, of, checkpoint, donor, tmp_path):
+    donor = Path(shutil.copytree(donor, tmp_path / "a donor"))
+    folder = checkpoint if of == "checkpoint" else donor
+    (folder / "model.safetensors").rename(folder / name)
+    assert re.search(rf"{folder.name}: {NAMES[name]}", refusal(checkpoint, donor))
 
 
 def test_the_empty_tensors_of_zero_3_are_told_from_damage(checkpoint, donor):
@@ -157,6 +187,71 @@ def test_a_trainers_folder_names_the_checkpoints_in_it(checkpoint, tmp_path):
     message = refusal(tmp_path / "runs")
     assert "runs: holds checkpoint-10, checkpoint-20, checkpoint-100; pass one of them" in message
     assert message.endswith(os.fspath(tmp_path / "runs" / "checkpoint-100"))
+
+
+BELOW = {
+    "one": ["final"],
+    "epochs": ["epoch-1", "epoch-2", "epoch-10"],
+    "a sentence-transformers donor": ["0_Transformer"],
+}
+
+
+@pytest.mark.parametrize("of", ["checkpoint", "donor"])
+@pytest.mark.parametrize("kind", BELOW)
+def test_a_folder_around_checkpoints_names_them(kind, of, checkpoint, donor, tmp_path):
+    around = tmp_path / "around"
+    for name in BELOW[kind]:
+        shutil.copytree(donor if of == "donor" else checkpoint, around / name)
+    if "sentence" in kind:
+        (around / "1_Pooling").mkdir()
+        (around / "1_Pooling" / "config.json").write_text("{}")
+        (around / "modules.json").write_text("[]")
+    message = refusal(*((checkpoint, around) if of == "donor" else (around, donor)))
+    if "sentence" in kind and of == "checkpoint":
+        assert "a sentence-transformers model, trained with a pooling of its own" in message
+        return
+    pass_it = "pass it" if len(BELOW[kind]) == 1 else "pass one of them"
+    assert message == f"{around}: holds {', '.join(BELOW[kind])}; {pass_it}: {around / BELOW[kind][-1]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("bert_config_large.json", "if bert_config_large.json is the model's, rename it to that"),
+        ("generation_config.json", "copy that of the model which the training started from beside the weights"),
+    ],
+)
+def test_weights_without_a_config_say_where_one_is_to_be_had(name, advice, checkpoint, donor):
+    (checkpoint / "config.json").rename(checkpoint / name)
+    assert refusal(checkpoint, donor) == f"{checkpoint}: no config.json; {advice}"
+
+
+def test_a_folder_of_the_hubs_cache_tells_its_id(donor, checkpoint, shelve, tmp_path):
+    shelve("user/base", donor)
+    folder = tmp_path / "hub-cache" / "models--user--base"
+    assert refusal(checkpoint, folder) == f"{folder}: a repository's folder in the Hub's cache; pass its id: user/base"
+
+
+FOLDER_OF = r"a folder in a repository; run `hf download user/x`, and pass sub/it in the folder that it names"
+INSTEAD = {
+    "https://huggingface.co/user/x/tree/main/sub/it": FOLDER_OF,
+    "https://huggingface.co/user/x/blob/main/sub/it/model.safetensors": FOLDER_OF,
+    "hf://user/x@v1/sub/it": FOLDER_OF,
+    "https://hf-mirror.com/user/x": r"no such folder, nor a page of https://.* \(a mirror: HF_ENDPOINT\); download it",
+    "s3://bucket/x": r"no such folder, nor a page of .*; download it, and pass the folder",
+    "user/x@v1": r"no such folder; of a repository on the Hub: user/x, and v1 behind --revision or --pooler-revision",
+    "bert.tar.gz": r"an archive; unpack it, and pass the folder that was in it",
+    "checkpoint/model.safetensors": r"a file; pass the folder that holds it: checkpoint$",
+}
+
+
+@pytest.mark.parametrize("of", ["checkpoint", "donor"])
+@pytest.mark.parametrize("name", INSTEAD)
+def test_a_name_that_is_no_folders_is_answered_with_what_to_pass(name, of, checkpoint, donor, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    Path("bert.tar.gz").write_bytes(b"")
+    message = refusal(*((checkpoint, name) if of == "donor" else (name, donor)))
+    assert re.match(rf"{re.escape(name)}: {INSTEAD[name]}", message)
 
 
 @pytest.mark.parametrize("typo", ["checkpint", "Checkpoint", "checkpoint2"])

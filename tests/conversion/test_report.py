@@ -1,11 +1,19 @@
 """What a report says."""
 
+import hashlib
 import json
+import re
+import shutil
+import textwrap
+from pathlib import Path
 
+import pytest
 import torch
+from bert_pooled_mlm import ConversionError, convert
 from bert_pooled_mlm.convert import main
-from checkpoints import POOLER, save_weights, todays
+from checkpoints import FORMATS, POOLER, answer, bits, contents, save_weights, state, stored, todays
 from grafting import graft, tied_copies
+from safetensors.torch import load_file, save_file
 
 
 def test_the_report_says_what_was_kept_grafted_dropped_and_how_to_load_it(checkpoint, donor, out):
@@ -36,3 +44,146 @@ def test_json_prints_the_report_as_one_object(lost, donor, tmp_path, capsys):
     assert report.pop("output") == str(tmp_path / "two")
     assert printed == report
     assert printed["status"] == "converted"
+
+
+def test_a_plan_is_not_told_as_if_it_were_done(checkpoint, donor, out):
+    tensors = todays(checkpoint) | tied_copies(todays(checkpoint))
+    save_weights(checkpoint, {name: tensor.half() for name, tensor in tensors.items()})
+    (checkpoint / "optimizer.pt").write_bytes(b"")
+    report = graft(checkpoint, donor, dry_run=True)
+    assert report.to_dict()["status"] == "planned"
+    rows = [row[:12].strip() for row in str(report).splitlines()]
+    assert rows == [
+        "status", "checkpoint", "missing", "donor", "found by", "lineage", "would graft", "would graft", "would cast",
+        "would keep", "would drop", "would drop", "would copy", "would leave", "tokenizer", "would write",
+    ]  # fmt: skip
+    assert not out.exists()
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dtype_is_spelt_as_in_torch_wherever_it_stands(dtype, checkpoint, donor):
+    save_weights(checkpoint, {name: it.to(getattr(torch, dtype)) for name, it in todays(checkpoint).items()})
+    report = graft(checkpoint, donor)
+    assert report.to_dict()["dtype"] == dtype
+    assert f"vocabulary 128, {dtype})" in str(report)
+    assert report.cast == (None if dtype == "float32" else f"the pooler from float32 to the checkpoint's {dtype}")
+    assert not re.search(r"\b(B?F16|F32|F64)\b", json.dumps(report.to_dict()) + str(report))
+
+
+def test_after_a_fit_the_report_has_the_hashes_of_both_poolers(fitted, donor):
+    """Of the tensors as they are stored, and of the donor's, as they were before the fit."""
+
+    def digests(folder) -> dict[str, str]:
+        return {name: hashlib.sha256(todays(folder)[name].numpy().tobytes()).hexdigest() for name in POOLER}
+
+    ours, original = digests(Path(fitted.output)), digests(donor)
+    assert not set(ours.values()) & set(original.values()), "premise: the fit was better"
+    assert (fitted.to_dict()["grafted"], fitted.to_dict()["donor_sha256"]) == (ours, original)
+    for name in POOLER:
+        row = f"grafted      {name}, sha256 {ours[name][:16]}; the donor's, before the fit: {original[name][:16]}"
+        assert row in str(fitted).splitlines()
+
+
+# --- Load it ---------------------------------------------------------------------------------------------------------
+
+
+def printed(report) -> str:
+    """The lines that a report prints to be pasted."""
+    return textwrap.dedent(str(report).partition("\n\nLoad it:\n")[2])
+
+
+USED = """
+import json, torch
+ids = torch.tensor([[2, 6, 7, 3]])
+with torch.no_grad():
+    output = model(ids)
+    found = {"last": torch.equal(output[-1], output.pooler_output)}
+    inner = getattr(model, "bert", model)
+    found |= {"inner": hasattr(inner, "pooler") and hasattr(inner, "encoder")}
+    found |= {"own": hasattr(model, "pooler") and hasattr(model, "encoder")}
+found["tokenizer"] = "tokenizer" in vars() and tokenizer("word1")["input_ids"] == [2, 6, 3]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("has_tokenizer", [True, False], ids=["with a tokenizer", "without"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_printed_lines_do_what_is_printed_in_a_fresh_process(format, has_tokenizer, checkpoint, giver, tmp_path):
+    """And the comment among them is true: what fails on the pooled model, and what helps."""
+    for folder in () if has_tokenizer else (checkpoint, giver):
+        for file in [*folder.glob("*token*"), folder / "vocab.txt"]:
+            file.unlink()
+    report = graft(checkpoint, giver, format=format)
+    lines = printed(report)
+    assert ("AutoTokenizer" in lines) == has_tokenizer
+    pooled = format == "pooled"
+    expected = {"last": not pooled, "inner": True, "own": not pooled, "tokenizer": has_tokenizer}
+    assert answer(lines + USED, tmp_path) == expected
+    comment = "# return_logits=False: vectors only, [-1] is pooler_output; .encoder, .pooler: of model.bert, or --"
+    assert (comment in lines) == pooled
+    if pooled:
+        *before, model = lines.rstrip().splitlines()
+        lines = "\n".join((*before, f"{model.removesuffix(')')}, return_logits=False)"))
+        assert answer(lines + USED, tmp_path) == expected | {"last": True}
+
+
+# --- Pooled already --------------------------------------------------------------------------------------------------
+
+
+def test_a_pooled_folder_is_left_alone_and_told_how_to_be_loaded(pooled, out, tmp_path):
+    for output, remarks in ((None, []), (out, [f"it lacks nothing, so nothing was written to {out}"])):
+        report = convert(pooled, output)
+        assert (report.status, report.remarks, report.output) == ("already pooled", remarks, None)
+        assert not out.exists()
+    found = answer(printed(report) + USED, tmp_path)
+    assert found == {"last": False, "inner": True, "own": False, "tokenizer": True}
+
+
+@pytest.mark.parametrize("gone", ["all", "the folders"])
+@pytest.mark.parametrize("format", [*FORMATS, "encoder"])
+def test_a_pooled_folder_that_lacks_modules_is_completed_with_o(gone, format, lost, donor, tmp_path):
+    """As `cp folder/*` leaves it, which takes no folders. Its pooler is its own: no donor is looked for."""
+    whole = Path(graft(lost, donor, tmp_path / "whole", format=format).output)
+    part = Path(shutil.copytree(whole, tmp_path / "part"))
+    for name in ("1_Pooling", "2_Dense"):
+        shutil.rmtree(part / name)
+    if gone == "all":
+        for name in ("modules.json", "sentence_bert_config.json"):
+            (part / name).unlink()
+    before = state(part)
+    alone = convert(part, format=format)
+    assert alone.status == "already pooled"
+    assert "-o DIR writes it with them" in str(alone)
+    assert not (tmp_path / "part-pooled").exists()
+    planned = convert(part, tmp_path / "out", format=format, dry_run=True)
+    assert (planned.status, planned.donor, (tmp_path / "out").exists()) == ("planned", None, False)
+    report = convert(part, tmp_path / "out", format=format, verify=format == "pooled")
+    assert (report.status, report.donor, report.grafted) == ("converted", None, {})
+    assert "it lacks the modules by which SentenceTransformer opens it with its pooler, which the output has" in (
+        str(report)
+    )
+    written, complete = contents(tmp_path / "out"), contents(whole)
+    anew = {"README.md", "model.safetensors"}  # the card says that what it tells is stated; the header has its hash
+    assert {it: written[it] for it in {*written} - anew} == {it: complete[it] for it in {*complete} - anew}
+    assert bits(stored(tmp_path / "out")) == bits(stored(whole))
+    assert state(part) == before
+
+
+def test_a_dense_that_was_trained_is_neither_overwritten_nor_kept_in_silence(pooled, out, tmp_path):
+    """In sentence-transformers, which leaves the model's own pooler as it was."""
+    folder = Path(shutil.copytree(pooled, tmp_path / "trained"))
+    dense = load_file(folder / "2_Dense" / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in dense.items()}, folder / "2_Dense" / "model.safetensors")
+    report = convert(folder, out)
+    assert report.status == "already pooled"
+    assert "2_Dense/model.safetensors is not bert.pooler.dense: SentenceTransformer gives the vectors of the" in (
+        str(report)
+    )
+    (folder / "modules.json").unlink()
+    with pytest.raises(ConversionError, match=r"2_Dense/model.safetensors is not bert.pooler.dense: one of them was"):
+        convert(folder, out)
+    assert not out.exists()

@@ -27,12 +27,14 @@ def test_the_default_output_of_the_working_folder_lies_beside_it(checkpoint, don
 @pytest.mark.parametrize(
     ("name", "match"),
     [
+        ("empty", r"empty: no config.json; pass the folder that save_pretrained wrote"),
         ("absent", r"place/absent: no such folder$"),
-        ("checkpoint/config.json", r"config.json: expected a checkpoint's folder, found a file; pass the folder that"),
-        ("../place", r"place: no config.json; pass the folder that save_pretrained wrote"),
+        ("checkpoint/config.json", r"config.json: a file; pass the folder that holds it: .*checkpoint$"),
+        ("../place", r"place: holds checkpoint, donor; pass one of them: .*place/donor$"),
     ],
 )
 def test_an_input_that_is_no_checkpoint_is_refused(name, match, place):
+    (place / "empty").mkdir()
     refused(place, match, checkpoint=name)
 
 

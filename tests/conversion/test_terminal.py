@@ -59,6 +59,30 @@ def test_a_pipe_that_is_closed_early_is_silent(place):
     assert (done.stdout, done.stderr) == (b"statu", b"")
 
 
+@pytest.mark.parametrize("options", [(), ("-q",), ("--json",)], ids=str)
+@pytest.mark.parametrize("terminal", [True, False], ids=["a terminal", "a file"])
+def test_what_takes_its_time_is_said_on_a_terminal(terminal, options, place):
+    """Silence looks like a program that hangs; in a log, those lines would say nothing."""
+    master, slave = os.openpty()
+    words = [sys.executable, ROOT / "convert.py", "checkpoint", "--pooler-from", "donor", "-o", "out", *options]
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf")}
+    stderr = slave if terminal else subprocess.PIPE
+    done = subprocess.run(words, cwd=place, env=variables, stdout=subprocess.PIPE, stderr=stderr)
+    os.close(slave)
+    assert done.returncode == 0
+    if terminal and not options:
+        assert os.read(master, 4096).decode().splitlines() == [
+            "looking for a donor of checkpoint ...",
+            "verifying out: reads it back, and loads it in a fresh process ...",
+        ]
+    elif terminal:
+        with pytest.raises(OSError, match="Input/output error"):  # nothing was written there
+            os.read(master, 4096)
+    else:
+        assert done.stderr == b""
+    os.close(master)
+
+
 # --- Names of any kind -----------------------------------------------------------------------------------------------
 
 NAMES = (

@@ -155,6 +155,9 @@ def broken(tmp_path, donor, lost):
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     (tmp_path / "latin1.txt").write_bytes("naïve".encode("latin-1"))
     (tmp_path / "few.txt").write_text("word1\n\nword2\n\nword2\n\nword3", encoding="utf-8")
+    (tmp_path / "lines.txt").write_text("word1 word2\n" * 800, encoding="utf-8")
+    (tmp_path / "five.txt").write_text("word1\nword2\n\n" * 5, encoding="utf-8")
+    (tmp_path / "reviews.csv").write_text("Id,Review,Stars\n1,a,x\n", encoding="utf-8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     (tmp_path / "gpt").mkdir()
@@ -165,6 +168,7 @@ def broken(tmp_path, donor, lost):
     (tmp_path / "bad.jsonl").write_text('{"text": "a", "label": 1}\n{"text"\n', encoding="utf-8")
     (tmp_path / "list.jsonl").write_text("[1]\n", encoding="utf-8")
     (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "gap.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b"}\n', encoding="utf-8")
     (tmp_path / "ragged.csv").write_text("text,label\na,x\nb,c,x\n", encoding="utf-8")
     (tmp_path / "other.csv").write_text("text,label\na,unheard\n", encoding="utf-8")
     (tmp_path / "donor").symlink_to(donor)
@@ -177,7 +181,16 @@ def broken(tmp_path, donor, lost):
     [
         ("--model donor --train nothing.txt -o out", "nothing.txt is not a file"),
         ("--model donor --train latin1.txt -o out", "latin1.txt is not UTF-8: invalid continuation byte at byte 2"),
-        ("--model donor --train empty.txt -o out", "too little text"),
+        ("--model donor --train empty.txt -o out", "empty.txt: too little text: 0 paragraphs; hold out a larger"),
+        ("--model donor --train lines.txt -o out", "lines.txt: 1 paragraph in 800 lines; is each line a text? --line"),
+        (
+            "--model donor --train five.txt -o out",
+            "five.txt: 5 paragraphs in 10 lines; is each line a text? --li",
+        ),
+        (
+            "--model donor --train few.txt -o out --line-by-line",
+            "few.txt: too little text: 4 lines; hold out a",
+        ),
         ("--model donor --train TEXT -o full", "full is not empty; name another, or pass --resume or --overwrite"),
         ("--model donor --train TEXT -o full --resume", "full has no checkpoint to --resume from"),
         ("--model donor --train TEXT -o empty.txt", "empty.txt is not a folder"),
@@ -356,7 +369,16 @@ def test_a_split_keeps_the_shares_of_the_labels_and_differs_by_seed(monkeypatch)
         ("rare.csv --model donor", "rare.csv: fewer than four examples of 'y'"),
         ("bad.jsonl --model donor", "bad.jsonl, line 2: no JSON"),
         ("list.jsonl --model donor", "list.jsonl, line 1: expected an object, found [1]"),
-        ("one.csv --model donor --label-column y", "one.csv, row 1: nothing in column 'y'; it has: text, label"),
+        ("one.csv --model donor --label-column y", "no column 'y'; name one of text, label with --label-column"),
+        (
+            "reviews.csv --model donor",
+            "no column 'text'; name one of Id, Review, Stars with --text-column",
+        ),
+        (
+            "reviews.csv --model donor --text-column Review",
+            "reviews.csv: no column 'label'; name one of Id, Review, Stars with --label-column",
+        ),
+        ("gap.jsonl --model donor", "gap.jsonl, row 2: nothing in column 'label'; it has: text"),
         ("TABLE --model donor --test other.csv", "other.csv: labels that TABLE does not have: unheard"),
         ("TABLE --model donor --length 65", "--length 65: donor reads 64 tokens at most"),
         ("TABLE --model donor --seeds 1", "expected a whole number from 2 on, found '1'"),

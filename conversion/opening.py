@@ -1,0 +1,123 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint's name stands for, as a folder, and its config.json, which has to be a BERT's."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Iterator
+
+from . import hub
+from .bert import LIMITS, SIZE_LIMIT, SIZES
+from .errors import ConversionError, HubError
+from .formats import MODEL_TYPE, MODULES
+from .other_kinds import refuse_other_files, refuse_other_model
+from .sources import (
+    CONFIG_FILES,
+    LICENCES,
+    TOKENIZER_FILES,
+    Folder,
+    Source,
+    checkpoint_files,
+    is_count,
+    local_path,
+    read_json,
+    weights_file,
+)
+
+
+def open_checkpoint(name: str, revision: str | None) -> Folder:
+    """The folder that `name` stands for; a repo on the Hub is downloaded, or taken from the cache when offline.
+
+    Raises:
+        ConversionError: There is none, or the Hub did not answer.
+    """
+    is_repo = hub.may_be_repo(name) and not os.path.isdir(local_path(name))
+    with suggesting(name):
+        return download(name, revision) if is_repo else hub.open_source(name, revision)
+
+
+@contextlib.contextmanager
+def suggesting(name: str) -> Iterator[None]:
+    """Adds the folder whose name is nearly `name`, where there is one, to the refusal of a name that leads nowhere."""
+    try:
+        yield
+    except ConversionError as error:
+        path = local_path(name)
+        if not os.path.exists(path) and os.path.isdir(path.parent):
+            near = difflib.get_close_matches(path.name, [it.name for it in path.parent.iterdir() if it.is_dir()], n=1)
+            if near:
+                raise ConversionError(f"{error}; did you mean {path.with_name(near[0])}?") from error
+        raise
+
+
+def download(name: str, revision: str | None) -> Folder:
+    """A repo's checkpoint, whole; the cached one where the Hub does not answer.
+
+    Raises:
+        ConversionError: It is no checkpoint, or the Hub did not answer and nothing is cached.
+    """
+    try:
+        with hub.hub_errors(name, "no such folder, and "):
+            repo = hub.HubRepo(name, revision)
+        read_config(repo)  # refuses what is no checkpoint before anything large is fetched
+        beside = repo.names().intersection({"README.md", *LICENCES, *TOKENIZER_FILES, *MODULES})
+        return repo.fetch([*beside, *checkpoint_files(repo)])
+    except HubError:
+        with hub.hub_errors(name):
+            cached = hub.cached_snapshot(name, revision)
+        if cached is None:
+            raise
+        return cached
+
+
+def _without_config(source: Source) -> str:
+    """What to do where there is none."""
+    others = ("tokenizer", "generation", "preprocessor", "sentence", "adapter")
+    names = [it for it in source.names() if re.fullmatch(r"(?i).*config.*\.json", it)]
+    if named := sorted(it for it in names if not any(other in it for other in others)):
+        return f"if {named[0]} is the model's, rename it to that"
+    if weights_file(source) is not None:
+        return "copy that of the model which the training started from beside the weights"
+    return "pass the folder that save_pretrained wrote"
+
+
+def read_config(source: Source, as_donor: bool = False) -> dict:
+    """A BERT's config.json, with `BertConfig`'s sizes filled in.
+
+    Args:
+        source: Where it lies.
+        as_donor: Whether only the pooler is wanted, so that sentence-transformers' modules beside it do not matter.
+
+    Raises:
+        ConversionError: There is none, it is not a BERT's, or a size in it is none.
+    """
+    file = next((name for name in CONFIG_FILES if name in source.names()), None)
+    if file is None:
+        refuse_other_files(source, as_donor)
+        raise ConversionError(f"{source.where()}: no config.json; {_without_config(source)}")
+    config, where = read_json(source, file), source.where(file)
+    refuse_other_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
+    if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
+        config.setdefault("model_type", "bert")  # the first PyTorch BERTs say neither; their tensors have to tell
+    if config.setdefault("model_type", None) != MODEL_TYPE:
+        refuse_other_model(where, config)
+    for field, default in SIZES.items():
+        value = config.setdefault(field, default)
+        if not is_count(value) or value == 0:
+            raise ConversionError(f"{where}: {field} is {value!r}; expected a positive whole number")
+        if value > LIMITS.get(field, SIZE_LIMIT):
+            raise ConversionError(f"{where}: {field} is {value}, above {LIMITS.get(field, SIZE_LIMIT)}")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise ConversionError(
+            f"{where}: hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
+            f"{config['num_attention_heads']}"
+        )
+    if not isinstance(config.get("tie_word_embeddings", True), bool):
+        raise ConversionError(
+            f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}; expected true or false"
+        )
+    return config
