@@ -29,6 +29,7 @@ from transformers import (
     BertTokenizerFast,
 )
 
+from .anchoring import AnchoredDataset, AnchoringCollator, anchor_rows
 from .configuration_bert_pooled_mlm import BertPooledMLMConfig
 from .conversion.regression import Calibration, calibrate_pooler
 from .convert import ConversionError, ConversionReport, convert
@@ -45,6 +46,8 @@ from .modeling_bert_pooled_mlm import (
 )
 
 __all__ = [
+    "AnchoredDataset",
+    "AnchoringCollator",
     "BertPooledMLMConfig",
     "BertPooledMLMForMaskedLM",
     "BertPooledMLMForMultipleChoice",
@@ -58,6 +61,7 @@ __all__ = [
     "Calibration",
     "ConversionError",
     "ConversionReport",
+    "anchor_rows",
     "calibrate_pooler",
     "convert",
 ]

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of BERT with both a masked-language-modelling (MLM) head and its original pooler.
 
-It is `BertConfig` plus three fields. The file travels inside every checkpoint, beside
+It is `BertConfig` plus four fields. The file travels inside every checkpoint, beside
 `modeling_bert_pooled_mlm.py`, and is what `AutoConfig` runs under `trust_remote_code=True`.
 """
 
 import json
+import math
 
 from transformers import BertConfig
 
@@ -36,6 +37,7 @@ class BertPooledMLMConfig(BertConfig):
         return_logits: Whether `BertPooledMLMModel` runs the MLM head and returns its logits. `False` spares whoever
             wants sentence vectors the vocabulary-sized product. `BertPooledMLMForMaskedLM` does not read it;
             `forward(return_logits=...)` works in both and wins.
+        pooler_loss_weight: What the distance from `pooler_targets` counts in the loss, where a step has any.
         pooler_source: Where the pooler came from, as `convert.py` records it: the donor's repo or folder name, its
             revision, the sha256 of both tensors, the lineage measured.
         **kwargs: The fields of `BertConfig`.
@@ -46,24 +48,29 @@ class BertPooledMLMConfig(BertConfig):
 
     model_type = "bert_pooled_mlm"
     # Trainer's evaluation gathers every output that is not named here: the logits are what metrics read.
-    keys_to_ignore_at_inference = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = ["last_hidden_state", "pooler_output", "hidden_states", "attentions", "pooler_loss"]
 
     def __init__(
         self,
         sparse_prediction: bool = False,
         return_logits: bool = True,
+        pooler_loss_weight: float = 0.1,
         pooler_source: dict | None = None,
         **kwargs,
     ):
         for name, value in (("sparse_prediction", sparse_prediction), ("return_logits", return_logits)):
             if not isinstance(value, bool):
                 raise ValueError(f"{name}={value!r}: expected True or False")
+        number = isinstance(pooler_loss_weight, (int, float)) and not isinstance(pooler_loss_weight, bool)
+        if not number or not 0 <= pooler_loss_weight < math.inf:
+            raise ValueError(f"pooler_loss_weight={pooler_loss_weight!r}: expected a number from 0 on")
         if pooler_source is not None and not isinstance(pooler_source, dict):
             raise ValueError(f"pooler_source={pooler_source!r}: expected a dict or None")
         kwargs.setdefault("tokenizer_class", "BertTokenizer")  # pipelines of 4.x find the tokenizer by it
         super().__init__(**kwargs)
         self.sparse_prediction = sparse_prediction
         self.return_logits = return_logits
+        self.pooler_loss_weight = float(pooler_loss_weight)
         self.pooler_source = pooler_source
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:

@@ -360,7 +360,7 @@ def run(arguments: argparse.Namespace) -> int:
         except ConversionError as error:
             cause = str(error).removeprefix(checkpoint).removeprefix(str(local_path(checkpoint)))
             first = told.setdefault(cause, checkpoint)
-            same = f"{checkpoint}: the same as {first}"
+            same = f"{checkpoint}: refused for the same reason as {first}"
             terminal.warn(printable(f"error: {error if first is checkpoint else same}"))
             results.append({"status": "refused", "checkpoint": checkpoint, "error": str(error)})
             continue

@@ -62,6 +62,7 @@ class BertPooledMLMOutput(ModelOutput):
         pooler_output: `(batch, hidden_size)`: dense layer and tanh over the final state of [CLS].
         hidden_states: With `output_hidden_states`: the embeddings' and each layer's `(batch, sequence, hidden_size)`.
         attentions: With `output_attentions`: each layer's `(batch, heads, sequence, sequence)`.
+        pooler_loss: Scalar, float32; with `pooler_targets` only: how far the pooled vectors are from them.
     """
 
     loss: torch.FloatTensor | None = None
@@ -70,11 +71,12 @@ class BertPooledMLMOutput(ModelOutput):
     pooler_output: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    pooler_loss: torch.FloatTensor | None = None
 
 
 @dataclass
 class BertPooledMLMModelOutput(ModelOutput):
-    """Output of `BertPooledMLMModel`: `BertModel`'s elements in order (pipelines take element 0), then the logits."""
+    """Output of `BertPooledMLMModel`: `BertModel`'s elements in order (pipelines take element 0), then ours."""
 
     loss: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
@@ -82,6 +84,7 @@ class BertPooledMLMModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     logits: torch.FloatTensor | None = None
+    pooler_loss: torch.FloatTensor | None = None
 
 
 class _KeptPooler:
@@ -219,6 +222,7 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        pooler_targets: torch.FloatTensor | None = None,
         return_logits: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
@@ -230,6 +234,8 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
 
         Args:
             labels: Of the input's shape; -100 where nothing is to be predicted.
+            pooler_targets: `(batch, hidden_size)`: what `pooler_output` is held to (`anchoring.py`); rows of -100 are
+                not read. Adds `pooler_loss`, times the config's `pooler_loss_weight`, to the loss.
             return_logits: Whether to return the logits. If not, the MLM head runs on the labelled positions alone, and
                 without labels not at all. Default: yes; in `BertPooledMLMModel` the config's `return_logits`.
             num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices: the loss is
@@ -268,6 +274,12 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
             loss = self._mlm_loss(scores, labels[labelled], num_items_in_batch)
         elif return_logits:
             logits = self.cls(states)
+        pooler_loss = None
+        if pooler_targets is not None:
+            pooler_loss = _distance(encoded.pooler_output, pooler_targets.to(states.device))
+            share = 1 if num_items_in_batch is None else _share_of_batch(states, labels, num_items_in_batch)
+            held = self.config.pooler_loss_weight * share * pooler_loss
+            loss = held if loss is None else loss + held
         output = self.output_class(
             loss=loss,
             logits=logits if return_logits else None,
@@ -275,6 +287,7 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
             pooler_output=encoded.pooler_output,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
+            pooler_loss=pooler_loss,
         )
         return output if return_dict else output.to_tuple()
 
@@ -285,6 +298,28 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
         if num_items_in_batch is None:
             num_items_in_batch = (labels != -100).sum()
         return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+
+
+def _distance(pooled, targets):
+    """The mean over the rows that have targets of ||pooled - target||² / ||target||², in float32; 0 without any."""
+    if targets.shape != pooled.shape:
+        raise ValueError(f"pooler_targets are {tuple(targets.shape)}, pooler_output is {tuple(pooled.shape)}")
+    pooled, targets = pooled.float(), targets.float()
+    read = (targets != -100).any(-1)
+    errors = (pooled - targets).square().sum(-1) / targets.square().sum(-1).clamp(min=1e-12)
+    return torch.where(read, errors, 0).sum() / read.sum().clamp(min=1)
+
+
+def _share_of_batch(states, labels, num_items_in_batch):
+    """Which part of the whole batch this call is, by its labelled tokens: 1, over all of its calls.
+
+    So the pooler's term weighs in four accumulated batches as much as in one. A call without a labelled token, such as
+    an anchor alone in a batch of one, is taken for one with BERT's 15 % of them.
+    """
+    items = 0 if labels is None else (labels != -100).sum()
+    items = torch.as_tensor(items, device=states.device).float()
+    items = torch.where(items > 0, items, 0.15 * states.shape[0] * states.shape[1])
+    return (items / torch.as_tensor(num_items_in_batch, device=states.device).clamp(min=1)).clamp(max=1)
 
 
 class BertPooledMLMForMaskedLM(_BertWithMLMHead):

@@ -61,7 +61,7 @@ FORMATS = {
             MODEL_TYPE,
             AUTO_MAP,
             CODE_FILES,
-            {"sparse_prediction": False, "return_logits": True},
+            {"sparse_prediction": False, "return_logits": True, "pooler_loss_weight": 0.1},
         ),
         Format("bert", "stock BERT with its MLM head, needs no remote code", "BertForMaskedLM"),
         Format(

@@ -88,7 +88,8 @@ class Bar(ProgressCallback):
         if self.training_bar is None:
             return
         if "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+            told = {name: logs[name] for name in ("loss", "pooler_loss") if name in logs}
+            self.training_bar.set_postfix({name: f"{float(value):.3f}" for name, value in told.items()})
         elif "eval_loss" in logs:
             perplexity = math.exp(min(logs["eval_loss"], 99))
             self.training_bar.write(f"step {state.global_step}: held-out perplexity {perplexity:.2f}")

@@ -6,15 +6,16 @@
     torchrun --nproc_per_node 2 continue_pretraining.py ...           (or: accelerate launch ...)
 
 It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
-and tokenizer in one folder, the pooler bit for bit the one that it started from, or, with --calibrate, refitted to the
-encoder that the training has left. It needs the package and accelerate, and `datasets` for --dataset-name alone; where
-one is missing, it says how to get it.
+and tokenizer in one folder, the pooler bit for bit the one that it started from. --anchor holds what that pooler says
+of some texts to what it said before; --calibrate refits it, at the end, to the encoder that the training has left. It
+needs the package and accelerate, and `datasets` for --dataset-name alone; where one is missing, it says how to get it.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import math
 import os
 import pickle
@@ -40,6 +41,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 CALIBRATION_TEXTS, FEWEST_TEXTS = 2000, 100  # the second is calibrate_pooler's
+ANCHOR_TEXTS = 2000  # at most: half of them single texts, half pairs
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -70,6 +72,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--weight-decay", type=float, default=0.01, help="default: %(default)s")
     add("--save-steps", type=at_least(1), default=500, help="evaluate and save that often; default: %(default)s")
     add("--calibrate", action="store_true", help="at the end, refit the pooler to the encoder as it then is")
+    add("--anchor", action="store_true", help="hold what the pooler says of some texts to what its donor says of them")
+    add("--anchor-texts", metavar="FILE", help="default: those trained on, single ones and neighbouring pairs")
+    add("--anchor-share", type=between(0, 1), default=0.2, help="of the rows of a batch; default: %(default)s")
+    add("--anchor-weight", type=between(0, math.inf), default=0.1, help="of their loss; default: %(default)s")
+    add("--anchor-donor", metavar="MODEL", help="default: the donor that --model names, else --model itself")
     add("--sparse-prediction", action="store_true", help="MLM head on masked tokens only: same loss, less work")
     add("--bf16", action="store_true", help="compute in bfloat16 (autocast)")
     add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
@@ -78,6 +85,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.train is None) == (args.dataset_name is None):
         parser.error("give either --train or --dataset-name")
+    for name in ("anchor_texts", "anchor_share", "anchor_weight", "anchor_donor"):
+        if getattr(args, name) != parser.get_default(name) and not args.anchor:
+            parser.error(f"--{name.replace('_', '-')} needs --anchor")
     return args
 
 
@@ -101,16 +111,17 @@ def check(args: argparse.Namespace) -> str | None:
     return None
 
 
-def load_model(args: argparse.Namespace):
-    """The model of `args.model` with its frozen pooler, stock or pooled; code in its folder is not run."""
+def load_model(args: argparse.Namespace, name: str):
+    """A model with its frozen pooler, stock or pooled; code in its folder is not run."""
     from bert_pooled_mlm import BertPooledMLMForMaskedLM
 
-    fields = PretrainedConfig.get_config_dict(args.model)[0]
+    fields = PretrainedConfig.get_config_dict(name)[0]
     if fields.get("model_type") not in ("bert", "bert_pooled_mlm"):
-        raise ValueError(f"{args.model} is no BERT: its model_type is {fields.get('model_type')!r}")
-    need_length(args.length, args.model, fields.get("max_position_embeddings", 512))
+        raise ValueError(f"{name} is no BERT: its model_type is {fields.get('model_type')!r}")
+    need_length(args.length, name, fields.get("max_position_embeddings", 512))
     options = {"sparse_prediction": True} if args.sparse_prediction else {}
-    return BertPooledMLMForMaskedLM.from_pretrained(args.model, **options)
+    options |= {"pooler_loss_weight": args.anchor_weight} if args.anchor else {}
+    return BertPooledMLMForMaskedLM.from_pretrained(name, **options)
 
 
 def read_texts(files: list[Path], line_by_line: bool) -> list[str]:
@@ -195,10 +206,58 @@ class WholeWordCollator(DataCollatorForLanguageModeling):
         return torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random_tokens, inputs), labels
 
 
+def anchors_of(args: argparse.Namespace, model, tokenizer, texts: list[str], device: torch.device) -> list[dict]:
+    """The rows that hold the pooler: what its donor says of `--anchor-texts`, or of texts and pairs to train on."""
+    from bert_pooled_mlm import anchor_rows
+    from bert_pooled_mlm.conversion.texts import read_texts
+
+    if args.anchor_texts:
+        chosen = read_texts(args.anchor_texts, ANCHOR_TEXTS)
+    else:
+        draw, half = random.Random(args.seed), ANCHOR_TEXTS // 2
+        pairs = list(itertools.pairwise(texts))
+        chosen = draw.sample(texts, min(len(texts), half)) + draw.sample(pairs, min(len(pairs), half))
+    sizes = {"max_length": args.length, "batch_size": args.batch_size}
+    return anchor_rows(donor_of(args, model), tokenizer, chosen, **sizes, device=device, progress=True)
+
+
+def donor_of(args: argparse.Namespace, model) -> str:
+    """Whose pooled vectors are held to: a pooled checkpoint has moved from those of its donor already."""
+    if args.anchor_donor or not model.config.pooler_source:
+        return args.anchor_donor or args.model
+    name = str(model.config.pooler_source.get("donor"))
+    beside = Path(args.model).absolute().parent / name
+    if "/" not in name and not beside.is_dir():
+        raise ValueError(
+            f"{args.model} names its pooler's donor, {name}, and no such folder lies beside it: pass --anchor-donor, "
+            f"or --anchor-donor {args.model} to hold what its pooler says now"
+        )
+    return name if "/" in name else str(beside)
+
+
+class AnchoredTrainer(Trainer):
+    """Logs how far the anchors' pooled vectors are from the donor's, beside the loss."""
+
+    distances: tuple[torch.Tensor, ...] = ()
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if "pooler_loss" in outputs:
+            self.distances += (outputs["pooler_loss"].detach(),)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs and self.distances:
+            logs["pooler_loss"] = torch.stack(self.distances).mean().item()
+            self.distances = ()
+        super().log(logs, *args, **kwargs)
+
+
 class CalibratePooler(TrainerCallback):
     """Refits the pooler at the end of the training, so that it says what it said before the encoder moved.
 
-    Without labels, on texts that were trained on, against the model that the training started from. `found` is then
+    Without labels, on texts that were trained on, against the model that the training started from, or, where that is
+    anchored, the anchors' donor. `found` is then
     what `calibrate_pooler` reports. With several processes the first one does it: it is the one that saves.
     """
 
@@ -214,13 +273,14 @@ class CalibratePooler(TrainerCallback):
             return
         from bert_pooled_mlm import calibrate_pooler
 
-        start = load_model(self.args).to(model.device)
+        donor = donor_of(self.args, model) if self.args.anchor else self.args.model
+        start = load_model(self.args, donor).to(model.device)
         sizes = {"max_length": self.args.length, "batch_size": self.args.batch_size}
         self.found = calibrate_pooler(model, start, self.tokenizer, self.texts, **sizes, progress=True)
         if self.found.improved:  # any earlier source tells of another pooler
-            model.config.pooler_source = self.source(start, model).to_config()
+            model.config.pooler_source = self.source(donor, start, model).to_config()
 
-    def source(self, start, model):
+    def source(self, name: str, start, model):
         """Where the pooler is from, as convert.py writes it, too."""
         from bert_pooled_mlm.conversion.provenance import Fit, PoolerSource
 
@@ -229,9 +289,8 @@ class CalibratePooler(TrainerCallback):
             return {name: hashlib.sha256(data).hexdigest() for name, data in stored.items()}
 
         lasts = (it.bert.encoder.layer[-1].attention.output.dense.weight.detach() for it in (start, model))
-        donor = Path(self.args.model)
         return PoolerSource(
-            donor=PoolerSource.name_of(donor.name if donor.exists() else self.args.model),
+            donor=PoolerSource.name_of(Path(name).name if Path(name).exists() else name),
             revision=getattr(start.config, "_commit_hash", None),
             sha256=digests(model),
             lineage_cosine=round(cosine_similarity(*(last.double().flatten() for last in lasts), dim=0).item(), 6),
@@ -288,7 +347,7 @@ def run(args: argparse.Namespace) -> int:
     last = check(args)
     train_texts, held_out_texts = read_data(args)
     transformers.set_seed(args.seed)
-    model = load_model(args)
+    model = load_model(args, args.model)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     if tokenizer.mask_token_id is None or len(tokenizer) > model.config.vocab_size:
         raise ValueError(
@@ -300,15 +359,23 @@ def run(args: argparse.Namespace) -> int:
     train_rows, held_out_rows = (encode(texts, tokenizer, args) for texts in (train_texts, held_out_texts))
     processes = int(os.environ.get("WORLD_SIZE", 1))
     rows_per_step = args.batch_size * args.accumulate * processes
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / rows_per_step * args.epochs)
+    rows, share = len(train_rows), args.anchor_share if args.anchor else 0
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(rows / (1 - share) / rows_per_step * args.epochs)
+    training = settings(args, steps)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     collator = (WholeWordCollator if args.whole_words else DataCollatorForLanguageModeling)(
         tokenizer, mlm_probability=args.mask
     )
-    trainer = Trainer(
+    if args.anchor:
+        from bert_pooled_mlm import AnchoredDataset, AnchoringCollator
+
+        anchors = anchors_of(args, model, tokenizer, train_texts, training.device)
+        train_rows, collator = AnchoredDataset(train_rows, anchors, share), AnchoringCollator(collator)
+        print(f"Anchored: {len(anchors)} texts as {donor_of(args, model)} reads them, {share:.0%} of the rows.")
+    trainer = (AnchoredTrainer if args.anchor else Trainer)(
         model=model,
-        args=settings(args, steps),
+        args=training,
         data_collator=collator,
         train_dataset=train_rows,
         eval_dataset=held_out_rows,
@@ -318,7 +385,7 @@ def run(args: argparse.Namespace) -> int:
     if calibration:
         trainer.add_callback(calibration)
     print(
-        f"{len(train_rows)} {'texts' if args.line_by_line else 'blocks'} of at most {args.length} tokens to train on, "
+        f"{rows} {'texts' if args.line_by_line else 'blocks'} of at most {args.length} tokens to train on, "
         f"{len(held_out_rows)} held out; {steps} steps of {rows_per_step}, {processes} process(es)."
     )
     if last:

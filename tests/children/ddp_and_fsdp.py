@@ -71,6 +71,17 @@ for sparse in (False, True):
     if rank == 0:
         torch.save(model.state_dict(), Path(out, f"ddp-{sparse}.pt"))
 
+
+# Anchored: at step 2, rank 1 has neither labels nor targets.
+def anchored_loss(wrapped, inputs):
+    targets = torch.full((2, 32), 0.5)
+    targets[0 if (inputs["labels"] != -100).any() else slice(None)] = -100
+    return wrapped(**inputs, pooler_targets=targets).loss
+
+
+model = masked_lm()
+result["anchored"] = train(DistributedDataParallel(model), model, anchored_loss)
+
 # The class whose pooler is trainable.
 model = BertPooledMLMModel.from_pretrained(folder, **NO_DROPOUT).train()
 result["mlm, trainable pooler"] = train(DistributedDataParallel(model), model, mlm_loss)

@@ -23,6 +23,7 @@ def test_the_config_is_the_inputs_with_what_the_output_is(rescued, report, lost,
         "auto_map": AUTO_MAP,
         "sparse_prediction": False,
         "return_logits": True,
+        "pooler_loss_weight": 0.1,
         "tokenizer_class": "BertTokenizer",
     }
     pooled = rescued.name == "pooled"

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.versions
 OWN_FIELDS = {
     "sparse_prediction": True,
     "return_logits": False,
+    "pooler_loss_weight": 0.25,
     "pooler_source": {"name": "user/donor", "revision": "0" * 40, "sha256": {"weight": "a", "bias": "b"}},
 }
 
@@ -66,6 +67,9 @@ def test_the_fields_of_bert_reach_bert(tmp_path):
         ("sparse_prediction", 1, "True or False"),
         ("return_logits", None, "True or False"),
         ("return_logits", "false", "True or False"),
+        ("pooler_loss_weight", -1, "a number from 0 on"),
+        ("pooler_loss_weight", "0.1", "a number from 0 on"),
+        ("pooler_loss_weight", True, "a number from 0 on"),
         ("pooler_source", "user/donor", "a dict or None"),
         ("pooler_source", ["user/donor"], "a dict or None"),
     ],

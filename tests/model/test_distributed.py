@@ -44,6 +44,16 @@ def test_ddp_trains_without_find_unused_parameters_and_the_pooler_stays(processe
 
 
 @pytest.mark.versions
+def test_ddp_trains_anchored_without_find_unused_parameters(processes):
+    plain = seen(processes, "mlm, sparse=False")
+    for rank, alone in zip(seen(processes, "anchored"), plain, strict=True):
+        assert rank["steps"] == 5
+        assert not {*POOLER} & {*rank["changed"]}
+        assert rank["losses"][0] > alone["losses"][0], "premise: the pooler's term is in it"
+    assert seen(processes, "anchored")[1]["losses"][2] == 0
+
+
+@pytest.mark.versions
 def test_ddp_survives_a_rank_with_nothing_to_predict(processes):
     losses = [rank["losses"] for rank in seen(processes, "mlm, sparse=True")]
     assert losses[1][2] == 0

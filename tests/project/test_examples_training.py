@@ -126,6 +126,51 @@ def test_continued_pre_training_calibrates_the_pooler_against_the_model_that_it_
     assert "pooler_source" not in json.loads((tmp_path / "trained/config.json").read_text("utf-8")), "premise: checked"
 
 
+@pytest.mark.versions
+def test_continued_pre_training_is_anchored_to_the_donor_that_a_pooled_checkpoint_names(
+    converted, donor, text, tmp_path
+):
+    shutil.copytree(converted / "pooled", tmp_path / "first")
+    shutil.copytree(donor, tmp_path / "donor")
+    (tmp_path / "pairs.tsv").write_text("text\ttext_pair\n" + "word1 word2\tword3\n" * 2 + "word4\tword5 word6\n")
+    options = ("--model", "first", "--train", text, "-o", "out", *FAST, "--max-steps", 4, "--lr", 1e-3)
+    anchoring = ("--anchor", "--anchor-texts", "pairs.tsv", "--anchor-weight", 0.5)
+    done = start("continue_pretraining", tmp_path, *options, *anchoring)
+    assert done.returncode == 0, done.stderr
+    assert f"Anchored: 2 texts as {tmp_path / 'donor'} reads them, 20% of the rows." in done.stdout
+    assert took(tmp_path / "out", donor)
+    assert json.loads((tmp_path / "out/config.json").read_text("utf-8"))["pooler_loss_weight"] == 0.5
+    logged = json.loads((tmp_path / "out/checkpoint-4/trainer_state.json").read_text("utf-8"))["log_history"]
+    distances = [entry["pooler_loss"] for entry in logged if "pooler_loss" in entry]  # a batch may have no anchor
+    assert distances
+    assert all(0 < distance < 2 for distance in distances)
+    assert not [entry for entry in logged if "eval_loss" in entry and "pooler_loss" in entry]
+    assert "pooler_loss=" in done.stderr, "beside the loss"
+
+
+def test_the_training_texts_and_their_neighbours_are_the_anchors(donor, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    args = module.parse([*f"--model {donor} --train t -o o --length 16".split(), "--anchor"])
+    model, texts = module.load_model(args, donor), TEXT.split("\n\n")
+    rows = module.anchors_of(args, model, AutoTokenizer.from_pretrained(donor), texts, torch.device("cpu"))
+    assert len(rows) == len(texts) + len(texts) - 1
+    assert [any(row["token_type_ids"]) for row in rows] == [False] * len(texts) + [True] * (len(texts) - 1)
+
+
+def test_a_donor_that_is_not_there_is_named_with_what_to_pass(donor, tmp_path, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    args = module.parse(["--model", str(tmp_path / "first"), "--train", "t", "-o", "o", "--anchor", "--length", "16"])
+    model = module.load_model(args, donor)
+    assert module.donor_of(args, model) == str(tmp_path / "first"), "of a stock BERT: itself"
+    model.config.pooler_source = {"donor": "user/base"}
+    assert module.donor_of(args, model) == "user/base"
+    model.config.pooler_source = {"donor": "base"}
+    with pytest.raises(ValueError, match=r"first names its pooler's donor, base, and .*: pass --anchor-donor, or"):
+        module.donor_of(args, model)
+    args.anchor_donor = "elsewhere"
+    assert module.donor_of(args, model) == "elsewhere"
+
+
 def load_example(name, monkeypatch):
     """An example as a module: its refusals need no process each."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
@@ -198,6 +243,8 @@ def broken(tmp_path, donor, lost):
         ("--model lost --train TEXT -o out --length 16", "lost has no usable pooler"),
         ("--model donor --train TEXT -o out --length 65", "--length 65: donor reads 64 tokens at most"),
         ("--model donor -o out", "give either --train or --dataset-name"),
+        ("--model donor --train TEXT -o out --anchor-share 0.3", "--anchor-share needs --anchor"),
+        ("--model donor --train TEXT -o out --anchor --anchor-share 1", "expected a number above 0 and below 1"),
         ("--model donor --train TEXT -o out --mask 1.5", "expected a number above 0 and below 1, found '1.5'"),
         ("--model donor --train few.txt --eval few.txt -o out --length 16 --calibrate", "3 different texts; at least"),
         ("--model donor --dataset-name x -o out", "--dataset-name needs the datasets library"),
