@@ -189,6 +189,27 @@ def test_one_graph_is_compiled():
     assert counter.frame_count == 1
 
 
+def test_a_thawed_pooler_learns_any_vectors_beside_mlm():
+    """Here those of a mean over the tokens."""
+    model, inputs = make(pooler_loss_weight=1.0), mlm_batch()
+    model.bert.pooler.requires_grad_(True)
+    mask = inputs["attention_mask"][..., None]
+    with torch.no_grad():
+        wanted = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+    wanted = torch.tanh(wanted)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    seen, before = [], pooler_of(model)
+    for _ in range(20):
+        output = model(**inputs, pooler_targets=wanted)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append((output.pooler_loss.item(), (output.loss - output.pooler_loss).item()))
+    assert seen[-1][0] < 0.2 * seen[0][0]
+    assert seen[-1][1] < seen[0][1], "MLM is learnt as well"
+    assert differing(before, pooler_of(model)) == {"dense.weight", "dense.bias"}
+
+
 # --- The rows --------------------------------------------------------------------------------------------------------
 
 
