@@ -412,8 +412,8 @@ def test_a_tuple_holds_the_fields_of_the_output_in_order(cls, case, through):
 def test_the_two_outputs_differ_in_nothing_but_their_order():
     fields = {cls: list(output.__dataclass_fields__) for cls, output in OUTPUT.items()}
     encoders = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
-    assert fields[BertPooledMLMForMaskedLM] == ["loss", "logits", *encoders]
-    assert fields[BertPooledMLMModel] == ["loss", *encoders, "logits"]
+    assert fields[BertPooledMLMForMaskedLM] == ["loss", "logits", *encoders, "pooler_loss"]
+    assert fields[BertPooledMLMModel] == ["loss", *encoders, "logits", "pooler_loss"]
     assert all(type(make(cls)(**batch())) is output for cls, output in OUTPUT.items())
 
 
