@@ -147,7 +147,8 @@ def unreachable(repo_id: str, prefix: str, error: BaseException) -> HubUnreachab
         why = f"not in the local cache, and the Hub is not asked ({wire.OFFLINE})"
         advice = f"unset it, or run `hf download {repo_id}` elsewhere and pass the folder"
     else:
-        why = f"the Hub can't be reached at {wire.endpoint()} ({wire.cause(error)})"
+        mirror = "" if "HF_ENDPOINT" in os.environ else "; HF_ENDPOINT can name a mirror"
+        why = f"the Hub can't be reached at {wire.endpoint()} ({wire.cause(error)}{mirror})"
         advice = "try again, or pass a folder"
     return HubUnreachable(f"{repo_id}: {prefix}{why}; {advice}", why)
 

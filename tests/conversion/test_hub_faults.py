@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hub_faults as faults
 import pytest
+from bert_pooled_mlm import ConversionError, conversion
 from checkpoints import edit_json, save_weights, state, stored
 from hub_faults import Converter
 
@@ -217,6 +218,20 @@ def test_a_hub_that_cannot_be_reached_is_asked_once_for_all(kind, hub, run, plac
     assert second == "error: second: refused for the same reason as checkpoint"
     hub.fault = None
     assert run("checkpoint", "--dry-run", "--pooler-from", "user/donor").code == 0
+
+
+@pytest.mark.parametrize("mirror", [None, "https://mirror.invalid"])
+def test_a_mirror_is_named_the_one_that_is_set_or_the_variable_that_sets_it(mirror, monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setattr(conversion.wire, "endpoint", lambda: mirror or "https://huggingface.co")
+    if mirror:
+        monkeypatch.setenv("HF_ENDPOINT", mirror)
+    with pytest.raises(ConversionError) as refused, conversion.hub.hub_errors("user/x"):
+        raise conversion.wire.Unreachable("no answer within 20 s")
+    said = "" if mirror else "; HF_ENDPOINT can name a mirror"
+    address = mirror or "https://huggingface.co"
+    why = f"the Hub can't be reached at {address} (no answer within 20 s{said})"
+    assert str(refused.value) == f"user/x: {why}; try again, or pass a folder"
 
 
 GONE = {
