@@ -230,10 +230,11 @@ def carry_out(plan: planning.Plan, overwrite: bool, verified: bool, progress: bo
     with staging.workspace(plan.output) as work:
         folder = work / "output"
         folder.mkdir()
-        with bar:
-            digests = write.write_output(plan, folder, bar.update, hashed=verified)
-        verify.check_unchanged(plan)
-        proof = verify.verify_output(plan, folder, digests) if verified else None
+        with verify.Loading(plan, folder) if verified else contextlib.nullcontext() as loading:
+            with bar:
+                digests = write.write_output(plan, folder, bar.update, hashed=verified)
+            verify.check_unchanged(plan)
+            proof = verify.verify_output(plan, folder, digests, loading) if verified else None
         staging.put_in_place(folder, plan.output, overwrite)
     return proof
 

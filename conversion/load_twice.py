@@ -95,13 +95,23 @@ def compare_tokens(folder: str, copies: str) -> dict:
     return {"input": failed[0], "output": failed[1], "differing": differing, "texts": len(texts)}
 
 
-def end_with_parent() -> None:
-    os.read(0, 1)  # nothing is ever written there: it returns when the other end is closed
+written = threading.Event()
+
+
+def listen() -> None:
+    """To the parent: a line says that the folder is written; when the other end is closed, this process ends."""
+    while os.read(0, 1):
+        written.set()
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=listen, daemon=True).start()
+    import transformers
+
+    for door in ("AutoTokenizer", "BertModel", *sys.argv[4:]):
+        getattr(transformers, door)  # imports it
+    written.wait()
     answer = load_twice(sys.argv[1], sys.argv[4:])
     answer["tokens"] = compare_tokens(sys.argv[1], sys.argv[3]) if sys.argv[3] else None
     Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")

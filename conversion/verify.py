@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import json
 import os
 import subprocess
@@ -46,13 +46,14 @@ def check_unchanged(plan: Plan) -> None:
             )
 
 
-def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> Proof:
+def verify_output(plan: Plan, folder: Path, digests: dict[str, str], loading: Loading) -> Proof:
     """Compares every tensor's bits, then loads the folder through each of its format's doors, in a fresh process.
 
     Args:
         plan: What was to be written.
         folder: Where it was written, in a folder of its own: what the loads leave goes beside it.
         digests: The sha256 of each tensor as it was read.
+        loading: The process that loads it.
 
     Raises:
         ConversionError: Something differs, is missing, or is random.
@@ -69,7 +70,7 @@ def verify_output(plan: Plan, folder: Path, digests: dict[str, str]) -> Proof:
         raise ConversionError(
             f"{folder}: what was written differs from what was read: {listed(differing)}; is the disk sound?"
         )
-    found = load_in_fresh_process(plan, folder)
+    found = loading.found()
     tokens = found.pop("tokens", None)
     if found != SOUND:
         raise ConversionError(f"{plan.output}: two loads through AutoModel are not what they should be: {found}")
@@ -96,42 +97,48 @@ def judge_tokens(plan: Plan, tokens: dict) -> str:
     return f"{tokens['texts']} texts in all scripts read as {other} reads them"
 
 
-@functools.cache
-def lifeline() -> int:
-    """A pipe's end that is closed when this process ends, whatever ends it: who reads from it then ends as well."""
-    return os.pipe()[0]
+class Loading:
+    """The process that loads the output as users do, begun before the output is written: its imports take seconds.
 
+    Its module cache lies beside the folder, not in the user's. It ends with this process, whatever ends that.
+    """
 
-def load_in_fresh_process(plan: Plan, folder: Path) -> dict:
-    """What `load_twice.py` finds; its module cache lies beside the folder, not in the user's."""
-    answer = folder.with_name("loads.json")
-    copies = folder.with_name("tokenizer")
-    if plan.tokenizer.source is not None:
-        plan.tokenizer.copy_to(copies)
-    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    child = subprocess.run(
-        [
-            sys.executable,
-            str(CHILD),
-            str(folder),
-            str(answer),
-            str(copies) if copies.exists() else "",
-            *plan.format.doors,
-        ],
-        env={**os.environ, **quiet, "HF_MODULES_CACHE": str(folder.with_name("modules"))},
-        stdin=lifeline(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    if child.returncode < 0:
-        raise ConversionError(
-            f"{plan.output}: the process that loads it was ended by signal {-child.returncode}: too little memory?"
+    def __init__(self, plan: Plan, folder: Path):
+        self._output, self._answer = plan.output, folder.with_name("loads.json")
+        copies = folder.with_name("tokenizer")
+        if plan.tokenizer.source is not None:
+            plan.tokenizer.copy_to(copies)
+        which = [folder, self._answer, copies if copies.exists() else "", *plan.format.doors]
+        quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        self._child = subprocess.Popen(
+            [sys.executable, *map(str, (CHILD, *which))],
+            env={**os.environ, **quiet, "HF_MODULES_CACHE": str(folder.with_name("modules"))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
-    try:
-        return json.loads(answer.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        silent = f"the process that loads it ended with exit code {child.returncode}, and no message"
-        reason = (child.stderr.strip() or silent).splitlines()[-1]
-        raise ConversionError(f"{plan.output}: could not be loaded as it was written: {reason}") from error
+
+    def __enter__(self) -> Loading:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        with self._child as child, contextlib.suppress(BrokenPipeError):
+            child.stdin.close()  # which ends it
+
+    def found(self) -> dict:
+        """What `load_twice.py` finds, now that all is written."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended; its last words tell why
+            self._child.stdin.write(b"\n")
+            self._child.stdin.flush()
+        said = self._child.stderr.read().decode(errors="replace").strip()
+        code = self._child.wait()
+        if code < 0:
+            raise ConversionError(
+                f"{self._output}: the process that loads it was ended by signal {-code}: too little memory?"
+            )
+        try:
+            return json.loads(self._answer.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            silent = f"the process that loads it ended with exit code {code}, and no message"
+            reason = (said or silent).splitlines()[-1]
+            raise ConversionError(f"{self._output}: could not be loaded as it was written: {reason}") from error

@@ -28,19 +28,22 @@ def program(argv: list[str]) -> None:
     exec(compile(argv[1], "<string>", "exec"), main.__dict__)
 
 
-silence = os.pipe()  # what stdin is: the verification's process would end with it
 for line in sys.stdin:
     order = json.loads(line)
+    told, tell = os.pipe()  # as its stdin stays open: the verification's process is told to begin, and ends with it
+    os.write(tell, b"\n")
     child = os.fork()
     if child == 0:
         for descriptor, name in ((1, "out"), (2, "err")):
             file = os.open(order[name], os.O_WRONLY | os.O_CREAT)
             os.dup2(file, descriptor)
             os.close(file)
-        os.dup2(silence[0], 0)
+        os.dup2(told, 0)
         os.chdir(order["cwd"])
         sys.dont_write_bytecode = True  # the next fork may find other code in a folder of the same name
         program(order["argv"])
         break
     _, status = os.waitpid(child, 0)
+    os.close(told)
+    os.close(tell)
     print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)

@@ -1,15 +1,13 @@
 """Fixtures of the conversions: folders to convert, an empty Hub cache, no Hub, and an empty table of known donors."""
 
 import shutil
-import subprocess
-import types
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from bert_pooled_mlm import ConversionReport, conversion
-from checkpoints import FORMATS, edit_json, forks, save_donor, save_lost
-from grafting import COMMIT, graft, sentences
+from checkpoints import FORMATS, edit_json, save_donor, save_lost
+from grafting import COMMIT, Process, graft, sentences
 from hub_server import HubServer
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import BertTokenizerFast
@@ -108,12 +106,7 @@ def rescued(report) -> Path:
 @pytest.fixture
 def forked(monkeypatch) -> None:
     """The verification's process is a fork of one that has imported transformers, which takes seconds."""
-
-    def run(command, **options):
-        return forks().run(command[1:], Path.cwd())
-
-    replaced = types.SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
-    monkeypatch.setattr(conversion.verify, "subprocess", replaced)
+    Process.stands_in(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Conversions as the tests ask for them, and the folders that they are asked of."""
 
 import contextlib
+import functools
+import io
 import json
 import math
 import os
@@ -9,13 +11,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bert_pooled_mlm import ConversionError, ConversionReport, conversion, convert
-from checkpoints import CHILDREN, POOLER, ROOT, bits, edit_json, save_weights, state, stored, todays
+from checkpoints import CHILDREN, POOLER, ROOT, bits, edit_json, forks, save_weights, state, stored, todays
 
 WEIGHT, BIAS = POOLER
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -185,6 +188,33 @@ def write_sparse(folder: Path, config: dict, pooler: int | None, lineage: int, e
 
 
 # --- Conversions in processes ----------------------------------------------------------------------------------------
+
+
+class Process(contextlib.AbstractContextManager):
+    """A verification's process in the tests' own way: a fork, which begins when it is told that all is written."""
+
+    def __init__(self, command: list[str], **options):
+        self.argv, self.stdin = command[1:], io.BytesIO()
+
+    @classmethod
+    def stands_in(cls, monkeypatch) -> None:
+        """From now on the verification starts these."""
+        fields = {"Popen": cls, "PIPE": subprocess.PIPE, "DEVNULL": subprocess.DEVNULL}
+        monkeypatch.setattr(conversion.verify, "subprocess", types.SimpleNamespace(**fields))
+
+    @functools.cached_property
+    def done(self) -> subprocess.CompletedProcess:
+        return forks().run(self.argv, Path.cwd())
+
+    @property
+    def stderr(self):
+        return io.BytesIO(self.done.stderr.encode())
+
+    def wait(self) -> int:
+        return self.done.returncode
+
+    def __exit__(self, *exception) -> None:
+        pass
 
 
 class Conversions:

@@ -2,14 +2,13 @@
 
 import importlib.util
 import os
-import subprocess
 import types
 from pathlib import Path
 
 import pytest
 from bert_pooled_mlm import ConversionError, convert
 from checkpoints import contents, edit_json, todays
-from grafting import graft, refused
+from grafting import Process, graft, refused
 
 
 @pytest.mark.versions
@@ -53,12 +52,14 @@ def test_a_disk_that_changes_bits_is_noticed(place, monkeypatch):
     ],
 )
 def test_loads_that_fail_leave_nothing(code, answer, message, match, place, monkeypatch):
-    def run(command, **kwargs):
-        if answer is not None:
-            Path(command[3]).write_text(answer)
-        return types.SimpleNamespace(returncode=code, stderr=message)
+    class Ended(Process):
+        @property
+        def done(self):
+            if answer is not None:
+                Path(self.argv[2]).write_text(answer)
+            return types.SimpleNamespace(returncode=code, stderr=message)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    Ended.stands_in(monkeypatch)
     refused(place, match, verify=True)
 
 
