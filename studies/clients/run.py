@@ -22,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -123,7 +122,7 @@ def installed(client: Client, folder: Path) -> tuple[list, dict[str, str]]:
         shutil.copy(HERE / "programs" / client.program, folder)  # node looks for packages beside the program
         read = [json.loads(path.read_text(encoding="utf-8")) for path in manifests]
         return ["node", folder / client.program], {package["name"]: package["version"] for package in read}
-    python, versions = environment(folder, *client.packages)
+    python, versions = environment(folder, *client.packages, without=client.without)
     shown = {re.split(r"[=<>\[]", package)[0] for package in client.packages}
     shown |= {"sentence-transformers", "torch", "transformers"}
     shown = {name: versions[name] for name in sorted(shown & versions.keys())}
@@ -172,8 +171,8 @@ def heard(answer: dict, folders: Path) -> dict:
 # The record and the page.
 
 
-def opening(run: dict) -> str:
-    return f"`{run['call']}`"
+def recorded(output: Path) -> dict:
+    return json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"clients": {}}
 
 
 def outcome(run: dict) -> list[str]:
@@ -202,10 +201,12 @@ def table(record: dict) -> str:
         shown = f"{name} {found['versions'][package]}"
         if re.search(r" \d", name):
             shown = f"{package} {found['versions'][package]}"
-        for _, group in groupby(found["runs"], alike):
-            runs = list(group)
+        groups = {}
+        for run in found["runs"]:
+            groups.setdefault(alike(run), []).append(run)
+        for runs in groups.values():
             worst = max(runs, key=lambda run: run.get("difference", 0))
-            cells = [shown, ", ".join(run["format"] for run in runs), opening(worst), *outcome(worst)]
+            cells = [shown, ", ".join(run["format"] for run in runs), f"`{worst['call']}`", *outcome(worst)]
             lines.append([cell.replace("|", "\\|") for cell in cells])
     return documents.markdown_table(["client", "format", "opened by", "gives", "normalized", "difference"], lines)
 
@@ -220,23 +221,24 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := {*args.clients} - CLIENTS.keys():
         parser.error(f"no such client: {', '.join(sorted(unknown))}")
-    record = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {"clients": {}}
     if args.show or args.page:
-        print(table(record))
+        text = table(recorded(args.output))
+        print(text)
         if args.page:
-            documents.update(PAGE, "studies/clients/run.py", {"table": table(record)})
+            documents.update(PAGE, "studies/clients/run.py", {"table": text})
         return 0
     quiet(2)
-    record |= {"references": versions(), "tolerance": TOLERANCE, "texts": TEXTS}
     with tempfile.TemporaryDirectory() as temporary:
         folders = (args.keep or Path(temporary)).resolve()
         if not (folders / FORMATS[-1]).exists():
             grafted(folders)
         for name in args.clients or CLIENTS:
-            record["clients"][name] = asked(name, folders, keep=bool(args.keep))
-            record["clients"] = {name: record["clients"][name] for name in CLIENTS if name in record["clients"]}
+            found = asked(name, folders, keep=bool(args.keep))
+            print(name, json.dumps(found, indent=1, ensure_ascii=False), flush=True)
+            record = recorded(args.output) | {"references": versions(), "tolerance": TOLERANCE, "texts": TEXTS}
+            answers = record["clients"] | {name: found}
+            record["clients"] = {name: answers[name] for name in CLIENTS if name in answers}
             args.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            print(name, json.dumps(record["clients"][name], indent=1, ensure_ascii=False), flush=True)
     return 0
 
 

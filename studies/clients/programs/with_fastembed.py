@@ -6,7 +6,7 @@ from fastembed.common.model_description import ModelSource, PoolingType  # noqa:
 
 
 def vectors_of(folder, call, texts):
-    name = f"mine/{call}"  # a name is taken once
+    name = f"{folder}/{call}"  # a name is taken once
     options = {"normalization": False, "sources": ModelSource(hf=name), "dim": 384, "model_file": "model.onnx"}
     TextEmbedding.add_custom_model(name, pooling=eval(call), **options)
     return [*TextEmbedding(name, specific_model_path=folder).embed(texts)]

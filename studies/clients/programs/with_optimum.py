@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import onnxruntime
 from asked import answer
 from transformers import AutoTokenizer
@@ -33,6 +34,11 @@ def vectors_of(folder, call, texts):
     if not kept.exists():
         shutil.copytree("onnx", kept)
         shutil.copytree("onnx", kept / "onnx")  # where transformers.js looks for the weights
+        alone = Path(shutil.copytree("onnx", kept.with_name("onnx_alone")), "model.onnx")
+        model = onnx.load(alone)
+        (tokens,) = (output for output in model.graph.output if output.name == "token_embeddings")
+        model.graph.output.remove(tokens)
+        onnx.save(model, alone)
     return outputs["sentence_embedding"]
 
 
