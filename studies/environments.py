@@ -25,12 +25,12 @@ def environment(folder: Path, *packages: str, without: tuple[str, ...] = ()) -> 
             ran([python, "-m", "pip", "uninstall", "-q", "-y", *without], folder)
         (folder / "complete").touch()
     listed = json.loads(ran([python, "-m", "pip", "list", "--format", "json"], folder))
-    return python, {package["name"]: package["version"] for package in listed}
+    return python, {package["name"].lower().replace("_", "-"): package["version"] for package in listed}
 
 
 def ran(command: list, folder: Path, **variables: str) -> str:
     """What a program prints. Where it fails, a RuntimeError has what it said as its argument."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON"))}
     done = subprocess.run(
         list(map(str, command)), cwd=folder, env=kept | variables, timeout=SECONDS,
         stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",

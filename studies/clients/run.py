@@ -180,7 +180,9 @@ def outcome(run: dict) -> list[str]:
         return [f"**does not open**: {run['error']}", "", ""]
     if "difference" not in run:
         return [run["gives"], "", ""]
-    near = f"{run['difference']:.0e}" + (f", cosine {run['cosine']:.4f}" if "cosine" in run else "")
+    near = (f"{run['difference']:.0e}" if run["difference"] else "0") + (
+        f", cosine {run['cosine']:.4f}" if "cosine" in run else ""
+    )
     return [run["gives"], "yes" if run["normalized"] else "no", near]
 
 

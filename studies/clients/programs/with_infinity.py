@@ -7,7 +7,8 @@ from infinity_emb import AsyncEmbeddingEngine, EngineArgs  # noqa: F401
 
 
 async def embedded(arguments, texts):
-    async with AsyncEmbeddingEngine.from_args(arguments) as engine:
+    engine = AsyncEmbeddingEngine.from_args(arguments)
+    async with engine:
         return (await engine.embed(texts))[0]
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained, saved, loaded, merged, saved: and opened by sentence-transformers."""
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ def vectors_of(folder, call, texts):
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained("adapter")
-    merged = Path("merged").absolute()
+    merged = Path(tempfile.mkdtemp(dir=".")).absolute()
     PeftModel.from_pretrained(base(), "adapter").merge_and_unload().save_pretrained(merged)
     tokenizer.save_pretrained(merged)
     return SentenceTransformer(str(merged), trust_remote_code=True).encode(texts), str(merged)
