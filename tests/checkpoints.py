@@ -19,6 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 CHILDREN = ROOT / "tests" / "children"
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 FORMATS = ("pooled", "bert")
+# sentence-transformers'
+MODULES = {
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "2_Dense/model.safetensors",
+}
+DENSE = {"linear.weight": "bert.pooler.dense.weight", "linear.bias": "bert.pooler.dense.bias"}
 CODE_FILES = ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py")
 # transformers 5.0.0 stores the older spelling of a model that was loaded from disk.
 LAYER_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -299,3 +308,15 @@ def save_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 1
             torch.save(chosen, folder / file)
         else:
             save_file(chosen, folder / file, metadata={"format": "pt"})
+
+
+def modules_of(folder) -> dict[str, bytes]:
+    return {name: data for name, data in contents(folder).items() if name in MODULES}
+
+
+def assert_modules(folder):
+    """All five files, and a Dense that is the pooler in the weights beside it, bit for bit."""
+    assert modules_of(folder).keys() == MODULES
+    dense, weights = load_file(folder / "2_Dense" / "model.safetensors"), stored(folder)
+    assert dense.keys() == DENSE.keys()
+    assert all(torch.equal(dense[name], weights[key]) for name, key in DENSE.items())

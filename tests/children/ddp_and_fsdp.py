@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel
-from checkpoints import NO_DROPOUT, mlm_batch
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
+from checkpoints import NO_DROPOUT, mlm_batch, mlm_rows
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from trainers import step_gradients
-from transformers import BertModel
+from trainers import arguments, step_gradients
+from transformers import BertModel, Trainer
 
 folder, out = sys.argv[1:]
 dist.init_process_group("gloo")
@@ -179,6 +179,14 @@ if rank == 0:  # the others' full state dict is empty
 for sparse in (False, True):
     grads = step_gradients(masked_lm(sparse_prediction=sparse), out, 2, 2)
     torch.save(grads, Path(out, f"gradients-{sparse}-{rank}.pt"))
+
+# And what it leaves of a model whose pooler is trained.
+model = BertPooledMLMForSequenceClassification.from_pretrained(folder)
+inputs = [{"input_ids": row["input_ids"], "labels": number % 2} for number, row in enumerate(mlm_rows(8))]
+args = arguments(Path(out, "trainer"), max_steps=2, save_strategy="steps", save_steps=2, learning_rate=1e-2)
+trainer = Trainer(model, args, train_dataset=inputs)
+trainer.train()
+trainer.save_model(str(Path(out, "trainer")))
 
 Path(out, f"{rank}.json").write_text(json.dumps(result), encoding="utf-8")
 dist.destroy_process_group()

@@ -137,6 +137,36 @@ def test_lora_for_a_classifier_keeps_the_pooler_and_saves_the_new_head(peft, poo
     assert torch.equal(loaded.eval()(**batch()).logits, model.eval()(**batch()).logits)
 
 
+def test_lora_is_told_where_and_all_linear_is_the_pooler_too(peft, pooled):
+    """As docs/training.md says; what it advises instead is what the tests above do."""
+    base = AutoModelForMaskedLM.from_pretrained(pooled, trust_remote_code=True)
+    with pytest.raises(ValueError, match="Please specify `target_modules`"):
+        peft.get_peft_model(base, peft.LoraConfig())
+    for excluded, adapted in ((None, True), (".*pooler.*", False)):
+        config = peft.LoraConfig(target_modules="all-linear", exclude_modules=excluded)
+        model = peft.get_peft_model(AutoModelForMaskedLM.from_pretrained(pooled, trust_remote_code=True), config)
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert names
+        assert any("pooler" in name for name in names) is adapted
+
+
+def test_an_adapters_task_type_is_what_opens_it_without_its_base(peft, pooled, tmp_path):
+    for name, options in (("with", {"task_type": "SEQ_CLS"}), ("without", {})):
+        base = AutoModelForSequenceClassification.from_pretrained(pooled, trust_remote_code=True)
+        config = peft.LoraConfig(r=2, target_modules=["query", "value"], **options)
+        peft.get_peft_model(base, config).save_pretrained(tmp_path / name)
+        assert any("classifier" in key for key in stored_adapter(tmp_path / name)) is bool(options)
+    door = peft.AutoPeftModelForSequenceClassification
+    opened = door.from_pretrained(tmp_path / "with", trust_remote_code=True)
+    assert type(opened.get_base_model()).__name__ == "BertPooledMLMForSequenceClassification"
+    for closed in (door, peft.AutoPeftModel):
+        with pytest.raises(ValueError, match="not in the import allowlist"):
+            closed.from_pretrained(tmp_path / "without", trust_remote_code=True)
+    base = AutoModelForSequenceClassification.from_pretrained(pooled, trust_remote_code=True)
+    opened = peft.PeftModel.from_pretrained(base, tmp_path / "without")
+    assert not differing(pooler_of(opened), donors_pooler())
+
+
 # Memory savers. (Gradient checkpointing: with the model.)
 
 

@@ -6,7 +6,18 @@ import pytest
 import torch
 import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
-from checkpoints import CHILDREN, NO_DROPOUT, POOLER, ROOT, differing, distance, run_python, todays, took
+from checkpoints import (
+    CHILDREN,
+    NO_DROPOUT,
+    POOLER,
+    ROOT,
+    assert_modules,
+    differing,
+    distance,
+    run_python,
+    todays,
+    took,
+)
 from packaging.version import Version
 from trainers import step_gradients
 from transformers import AutoModelForMaskedLM
@@ -156,6 +167,15 @@ def test_2_processes_by_2_micro_batches_by_2_rows_give_the_gradients_of_1_batch_
     assert not differing(*parts), "both processes step alike"
     assert distance(whole, parts[0]) < 1e-6
     assert not {*POOLER} & whole.keys()
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("folder", ["trainer", "trainer/checkpoint-2"])
+def test_what_trainer_saves_in_2_processes_has_sentence_transformers_modules_of_the_trained_pooler(
+    processes, pooled, folder
+):
+    assert_modules(processes[0] / folder)
+    assert not took(processes[0] / folder, pooled), "premise: it was trained"
 
 
 def test_the_example_runs_under_accelerate_launch_as_users_start_it(pooled, tmp_path):

@@ -1,6 +1,7 @@
 """What transformers asks of each of its models, asked of every class of the family, beside the stock class.
 
-transformers' own common tests are not in its wheel. These are the properties of theirs that a BERT can have.
+transformers' own common tests are not in its wheel; `studies/common_tests` runs those of its source distribution.
+These are the properties of theirs that a BERT can have.
 """
 
 import copy

@@ -1,17 +1,22 @@
-"""What the studies have in common, and docs/lineage.md against its records."""
+"""What the studies have in common, and docs/lineage.md and docs/clients.md against their records."""
 
 import json
+import shutil
 import sys
 
+import bert_pooled_mlm
 import pytest
 import torch
 from checkpoints import ROOT, make_donor
 from transformers import AutoTokenizer, BertForMaskedLM
 
 PATH = sys.path.copy()
-sys.path.append(str(ROOT / "studies"))
+sys.path += [str(ROOT / name) for name in ("studies", "studies/clients", "benchmarks")]
 try:
+    import clients
+    import documents
     import lineage
+    import run
     import training
 finally:
     sys.path[:] = PATH
@@ -70,3 +75,71 @@ def test_the_training_loop_stops_where_it_is_told_to_and_learns(pooled):
     losses = told[-1][1]
     assert training.mean_of_last(losses, 5) < 0.5 * losses[0]
     assert training.mean_of_last([], 5) == 0
+
+
+# Clients.
+
+
+CLIENTS = json.loads((ROOT / "studies/results/clients.json").read_text(encoding="utf-8"))
+
+
+def test_the_clients_page_has_the_table_of_the_record():
+    page = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
+    assert documents.filled(page, "studies/clients/run.py", {"table": run.table(CLIENTS)}) == page
+    assert "| pooler_output |" in page, "premise"
+
+
+def test_the_record_is_of_the_clients_that_the_study_asks():
+    assert [*CLIENTS["clients"]] == [*clients.CLIENTS]
+    assert CLIENTS["texts"] == run.TEXTS
+    for name, client in clients.CLIENTS.items():
+        found = CLIENTS["clients"][name]
+        assert found["packages"] == [*client.packages]
+        assert (ROOT / "studies/clients/programs" / client.program).is_file()
+        if "not_run" not in found:
+            assert [(it["format"], it["call"]) for it in found["runs"]] == [*client.runs]
+
+
+@pytest.mark.parametrize("name", ["pooler_output", "raw [CLS]", "mean of the tokens"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_vector_is_called_what_it_is(name, normalized, donor):
+    known = run.references(donor)
+    vectors = known[name]
+    if normalized:
+        vectors = torch.nn.functional.normalize(vectors)
+    assert run.judged(vectors.tolist(), known) == {"gives": name, "normalized": normalized, "difference": 0}
+    near = run.judged((vectors + 1e-3).tolist(), known)
+    assert near["gives"] == f"near {name}"
+    assert 0.9 < near["cosine"] < 1
+    assert run.judged(vectors[:, :-1].tolist(), known)["gives"] == "neither: vectors of the shape (8, 31)"
+
+
+def test_a_client_is_asked_in_a_process_of_its_own(donor, lost, converted, tmp_path, monkeypatch):
+    """The client that the tests have installed; what does not open is recorded with its error."""
+    program, opened = clients.ST, clients.OPENED
+    asked = clients.Client(("sentence-transformers",), program, (("bert", opened), ("missing", opened)))
+    monkeypatch.setitem(clients.CLIENTS, "it", asked)
+    monkeypatch.setattr(run, "installed", lambda *_: ([sys.executable, run.HERE / "programs" / program], {}))
+    shutil.copytree(converted / "bert", tmp_path / "bert")
+    first, second = run.asked("it", tmp_path, keep=True)["runs"]
+    assert first["gives"] == "pooler_output"
+    assert first["difference"] < run.TOLERANCE
+    assert "FOLDER" in second["error"]
+    assert str(tmp_path) not in second["error"]
+
+
+# transformers' common tests.
+
+
+def test_every_class_passes_what_transformers_asks_of_stock_bert():
+    records = json.loads((ROOT / "studies/results/common_tests.json").read_text(encoding="utf-8"))
+    assert records.keys() == {"5.23.0", "4.57.6"}
+    family = {name for name in bert_pooled_mlm.__all__ if "For" in name or name.endswith("MLMModel")}
+    for record in records.values():
+        assert record["classes"].keys() == family
+        for result in record["classes"].values():
+            assert result["failed"] == {}
+            assert result["counts"]["passed"] > 60
+            # One of theirs looks for `output_attentions` in the signature of `forward`, ours takes it by **kwargs.
+            differing = {name for name, both in result["other than stock"].items() if both["stock"][0] == "passed"}
+            assert differing <= {"test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions"}

