@@ -92,17 +92,18 @@ def clone(parent: Path) -> Path:
 
 
 def run_python(
-    program: str | Path, cwd: Path, *args: str, stdin: str | None = None, **env: str
+    program: str | Path, cwd: Path, *args: str, stdin: str | None = None, fresh: bool = False, **env: str
 ) -> subprocess.CompletedProcess:
     """Runs a file, one of tests/children by its name, or a line of code, in a fresh process with no way to the Hub.
 
-    What needs no environment of its own is run in a fork of one that has imported transformers, which takes seconds.
+    What needs no environment of its own is run in a fork of one that has imported transformers, which takes seconds,
+    unless it has to be `fresh`.
     """
     if isinstance(program, str) and program.isidentifier():
         program = CHILDREN / f"{program}.py"
     what = [program] if isinstance(program, Path) else ["-c", program]
     argv = [*map(str, [*what, *args])]
-    if stdin is None and not env:
+    if stdin is None and not env and not fresh:
         return forks().run(argv, cwd)
     variables = environment(**{"HF_HOME": str(cwd / "hf-home"), **env})
     command = [sys.executable, *argv]
@@ -146,9 +147,9 @@ class Forks:
 forks = functools.cache(Forks)  # one in each process that runs tests
 
 
-def answer(program: str | Path, cwd: Path, *args: str, **env: str):
+def answer(program: str | Path, cwd: Path, *args: str, fresh: bool = False, **env: str):
     """What a fresh process prints as its last line, as JSON. Fails with its whole output if it fails."""
-    done = run_python(program, cwd, *args, **env)
+    done = run_python(program, cwd, *args, fresh=fresh, **env)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -188,7 +188,7 @@ def test_exit_codes_tell_a_refusal_from_wrong_usage(arguments, code, message, tm
     ids=["help", "a whole conversion"],
 )
 def test_the_script_does_without_torch_and_transformers(arguments, checkout, checkpoint, giver, tmp_path):
-    assert answer("without_torch", tmp_path, checkout / "convert.py", *arguments) == [0, []]
+    assert answer("without_torch", tmp_path, checkout / "convert.py", *arguments, fresh=True) == [0, []]
     assert (tmp_path / "checkpoint-pooled").is_dir() == (arguments != ["--help"])
 
 
