@@ -15,6 +15,11 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz-cases", type=int, default=210, metavar="N", help="edited folders to convert, in all")
 
 
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One more than cores: at any time one of them waits, for a process or a Hub that does not answer."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def donor(tmp_path_factory) -> Path:
     from checkpoints import save_donor

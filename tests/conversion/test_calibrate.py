@@ -41,7 +41,6 @@ def plain(far, donor, tmp_path_factory) -> ConversionReport:
     return graft(far, donor, tmp_path_factory.mktemp("plain") / "out")
 
 
-@pytest.mark.versions
 def test_from_the_command_line_to_two_equal_loads(far, donor, texts, tmp_path, capsys):
     before = state(far), state(donor), texts.read_bytes()
     for format in FORMATS:

@@ -1,6 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration, run as its reader runs it: another folder, real MiniLM weights, no network; only fewer steps."""
+"""The demonstration, run as its reader runs it: another folder, real MiniLM weights, no network; only fewer steps.
+
+On the pinned versions alone, which its command installs.
+"""
 
 import importlib
 import json
@@ -38,7 +41,6 @@ def result(demonstration, folder) -> dict:
     return json.loads((folder / "rescue-minilm" / "rescue.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.versions
 def test_every_load_of_the_checkpoint_without_pooler_gives_another_output(result):
     assert result["loads"] == result["before"]["distinct"] == 5
     assert len(result["before"]["cosines"]) == 10
@@ -46,14 +48,12 @@ def test_every_load_of_the_checkpoint_without_pooler_gives_another_output(result
     assert not result["before"]["pooler_equal"]
 
 
-@pytest.mark.versions
 def test_every_load_of_the_converted_checkpoint_gives_the_same_output(result):
     assert result["after"]["distinct"] == 1
     assert result["after"]["pooler_equal"]
     assert len(set(result["after"]["accuracy"])) == 1
 
 
-@pytest.mark.versions
 def test_the_folders_hold_the_donors_pooler_and_the_trained_encoder(demonstration, folder):
     donor, mlm, pooled = (todays(folder / "rescue-minilm" / part) for part in ("donor", "mlm", "mlm-pooled"))
     assert not any("pooler" in name for name in mlm)
@@ -65,7 +65,6 @@ def test_the_folders_hold_the_donors_pooler_and_the_trained_encoder(demonstratio
     assert not torch.equal(donor[layer], mlm[layer])  # and so was the encoder, after it
 
 
-@pytest.mark.versions
 def test_the_story_shows_the_warning_the_command_and_the_table(demonstration, folder):
     story = demonstration.stdout
     assert re.findall(r"(?m)^(\d)\. ", story) == list("12345")
