@@ -64,15 +64,7 @@ def anchor_rows(
     """
     if not len(texts):
         raise ValueError("anchor_rows() got no texts: what the pooler says of them is what would be kept")
-    model = donor
-    if not isinstance(donor, torch.nn.Module):
-        model = BertPooledMLMModel.from_pretrained(donor)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    elif device is not None:
-        model.to(device)
-    encoder = getattr(model, "bert", model)
-    if getattr(encoder, "pooler", None) is None:
-        raise ValueError(f"the donor, a {type(model).__name__}, has no pooler; load it with AutoModel")
+    encoder = _encoder_of(donor, device)
     cut = {"truncation": True, "max_length": min(max_length, encoder.config.max_position_embeddings)}
     known, rows = encoder.config.vocab_size, []
     for text in texts:
@@ -82,12 +74,12 @@ def anchor_rows(
         if max(rows[-1]["input_ids"]) >= known:
             raise ValueError(f"the donor has {known} tokens, the tokenizer more; pass the donor's tokenizer")
     by_length = sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True)  # little padding
-    device, was_training = encoder.device, encoder.training
+    was_training = encoder.training
     encoder.eval()
     try:
         for start in tqdm(range(0, len(rows), batch_size), desc="anchors", disable=not progress):
             batch = by_length[start : start + batch_size]
-            inputs = {name: _padded(batch, name, len(batch[0]["input_ids"])).to(device) for name in batch[0]}
+            inputs = {name: _padded(batch, name, len(batch[0]["input_ids"])).to(encoder.device) for name in batch[0]}
             with torch.no_grad():
                 pooled = encoder(**inputs).pooler_output.float().cpu().numpy()
             for row, target in zip(batch, pooled, strict=True):
@@ -95,6 +87,20 @@ def anchor_rows(
     finally:
         encoder.train(was_training)
     return rows
+
+
+def _encoder_of(donor: str | os.PathLike | torch.nn.Module, device: str | torch.device | None) -> torch.nn.Module:
+    """The donor's encoder, which ends in its pooler, where it is to read."""
+    model = donor
+    if not isinstance(donor, torch.nn.Module):
+        model = BertPooledMLMModel.from_pretrained(donor)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is not None:
+        model.to(device)
+    encoder = getattr(model, "bert", model)
+    if getattr(encoder, "pooler", None) is None:
+        raise ValueError(f"the donor, a {type(model).__name__}, has no pooler; load it with AutoModel")
+    return encoder
 
 
 def _padded(rows: Sequence[dict], name: str, length: int) -> torch.Tensor:
