@@ -159,21 +159,14 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
     return {name: calls[name] for name in args.parts}
 
 
-def cpu_name() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def describe(args: argparse.Namespace) -> dict:
     """The device; its `slug` names the files of results."""
+    import measuring
     import torch
 
     threads = torch.get_num_threads()
     if args.device == "cpu":
-        name = f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
+        name = f"{measuring.cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
         return {"type": "cpu", "name": name, "slug": f"cpu-{threads}-cores", "threads": threads}
     name = torch.cuda.get_device_name()
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -17,183 +17,41 @@ in DIR, which takes about as long; then it takes two minutes.
 """
 
 import argparse
-import ast
-import collections
 import functools
-import hashlib
-import itertools
 import json
 import multiprocessing
 import random
 import shutil
 import sys
-import sysconfig
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from pydoc_data import topics
-from types import SimpleNamespace
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import documents
 import torch
-from bert_pooled_mlm import calibrate_pooler
 from bert_pooled_mlm.conversion import texts as reading
-from texts import minilm, paragraphs
-from torch.nn import functional
-from tqdm import tqdm
-from training import RESULTS, masked, mean_of_last, mlm_loss, nsp_loss, quiet, rounded, train, versions
-from transformers import AutoTokenizer, BertForMaskedLM, BertForNextSentencePrediction, BertModel
+from corpus import CLASSES, blocks_of, digest, read_texts, topic_task
+from heads import TASKS, Judge, States, calibrate, probe, random_poolers, save, train_donor
+from training import LAST, RESULTS, masked, mean_of_last, mlm_loss, quiet, rounded, train, versions
+from transformers import AutoTokenizer, BertForMaskedLM
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "calibration.md"
-SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
-HELD_OUT = 0.3  # of the documents
-LAST = 50  # steps whose mean loss is recorded
 RATES, STEPS = (1e-4, 5e-5), (0, 30, 100, 300, 1000)
 FULL = {"nsp_steps": 450, "mlm_steps": STEPS, "batch_size": 16, "length": 64, "nsp_lr": 1e-4, "held_out_pairs": 3000}
 QUICK = {**FULL, "nsp_steps": 3, "mlm_steps": (0, 2), "held_out_pairs": 200}
 SIZES = (500, 2000)  # texts to calibrate on, at every step
 MORE = {"lr1e-04/step-00100", "lr1e-04/step-00300"}  # where more and fewer are tried, and another kind of text
 MORE_SIZES = (50, 100, 400, 800, 2000, 4000, 8000)
-SEEDS = 5  # random poolers
-CLASSES, PER_CLASS = 12, 120
 KIND = {"nsp": "pairs", "topic": "singles"}  # what each task's pooler is calibrated on: texts as the task has them
-TASKS = tuple(KIND)
 PROBES = ("cls", "random", "grafted", "calibrated")  # what new probes are trained on
 TITLES = {"nsp": "next-sentence head", "topic": "classifier on pooler_output"}
 
 
-def read_documents():
-    """Paragraphs of six words or more, none twice, by document: a topic of the reference, a module's docstrings.
-
-    The modules are parsed, not imported: what a module does on import is its own affair.
-    """
-    root = Path(sysconfig.get_path("stdlib"))
-    texts = {f"topic/{name}": [text] for name, text in sorted(topics.topics.items())}
-    for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).as_posix()):
-        name = file.relative_to(root)
-        if SKIPPED & set(name.parts):
-            continue
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        nodes = sorted((node for node in ast.walk(tree) if isinstance(node, kinds)), key=lambda node: node.lineno)
-        texts[name.as_posix()] = [text for node in (tree, *nodes) if (text := ast.get_docstring(node))]
-    return paragraphs(texts)
-
-
-def pairs_of(texts, rng):
-    """Each paragraph with its neighbour (label 0) and with one of another document (label 1), shuffled."""
-    pool = [(name, paragraph) for name, document in texts.items() for paragraph in document]
-    pairs = []
-    for name, document in texts.items():
-        for first, following in itertools.pairwise(document):
-            other, second = rng.choice(pool)
-            while other == name:
-                other, second = rng.choice(pool)
-            pairs += [(first, following, 0), (first, second, 1)]
-    rng.shuffle(pairs)
-    return pairs
-
-
-def balanced(pairs, count):
-    """The first `count` pairs with as many neighbours as strangers."""
-    kinds = [[pair for pair in pairs if pair[2] == label][: count // 2] for label in (0, 1)]
-    return [pair for both in zip(*kinds, strict=True) for pair in both]
-
-
-def read_texts(options):
-    """Splits by document: no held-out paragraph occurs in training or in calibration."""
-    found, rng = read_documents(), random.Random(options["seed"])
-    names = list(found)
-    rng.shuffle(names)
-    cut = round(HELD_OUT * len(names))
-    held_out, train = ({name: found[name] for name in sorted(part)} for part in (names[:cut], names[cut:]))
-    return {
-        "train": train,
-        "held_out": held_out,
-        "train_pairs": pairs_of(train, rng),
-        "held_out_pairs": balanced(pairs_of(held_out, rng), options["held_out_pairs"]),
-    }
-
-
-def digest(value):
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()
-
-
-def tokenized(texts, tokenizer, length):
-    """`texts`: paragraphs, or tuples that begin with a pair of them."""
-    columns = [list(texts)] if isinstance(texts[0], str) else [[t[0] for t in texts], [t[1] for t in texts]]
-    return tokenizer(*columns, truncation=True, max_length=length)
-
-
-def padded(encoded, rows, tokenizer):
-    return tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt")
-
-
-def labelled_pairs(pairs, tokenizer, options, generator):
-    """Batches of next-sentence prediction without end."""
-    encoded, labels = tokenized(pairs, tokenizer, options["length"]), torch.tensor([pair[2] for pair in pairs])
-    while True:
-        for rows in torch.randperm(len(labels), generator=generator).split(options["batch_size"]):
-            yield padded(encoded, rows.tolist(), tokenizer), labels[rows]
-
-
-def blocks_of(texts, tokenizer, length):
-    """Blocks of one length, strung together as `examples/continue_pretraining.py` does it."""
-    ids = tokenizer([p for document in texts.values() for p in document], add_special_tokens=False)["input_ids"]
-    stream = [token for part in ids for token in (*part, tokenizer.sep_token_id)]
-    size = length - 1
-    blocks = [stream[start : start + size] for start in range(0, len(stream) - size, size)]
-    return torch.tensor([[tokenizer.cls_token_id, *block] for block in blocks])
-
-
-def save(model, tokenizer, folder):
-    """Written beside its place and renamed: what is there is whole."""
-    part = folder.with_name(folder.name + ".part")
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    part.rename(folder)
-
-
 def trajectory(lr):
     return f"lr{lr:.0e}"
-
-
-@torch.no_grad()
-def nsp_accuracy(model, pairs, tokenizer, length):
-    model.eval()
-    encoded, right = tokenized(pairs, tokenizer, length), 0
-    order = sorted(range(len(pairs)), key=lambda row: len(encoded["input_ids"][row]))
-    for start in range(0, len(order), 64):
-        rows = order[start : start + 64]
-        labels = torch.tensor([pairs[row][2] for row in rows])
-        right += (model(**padded(encoded, rows, tokenizer)).logits.argmax(-1) == labels).sum().item()
-    return right / len(pairs)
-
-
-def train_donor(args, options, texts):
-    """Next-sentence prediction from the base model; returns the record of it."""
-    base = str(args.model or minilm())
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    torch.manual_seed(args.seed)  # the new next-sentence head
-    donor = BertForNextSentencePrediction.from_pretrained(base)
-    seed, record = args.seed + 1, {}
-    batches = labelled_pairs(texts["train_pairs"], tokenizer, options, torch.Generator().manual_seed(seed))
-
-    def reached(step, losses):
-        record[step] = mean_of_last(losses, LAST)
-
-    steps = [options["nsp_steps"]]
-    train("donor", donor, batches, nsp_loss, options["nsp_lr"], seed, steps, reached, bfloat16=True)
-    save(donor, tokenizer, args.work_dir / "donor")
-    accuracy = nsp_accuracy(donor, texts["held_out_pairs"], tokenizer, options["length"])
-    print(f"donor: held-out next-sentence accuracy {accuracy:.4f} on {len(texts['held_out_pairs'])} pairs", flush=True)
-    return {"accuracy": accuracy, "loss": record}
 
 
 def train_mlm(work_dir, lr, seed, options):
@@ -242,207 +100,30 @@ def stage_train(args):
 # --- Stage 2 ---------------------------------------------------------------------------------------------------------
 
 
-def topic_task(held_out):
-    """Which of the largest held-out packages, modules and topics is a paragraph from? Paragraphs and labels."""
-    groups = collections.defaultdict(list)
-    for name, document in held_out.items():
-        groups[name if name.startswith("topic/") else name.split("/")[0]] += document
-    names = sorted(groups, key=lambda name: (-len(groups[name]), name))[:CLASSES]
-    rng = random.Random(0)
-    rows = [
-        (p, n) for n, name in enumerate(names) for p in rng.sample(groups[name], min(PER_CLASS, len(groups[name])))
-    ]
-    rng.shuffle(rows)
-    return names, rows
-
-
-class States:
-    """The final [CLS] states of every checkpoint on every set of texts, encoded once and kept in the work folder."""
-
-    def __init__(self, work_dir, options, count=2000):
-        texts = json.loads((work_dir / "texts.json").read_text(encoding="utf-8"))
-        rng = random.Random(1)
-        pairs, held_out = texts["train_pairs"], texts["held_out_pairs"][:count]
-        rng.shuffle(pairs)
-        singles = [paragraph for document in texts["train"].values() for paragraph in document]
-        rng.shuffle(singles)
-        self.classes, topic = topic_task(texts["held_out"])
-        self.sets = {
-            "nsp": held_out,
-            "topic": [paragraph for paragraph, _ in topic],
-            "pairs": pairs[:count],
-            "morepairs": pairs[count : 4 * count],
-            "singles": singles[:count],
-        }
-        self.labels = {name: torch.tensor([pair[2] for pair in self.sets[name]]) for name in ("nsp", "pairs")}
-        self.labels["topic"] = torch.tensor([label for _, label in topic])
-        self.work_dir, self.length = work_dir, options["length"]
-        self.tokenizer = AutoTokenizer.from_pretrained(work_dir / "donor")
-        counts = {"documents": len, "paragraphs": lambda part: sum(map(len, part.values())), "sha256": digest}
-        self.record = {part: {n: f(texts[part]) for n, f in counts.items()} for part in ("train", "held_out")}
-        self.record |= {n: {"count": len(rows), "sha256": digest(rows)} for n, rows in self.sets.items()}
-        self.record["topic"]["classes"] = self.classes
-
-    @torch.no_grad()
-    def get(self, checkpoint, name):
-        """Float32, `(texts, hidden_size)`; computed in bfloat16 (autocast), as the training was."""
-        file = self.work_dir / "cache" / f"{checkpoint.replace('/', '_')}_{name}.pt"
-        sha256 = self.record[name]["sha256"]
-        if file.exists() and (kept := torch.load(file))["sha256"] == sha256:
-            return kept["states"]
-        model = BertModel.from_pretrained(self.work_dir / checkpoint, add_pooling_layer=False).eval()
-        encoded = tokenized(self.sets[name], self.tokenizer, self.length)
-        order = sorted(range(len(self.sets[name])), key=lambda row: len(encoded["input_ids"][row]))
-        states = torch.empty(len(order), model.config.hidden_size)
-        for start in tqdm(range(0, len(order), 32), desc=f"{checkpoint} {name}", mininterval=10):
-            rows = order[start : start + 32]
-            with torch.autocast("cpu", torch.bfloat16):
-                states[rows] = model(**padded(encoded, rows, self.tokenizer)).last_hidden_state[:, 0].float()
-        file.parent.mkdir(exist_ok=True)
-        part = file.with_suffix(".part")
-        torch.save({"sha256": sha256, "states": states}, part)
-        part.rename(file)
-        return states
-
-
-class Kept(torch.nn.Module):
-    """Stands in for a BERT: the "token" of text number n is n, and its state is the one that was kept."""
-
-    def __init__(self, states, weight, bias):
-        super().__init__()
-        self.states, self.base_model, self.device = states, self, torch.device("cpu")
-        self.config = SimpleNamespace(max_position_embeddings=512)
-        self.pooler = torch.nn.Module()
-        self.pooler.dense = torch.nn.Linear(*reversed(weight.shape))
-        with torch.no_grad():
-            self.pooler.dense.weight.copy_(weight)
-            self.pooler.dense.bias.copy_(bias)
-
-    def __setattr__(self, name, value):
-        # base_model is this module itself: as a submodule it would have no end
-        object.__setattr__(self, name, value) if name == "base_model" else super().__setattr__(name, value)
-
-    def forward(self, input_ids, **_):
-        return SimpleNamespace(last_hidden_state=self.states[input_ids])
-
-
-def number_tokens(text, **_):
-    return {"input_ids": [int(text)]}
-
-
-number_tokens.pad_token_id = 0
-
-
-def calibrate(adapted, donor, pooler):
-    """Through `calibrate_pooler` itself, on states that were kept.
-
-    Returns:
-        The calibrated (weight, bias), and what the fit reports of itself.
-    """
-    model = Kept(adapted, *pooler)
-    found = calibrate_pooler(model, Kept(donor, *pooler), number_tokens, [str(n) for n in range(len(adapted))])
-    report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
-    return (model.pooler.dense.weight.detach(), model.pooler.dense.bias.detach()), report
-
-
-def pooled(states, pooler):
-    return torch.tanh(functional.linear(states, *pooler))
-
-
-def probe(features, labels):
-    """Logistic regression on standardised features with a ridge; returns the function from features to classes."""
-    features = features.double()
-    middle, spread = features.mean(0), features.std(0) + 1e-6
-    inputs, classes = (features - middle) / spread, int(labels.max()) + 1
-    weight = torch.zeros(classes, inputs.shape[1] + 1, dtype=torch.double, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
-
-    def loss():
-        optimizer.zero_grad()
-        value = functional.cross_entropy(inputs @ weight[:, :-1].T + weight[:, -1], labels)
-        value = value + 0.01 * weight[:, :-1].square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    fitted = weight.detach()
-    return lambda new: (((new.double() - middle) / spread) @ fitted[:, :-1].T + fitted[:, -1]).argmax(-1)
-
-
-def by_fold(features, labels, folds=5):
-    """For each fifth of the texts, which they are, and a probe that was trained on the others."""
-    parts = [torch.arange(len(labels)) % folds == fold for fold in range(folds)]
-    return [(test, probe(features[~test], labels[~test])) for test in parts]
-
-
-def right_by_fold(probes, features, labels):
-    """Right or wrong for each text, 0 or 1, by the probe that has not seen it."""
-    right = torch.zeros(len(labels))
-    for test, classify in probes:
-        right[test] = (classify(features[test]) == labels[test]).float()
-    return right
-
-
-class Judge:
-    """What was made for the donor's pooled output: its own next-sentence head, and a classifier on top of it."""
-
-    def __init__(self, states, work_dir):
-        donor = BertForNextSentencePrediction.from_pretrained(work_dir / "donor").eval()
-        dense = donor.bert.pooler.dense
-        self.pooler, self.head = (dense.weight.detach(), dense.bias.detach()), donor.cls
-        self.states = states
-        self.labels = states.labels
-        self.classifiers = by_fold(pooled(states.get("donor", "topic"), self.pooler), self.labels["topic"])
-        self.donor = self.frozen("donor", self.pooler)
-
-    @torch.no_grad()
-    def frozen(self, checkpoint, pooler):
-        """Right or wrong for each held-out text, by task."""
-        outputs = {task: pooled(self.states.get(checkpoint, task), pooler) for task in TASKS}
-        return {
-            "nsp": (self.head(outputs["nsp"]).argmax(-1) == self.labels["nsp"]).float(),
-            "topic": right_by_fold(self.classifiers, outputs["topic"], self.labels["topic"]),
-        }
-
-    def fresh(self, checkpoint, poolers):
-        """A new linear probe, with labels: for next sentences those of the pairs that calibration has without.
-
-        Args:
-            poolers: By task; None: the raw [CLS] state.
-        """
-
-        def features(name, task):
-            states = self.states.get(checkpoint, name)
-            return states if poolers[task] is None else pooled(states, poolers[task])
-
-        classify, topic = probe(features("pairs", "nsp"), self.labels["pairs"]), features("topic", "topic")
-        return {
-            "nsp": (classify(features("nsp", "nsp")) == self.labels["nsp"]).float(),
-            "topic": right_by_fold(by_fold(topic, self.labels["topic"]), topic, self.labels["topic"]),
-        }
-
-    def score(self, right):
-        """Accuracy with its standard error, and how much of the donor's height above chance that is (bootstrap)."""
-        result = {}
-        for task in TASKS:
-            values, chance = right[task].double(), 0.5 if task == "nsp" else 1 / CLASSES
-            draws = torch.randint(len(values), (1000, len(values)), generator=torch.Generator().manual_seed(0))
-            own = self.donor[task].double()
-            recovered = (values[draws].mean(1) - chance) / (own[draws].mean(1) - chance)
-            result[task] = {
-                "accuracy": values.mean().item(),
-                "se": (values.std() / len(values) ** 0.5).item(),
-                "recovery": ((values.mean() - chance) / (own.mean() - chance)).item(),
-                "recovery_se": recovered.std().item(),
-            }
-        return result
-
-
-def random_poolers(shape):
-    """As `BertModel` makes them up: normal, standard deviation 0.02, no bias."""
-    for seed in range(SEEDS):
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        yield 0.02 * noise, torch.zeros(shape[0])
+def read_states(work_dir, options, count):
+    """What the poolers are calibrated and judged on."""
+    texts = json.loads((work_dir / "texts.json").read_text(encoding="utf-8"))
+    rng = random.Random(1)
+    pairs, held_out = texts["train_pairs"], texts["held_out_pairs"][:count]
+    rng.shuffle(pairs)
+    singles = [paragraph for document in texts["train"].values() for paragraph in document]
+    rng.shuffle(singles)
+    classes, topic = topic_task(texts["held_out"])
+    sets = {
+        "nsp": held_out,
+        "topic": [paragraph for paragraph, _ in topic],
+        "pairs": pairs[:count],
+        "morepairs": pairs[count : 4 * count],
+        "singles": singles[:count],
+    }
+    labels = {name: [pair[2] for pair in sets[name]] for name in ("nsp", "pairs")}
+    states = States(
+        work_dir, sets, labels | {"topic": [label for _, label in topic]}, options["length"], bfloat16=True
+    )
+    counts = {"documents": len, "paragraphs": lambda part: sum(map(len, part.values())), "sha256": digest}
+    states.record |= {part: {n: f(texts[part]) for n, f in counts.items()} for part in ("train", "held_out")}
+    states.record["topic"]["classes"] = classes
+    return states
 
 
 def measure_point(judge, states, checkpoint):
@@ -491,7 +172,7 @@ def stage_measure(args):
     trained = json.loads((args.work_dir / "train.json").read_text(encoding="utf-8"))
     reading.FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
     torch.set_num_threads(args.threads)
-    states = States(args.work_dir, trained["options"], count=100 if args.quick else 2000)
+    states = read_states(args.work_dir, trained["options"], count=100 if args.quick else 2000)
     judge = Judge(states, args.work_dir)
     result = {
         "options": trained["options"],

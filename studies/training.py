@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 RESULTS = Path(__file__).resolve().parent / "results"
 WARMUP, WEIGHT_DECAY, MASKED = 10, 0.01, 0.15
+LAST = 50  # steps whose mean loss is recorded
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 

@@ -1,0 +1,125 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the studies read: the text that comes with Python, as paragraphs, pairs, blocks and classes of it.
+
+Splits are by document (a topic of the language reference, the docstrings of a module): no held-out paragraph occurs in
+training.
+"""
+
+import ast
+import collections
+import hashlib
+import itertools
+import json
+import random
+import sysconfig
+from pathlib import Path
+from pydoc_data import topics
+
+import torch
+from texts import paragraphs
+
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+HELD_OUT = 0.3  # of the documents
+CLASSES, PER_CLASS = 12, 120
+
+
+def read_documents():
+    """Paragraphs of six words or more, none twice, by document: a topic of the reference, a module's docstrings.
+
+    The modules are parsed, not imported: what a module does on import is its own affair.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    texts = {f"topic/{name}": [text] for name, text in sorted(topics.topics.items())}
+    for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).as_posix()):
+        name = file.relative_to(root)
+        if SKIPPED & set(name.parts):
+            continue
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        nodes = sorted((node for node in ast.walk(tree) if isinstance(node, kinds)), key=lambda node: node.lineno)
+        texts[name.as_posix()] = [text for node in (tree, *nodes) if (text := ast.get_docstring(node))]
+    return paragraphs(texts)
+
+
+def pairs_of(texts, rng):
+    """Each paragraph with its neighbour (label 0) and with one of another document (label 1), shuffled."""
+    pool = [(name, paragraph) for name, document in texts.items() for paragraph in document]
+    pairs = []
+    for name, document in texts.items():
+        for first, following in itertools.pairwise(document):
+            other, second = rng.choice(pool)
+            while other == name:
+                other, second = rng.choice(pool)
+            pairs += [(first, following, 0), (first, second, 1)]
+    rng.shuffle(pairs)
+    return pairs
+
+
+def balanced(pairs, count):
+    """The first `count` pairs with as many neighbours as strangers."""
+    kinds = [[pair for pair in pairs if pair[2] == label][: count // 2] for label in (0, 1)]
+    return [pair for both in zip(*kinds, strict=True) for pair in both]
+
+
+def read_texts(options):
+    """Splits by document: no held-out paragraph occurs in training or in calibration."""
+    found, rng = read_documents(), random.Random(options["seed"])
+    names = list(found)
+    rng.shuffle(names)
+    cut = round(HELD_OUT * len(names))
+    held_out, train = ({name: found[name] for name in sorted(part)} for part in (names[:cut], names[cut:]))
+    return {
+        "train": train,
+        "held_out": held_out,
+        "train_pairs": pairs_of(train, rng),
+        "held_out_pairs": balanced(pairs_of(held_out, rng), options["held_out_pairs"]),
+    }
+
+
+def digest(value):
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()
+
+
+def tokenized(texts, tokenizer, length):
+    """`texts`: paragraphs, or tuples that begin with a pair of them."""
+    columns = [list(texts)] if isinstance(texts[0], str) else [[t[0] for t in texts], [t[1] for t in texts]]
+    return tokenizer(*columns, truncation=True, max_length=length)
+
+
+def padded(encoded, rows, tokenizer):
+    return tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt")
+
+
+def labelled_pairs(pairs, tokenizer, options, generator):
+    """Batches of next-sentence prediction without end."""
+    encoded, labels = tokenized(pairs, tokenizer, options["length"]), torch.tensor([pair[2] for pair in pairs])
+    while True:
+        for rows in torch.randperm(len(labels), generator=generator).split(options["batch_size"]):
+            yield padded(encoded, rows.tolist(), tokenizer), labels[rows]
+
+
+def blocks_of(texts, tokenizer, length):
+    """Blocks of one length, strung together as `examples/continue_pretraining.py` does it."""
+    ids = tokenizer([p for document in texts.values() for p in document], add_special_tokens=False)["input_ids"]
+    stream = [token for part in ids for token in (*part, tokenizer.sep_token_id)]
+    size = length - 1
+    blocks = [stream[start : start + size] for start in range(0, len(stream) - size, size)]
+    return torch.tensor([[tokenizer.cls_token_id, *block] for block in blocks])
+
+
+def topic_task(held_out):
+    """Which of the largest held-out packages, modules and topics is a paragraph from? Paragraphs and labels."""
+    groups = collections.defaultdict(list)
+    for name, document in held_out.items():
+        groups[name if name.startswith("topic/") else name.split("/")[0]] += document
+    names = sorted(groups, key=lambda name: (-len(groups[name]), name))[:CLASSES]
+    rng = random.Random(0)
+    rows = [
+        (p, n) for n, name in enumerate(names) for p in rng.sample(groups[name], min(PER_CLASS, len(groups[name])))
+    ]
+    rng.shuffle(rows)
+    return names, rows

