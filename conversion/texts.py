@@ -19,7 +19,7 @@ from typing import TextIO
 
 import numpy as np
 
-FEWEST_TEXTS = 100  # measured (docs/calibration.md): with 50, the fit was worse than none
+FEWEST_TEXTS = 100  # measured (docs/fidelity.md): with 50, the fit was worse than none
 
 LINE_LIMIT = 1 << 24  # characters of one line
 JSON_LIMIT = 1 << 27  # of a .json file, which is read whole

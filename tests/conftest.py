@@ -20,6 +20,12 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return (os.cpu_count() or 1) + 1
 
 
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch) -> None:
+    """TrainingArguments(bf16=True) of transformers 4 leaves its precision to every later Trainer of the process."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
 @pytest.fixture(scope="session")
 def donor(tmp_path_factory) -> Path:
     from checkpoints import save_donor

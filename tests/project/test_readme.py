@@ -84,7 +84,7 @@ def test_the_calibration_works_as_it_stands_there(workplace):
 
 @pytest.mark.parametrize("name", READMES)
 def test_what_calibration_brings_back_is_the_recorded_figure(name):
-    table = text_of("docs/calibration.md").partition("<!-- calibration.py: topic -->")[2]
+    table = text_of("docs/fidelity.md").partition("<!-- calibration.py: topic -->")[2]
     (row,) = (line for line in table.partition("<!-- end -->")[0].splitlines() if line.startswith("| 1e-04 | 100 |"))
     grafted, calibrated = (f"{float(row.split(' | ')[at]):.2f}" for at in (3, 5))
     text = text_of(name)

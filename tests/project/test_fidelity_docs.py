@@ -1,4 +1,4 @@
-"""docs/calibration.md against the records of its study: every table, and every figure in a sentence."""
+"""docs/fidelity.md against the records of its study: every table, and every figure in a sentence."""
 
 import importlib.util
 import json
@@ -8,7 +8,7 @@ import sys
 import pytest
 from checkpoints import ROOT
 
-PAGE = (ROOT / "docs/calibration.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
 RECORDS = json.loads((ROOT / "studies/results/calibration.json").read_text(encoding="utf-8"))
 POINTS = RECORDS["points"]
 MORE = RECORDS["more"]
