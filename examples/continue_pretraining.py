@@ -338,12 +338,15 @@ def speed(args: argparse.Namespace) -> str:
     return f"Speed: {', '.join(parts)}."
 
 
+def like_length() -> dict:
+    """Trainer's setting for batches of texts of like length."""
+    if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__:  # from transformers 5.2 on
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
+
+
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
     every = max(1, min(args.save_steps, steps_in_all))
-    like_length = {}
-    if args.line_by_line:
-        renamed = "train_sampling_strategy" in TrainingArguments.__dataclass_fields__  # in transformers 5.2
-        like_length = {"train_sampling_strategy": "group_by_length"} if renamed else {"group_by_length": True}
     return TrainingArguments(
         output_dir=str(args.output_dir),
         num_train_epochs=args.epochs,
@@ -361,7 +364,7 @@ def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
         save_total_limit=2,
         prediction_loss_only=True,
         bf16=args.bf16,
-        **like_length,
+        **(like_length() if args.line_by_line else {}),
         use_cpu=args.cpu,
         dataloader_pin_memory=torch.cuda.is_available() and not args.cpu,
         ddp_find_unused_parameters=False,  # the pooler is frozen: every other parameter has a gradient
