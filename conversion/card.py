@@ -11,7 +11,7 @@ from huggingface_hub.utils import yaml_dump
 
 from .errors import ConversionError, first_line
 from .formats import Format
-from .provenance import PoolerSource
+from .provenance import PROJECT_URL, VERSION, PoolerSource
 from .sources import Folder, read_bytes
 from .terminal import quoted
 
@@ -117,8 +117,7 @@ def _section(title: str, format: Format, source: PoolerSource | None, has_tokeni
             "",
         ]
         lines += [
-            "This checkpoint lost its pooler in masked-language-model training; the original was grafted back with",
-            "bert-pooled-mlm:",
+            "This checkpoint lost its pooler in masked-language-model training; the original was grafted back:",
             "",
             *source.card_lines(),
             "",
@@ -153,4 +152,36 @@ def _section(title: str, format: Format, source: PoolerSource | None, has_tokeni
         "the adapted encoder: it says what the original said, as far as the encoder still knows it."
         if fitted
         else "the encoder before it was adapted: the further training moved the encoder, the less the two fit.",
+        "The tag `sentence-transformers` says that it opens this: the vectors were not trained for similarity.",
+        *(_head(name, format) if format.has_mlm_head and has_tokenizer else []),
+        "",
+        f"Written by {f'[bert-pooled-mlm]({PROJECT_URL})' if PROJECT_URL else 'bert-pooled-mlm'} {VERSION}. "
+        + ("The code files (`*.py`) are Apache-2.0. " if format.code_files else "")
+        + "The licence of the weights is their owner's to state.",
+    ]
+
+
+def _head(name: str, format: Format) -> list[str]:
+    """What the MLM head is for: filling masks, and training on."""
+    keeps = "with `Trainer`, as any BERT; the pooler is frozen, and stays"
+    if format.code_files:
+        train = ["from transformers import AutoModelForMaskedLM", ""]
+        train += [f"model = AutoModelForMaskedLM.from_pretrained({name}{format.trust})  # {keeps}"]
+    else:
+        train = ["from bert_pooled_mlm import BertPooledMLMForMaskedLM  # stock BertForMaskedLM loses the pooler", ""]
+        train += [f"model = BertPooledMLMForMaskedLM.from_pretrained({name})  # {keeps}"]
+    return [
+        "",
+        "The masked-language-model head fills masks, and trains on:",
+        "",
+        "```python",
+        "from transformers import pipeline",
+        "",
+        f'fill = pipeline("fill-mask", model={name}{format.trust})',
+        'fill(f"Paris is the {fill.tokenizer.mask_token} of France.")',
+        "```",
+        "",
+        "```python",
+        *train,
+        "```",
     ]

@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 from .bert import POOLER
 
 NAME = r"[\w.@+,~=() -]+(?:/[\w.@+-]+)?"  # a repo's id, or a folder's last part: nothing of Markdown or HTML
 HEX = r"[0-9a-f]{7,64}"
 REASON_LIMIT, REASONS_LIMIT = 500, 8  # characters of one, and how many there are
+
+
+def _constant(file: str, name: str) -> str:
+    """Read from the text of a file whose import needs torch."""
+    text = (Path(__file__).resolve().parents[1] / file).read_text(encoding="utf-8")
+    return re.search(rf'^{name} = "(.*)"', text, re.MULTILINE)[1]
+
+
+VERSION = _constant("__init__.py", "__version__")
+PROJECT_URL = _constant("modeling_bert_pooled_mlm.py", "PROJECT_URL")
 
 
 def _is(value: object, pattern: str) -> bool:
@@ -106,7 +117,7 @@ class PoolerSource:
         return label if _is(label, NAME) else re.sub(r"[^\w.@+,~=() -]", "_", label)[:200]
 
     def to_config(self) -> dict:
-        """The field as config.json holds it."""
+        """The field as config.json holds it; `version` is that of this package, which writes it."""
         optional = {
             "forced": list(self.forced),
             "calibration": self.calibration and dataclasses.asdict(self.calibration),
@@ -117,6 +128,7 @@ class PoolerSource:
             "revision": self.revision,
             "sha256": self.sha256,
             "lineage_cosine": self.lineage_cosine,
+            "version": VERSION,
             **{name: value for name, value in optional.items() if value},
         }
 

@@ -59,6 +59,7 @@ def verify_output(plan: Plan, folder: Path, digests: dict[str, str], loading: Lo
         ConversionError: Something differs, is missing, or is random.
     """
     log.debug("verifying %s: reads it back, and loads it in a fresh process ...", printable(plan.output.name))
+    loading.begin()
     written = read_tensors(Folder(folder))
     differing = sorted(written.keys() ^ plan.tensors.keys()) or [
         key
@@ -125,11 +126,14 @@ class Loading:
         with self._child as child, contextlib.suppress(BrokenPipeError):
             child.stdin.close()  # which ends it
 
-    def found(self) -> dict:
-        """What `load_twice.py` finds, now that all is written."""
+    def begin(self) -> None:
+        """Tells it that all is written."""
         with contextlib.suppress(BrokenPipeError):  # it has ended; its last words tell why
             self._child.stdin.write(b"\n")
             self._child.stdin.flush()
+
+    def found(self) -> dict:
+        """What `load_twice.py` finds."""
         said = self._child.stderr.read().decode(errors="replace").strip()
         code = self._child.wait()
         if code < 0:

@@ -6,7 +6,9 @@
     torchrun --nproc_per_node 2 continue_pretraining.py ...           (or: accelerate launch ...)
 
 It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
-and tokenizer in one folder, the pooler bit for bit the one that it started from. --anchor holds what that pooler says
+and tokenizer in one folder, the pooler bit for bit the one that it started from. What makes it fast (the MLM head on
+the labelled tokens alone, batches of like length, bfloat16 where the device multiplies it) is on by itself, printed at
+the start, and leaves nothing in the folder. --anchor holds what that pooler says
 of some texts to what it said before; --calibrate refits it, at the end, to the encoder that the training has left. It
 needs the package and accelerate, and `datasets` for --dataset-name alone; where one is missing, it says how to get it.
 """
@@ -20,6 +22,7 @@ import math
 import os
 import pickle
 import random
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -41,6 +44,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 CALIBRATION_TEXTS, FEWEST_TEXTS = 2000, 100  # the second is calibrate_pooler's
+CPU_FLAGS = Path("/proc/cpuinfo")  # not on Windows and macOS
 ANCHOR_TEXTS = 2000  # at most: half of them single texts, half pairs
 
 
@@ -77,8 +81,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--anchor-share", type=between(0, 1), default=0.2, help="of the rows of a batch; default: %(default)s")
     add("--anchor-weight", type=between(0, math.inf), default=0.1, help="of their loss; default: %(default)s")
     add("--anchor-donor", metavar="MODEL", help="default: the donor that --model names, else --model itself")
-    add("--sparse-prediction", action="store_true", help="MLM head on masked tokens only: same loss, less work")
-    add("--bf16", action="store_true", help="compute in bfloat16 (autocast)")
+    switch = {"action": argparse.BooleanOptionalAction}
+    add("--sparse-prediction", **switch, default=True, help="MLM head on masked tokens only: same loss, less work")
+    add("--bf16", **switch, help="compute in bfloat16 (autocast); default: where the device multiplies it")
     add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     add("--cpu", action="store_true", help="train on the CPU, whatever there is")
     add("--seed", type=at_least(0), default=0, help="default: %(default)s")
@@ -119,8 +124,7 @@ def load_model(args: argparse.Namespace, name: str):
     if fields.get("model_type") not in ("bert", "bert_pooled_mlm"):
         raise ValueError(f"{name} is no BERT: its model_type is {fields.get('model_type')!r}")
     need_length(args.length, name, fields.get("max_position_embeddings", 512))
-    options = {"sparse_prediction": True} if args.sparse_prediction else {}
-    options |= {"pooler_loss_weight": args.anchor_weight} if args.anchor else {}
+    options = {"pooler_loss_weight": args.anchor_weight} if args.anchor else {}
     return BertPooledMLMForMaskedLM.from_pretrained(name, **options)
 
 
@@ -235,12 +239,18 @@ def donor_of(args: argparse.Namespace, model) -> str:
     return name if "/" in name else str(beside)
 
 
-class AnchoredTrainer(Trainer):
-    """Logs how far the anchors' pooled vectors are from the donor's, beside the loss."""
+class LossTrainer(Trainer):
+    """Asks for the loss alone, whose MLM head runs on the labelled tokens, unless `all_logits`.
 
+    (The config's `sparse_prediction` would do the same, and stay in each folder that is saved.) Logs how far the
+    anchors' pooled vectors are from the donor's, beside the loss.
+    """
+
+    all_logits = False
     distances: tuple[torch.Tensor, ...] = ()
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        inputs = {**inputs, "return_logits": self.all_logits}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if "pooler_loss" in outputs:
             self.distances += (outputs["pooler_loss"].detach(),)
@@ -251,6 +261,14 @@ class AnchoredTrainer(Trainer):
             logs["pooler_loss"] = torch.stack(self.distances).mean().item()
             self.distances = ()
         super().log(logs, *args, **kwargs)
+
+
+class SeededEpochs(TrainerCallback):
+    """Begins each epoch from a seed: batches of like length are drawn from torch's own random numbers, which neither a
+    resumed run nor several processes have in common."""
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        torch.manual_seed(args.seed + int(state.epoch or 0))
 
 
 class CalibratePooler(TrainerCallback):
@@ -299,6 +317,34 @@ class CalibratePooler(TrainerCallback):
         )
 
 
+def multiplies_bfloat16(cpu: bool) -> tuple[bool, str]:
+    """Whether the device has instructions for bfloat16: elsewhere it takes many times float32's time. And who says."""
+    if not cpu and torch.cuda.is_available():  # is_bf16_supported() counts emulation as well
+        return torch.cuda.get_device_capability()[0] >= 8, torch.cuda.get_device_name()
+    flags = CPU_FLAGS.read_text() if CPU_FLAGS.exists() else ""
+    return bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", flags)), "this CPU"
+
+
+def speed(args: argparse.Namespace) -> str:
+    """What makes it fast, in a line; settles `args.bf16`."""
+    able, device = multiplies_bfloat16(args.cpu)
+    chosen = "as asked for" if args.bf16 is not None else f"{device} {'multiplies' if able else 'has no'} bfloat16"
+    args.bf16 = able if args.bf16 is None else args.bf16
+    parts = (
+        "MLM head on the labelled tokens" if args.sparse_prediction else "MLM head on all tokens",
+        *(["batches of like length"] if args.line_by_line else []),
+        f"{'bfloat16' if args.bf16 else 'float32'} ({chosen})",
+    )
+    return f"Speed: {', '.join(parts)}."
+
+
+def like_length() -> dict:
+    """Trainer's setting for batches of texts of like length."""
+    if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__:  # from transformers 5.2 on
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
+
+
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
     every = max(1, min(args.save_steps, steps_in_all))
     return TrainingArguments(
@@ -318,6 +364,7 @@ def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
         save_total_limit=2,
         prediction_loss_only=True,
         bf16=args.bf16,
+        **(like_length() if args.line_by_line else {}),
         use_cpu=args.cpu,
         dataloader_pin_memory=torch.cuda.is_available() and not args.cpu,
         ddp_find_unused_parameters=False,  # the pooler is frozen: every other parameter has a gradient
@@ -361,6 +408,8 @@ def run(args: argparse.Namespace) -> int:
     rows_per_step = args.batch_size * args.accumulate * processes
     rows, share = len(train_rows), args.anchor_share if args.anchor else 0
     steps = args.max_steps if args.max_steps > 0 else math.ceil(rows / (1 - share) / rows_per_step * args.epochs)
+    args.sparse_prediction |= model.config.sparse_prediction  # which cannot be switched off, and stays as it is
+    fast = speed(args)
     training = settings(args, steps)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -373,21 +422,25 @@ def run(args: argparse.Namespace) -> int:
         anchors = anchors_of(args, model, tokenizer, train_texts, training.device)
         train_rows, collator = AnchoredDataset(train_rows, anchors, share), AnchoringCollator(collator)
         print(f"Anchored: {len(anchors)} texts as {donor_of(args, model)} reads them, {share:.0%} of the rows.")
-    trainer = (AnchoredTrainer if args.anchor else Trainer)(
+    trainer = LossTrainer(
         model=model,
         args=training,
         data_collator=collator,
         train_dataset=train_rows,
         eval_dataset=held_out_rows,
     )
+    trainer.all_logits = not args.sparse_prediction
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar)
+    if args.line_by_line:
+        trainer.add_callback(SeededEpochs)
     if calibration:
         trainer.add_callback(calibration)
     print(
         f"{rows} {'texts' if args.line_by_line else 'blocks'} of at most {args.length} tokens to train on, "
         f"{len(held_out_rows)} held out; {steps} steps of {rows_per_step}, {processes} process(es)."
     )
+    print(fast)
     if last:
         print(f"Resumed from {last}.")
         trainer.train(resume_from_checkpoint=last)

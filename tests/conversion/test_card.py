@@ -1,8 +1,12 @@
 """The model card: metadata in, section out."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from bert_pooled_mlm import __version__
+from bert_pooled_mlm.conversion import card
 from grafting import graft, refused
 from huggingface_hub import ModelCard, metadata_load
 
@@ -23,6 +27,35 @@ def test_the_card_tells_where_the_pooler_came_from(rescued, report, donor):
         assert f"- sha256 of `{name}`: `{digest}`" in card.text
     remote = f'AutoModel.from_pretrained("{rescued.name}", trust_remote_code=True)'
     assert (remote in card.text) == (rescued.name == "pooled")
+
+
+def test_the_card_says_who_wrote_it_whose_the_licence_is_and_what_the_tag_does_not_mean(rescued):
+    text = card_of(rescued).text
+    assert f"Written by bert-pooled-mlm {__version__}. " in text
+    assert ("The code files (`*.py`) are Apache-2.0." in text) == (rescued.name == "pooled")
+    assert "The licence of the weights is their owner's to state." in text
+    assert "the vectors were not trained for similarity" in text
+
+
+def test_the_card_links_to_the_project_once_it_is_published(checkpoint, donor, out, monkeypatch):
+    monkeypatch.setattr(card, "PROJECT_URL", "https://somewhere.example")
+    graft(checkpoint, donor)
+    assert f"Written by [bert-pooled-mlm](https://somewhere.example) {__version__}. " in card_of(out).text
+
+
+@pytest.mark.versions
+def test_the_cards_lines_run(rescued, donor, monkeypatch):
+    """Vectors, filled masks, and the model to train on, whose pooler is frozen."""
+    monkeypatch.chdir(rescued.parent)
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", card_of(rescued).text, re.DOTALL)
+    assert len(blocks) == (1 if rescued.name == "encoder" else 3)
+    for block in blocks:
+        exec(block, names)
+    assert torch.isfinite(names["vector"]).all()
+    if rescued.name != "encoder":
+        assert len(names["fill"]("word3 [MASK]")) == 5
+        assert not names["model"].bert.pooler.dense.weight.requires_grad
 
 
 README = "# My model\n\nTrained on *my* texts — 2026.\n\n---\n\nEnd.\n"

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, __version__
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
 from checkpoints import FORMATS, POOLER, contents, edit_json, stored, took
 from grafting import BIAS, config_of, graft
@@ -38,6 +39,7 @@ def test_the_config_is_the_inputs_with_what_the_output_is(rescued, report, lost,
         "revision": None,
         "sha256": {name: hashlib.sha256(tensors[name].numpy().tobytes()).hexdigest() for name in POOLER},
         "lineage_cosine": report.lineage_cosine,
+        "version": __version__,
     }
     assert source["sha256"] == report.grafted
 
@@ -66,6 +68,15 @@ def test_the_fit_is_recorded_and_the_texts_are_not(fitted, texts):
     lines = texts.read_text().splitlines()
     assert not any(line.encode() in content for content in contents(out).values() for line in lines)
     assert str(texts) not in card + json.dumps(recorded)
+
+
+def test_a_record_without_a_version_is_read_and_gets_one(rescues, out, tmp_path):
+    """As earlier versions wrote it."""
+    shutil.copytree(rescues["bert"].output, tmp_path / "earlier")
+    source = config_of(tmp_path / "earlier")["pooler_source"]
+    edit_json(tmp_path / "earlier" / "config.json", pooler_source={k: source[k] for k in source if k != "version"})
+    graft(tmp_path / "earlier")
+    assert config_of(out)["pooler_source"] == source
 
 
 @pytest.mark.versions

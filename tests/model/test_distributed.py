@@ -185,7 +185,7 @@ def test_the_example_runs_under_accelerate_launch_as_users_start_it(pooled, tmp_
     launch = "from accelerate.commands.launch import main; main()"
     options = ("--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
     example = (ROOT / "examples/continue_pretraining.py", "--model", pooled, "--train", "text.txt", "-o", "out")
-    fast = ("--line-by-line", "--length", 16, "--batch-size", 2, "--max-steps", 3, "--sparse-prediction", "--cpu")
+    fast = ("--line-by-line", "--length", 16, "--batch-size", 2, "--max-steps", 3, "--cpu")
     done = run_python(launch, tmp_path, *options, "--main_process_port=0", *example, *fast)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("3 steps of 4, 2 process(es).") == 1

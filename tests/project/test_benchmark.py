@@ -190,11 +190,16 @@ def test_it_runs_and_measures_every_row(run):
     assert set(result["parts"]) == set(result["seconds"]) == set(result["others"]) == set(benchmark.PARTS)
     keys = [
         "forward", "products", "twice", "loss", "vectors", "without_logits", "training", "limit", "dense",
-        "memory_checkpointing", "loading", "convert", "convert_memory", "copy", "flat", "hub",
+        "memory_checkpointing", "loading", "trainer_sparse", "trainer_grouped", "trainer_both",
+        "convert", "convert_cpu", "convert_peak", "no_verify", "no_verify_cpu", "no_verify_peak",
+        "copy", "flat", "hub",
     ]  # fmt: skip
-    assert [row["key"] for row in result["rows"]] == keys
+    measured = [row for row in result["rows"] if row["key"] != "trainer_bfloat16"]  # not of every CPU
+    assert [row["key"] for row in measured] == keys
     assert all(row["measured"] is not None for row in result["rows"])
-    assert {row["key"] for row in result["rows"] if row["reached"] is None} == {"loss", "dense"}, "no target was set"
+    untold = {"loss", "dense", "trainer_sparse", "trainer_grouped"}
+    untold |= {"convert_cpu", "convert_peak", "no_verify_cpu"}
+    assert {row["key"] for row in result["rows"] if row["reached"] is None} == untold, "no target was set"
     assert json.loads(json.dumps(report.rows(result))) == result["rows"]
     assert {"length", "share", "conversion"} == set(report.curves(result))
     assert "not the figures that the documents quote" in done.stdout
@@ -252,12 +257,12 @@ def test_the_record_is_of_a_full_run_on_an_idle_machine():
     assert RECORDED, "run `python benchmarks/benchmark.py --update-docs` on two idle cores"
     assert RECORDED["preset"] == "full"
     assert set(RECORDED["parts"]) == set(benchmark.PARTS)
-    assert sum(RECORDED["seconds"].values()) < 15 * 60
+    assert sum(RECORDED["seconds"].values()) < 20 * 60
     assert max(RECORDED["others"].values()) < IDLE
     assert json.loads(json.dumps(report.rows(RECORDED))) == RECORDED["rows"]
 
 
-@pytest.mark.parametrize("name", ["performance.md", "converter.md"])
+@pytest.mark.parametrize("name", [path.name for path in benchmark.DOCUMENTS])
 def test_the_documents_quote_the_record(name):
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert "<!-- benchmark.py: " in text
@@ -267,11 +272,13 @@ def test_the_documents_quote_the_record(name):
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_readme_quotes_the_record(name):
-    """Its line on performance: a training step, vectors, a conversion."""
+    """Its line on performance: a training step, vectors, a conversion as it comes and without verification."""
     text = (ROOT / name).read_text(encoding="utf-8")
     (line,) = re.findall(r"^- \[[^]]+\]\(docs/performance\.md\).*?(?=^- |\Z)", text, re.DOTALL | re.MULTILINE)
     measured = {row["key"]: row["measured"] for row in RECORDED["rows"]}
-    assert re.findall(r"\d\.\d+", line) == [f"{measured[key]:.2f}" for key in ("training", "vectors", "convert")]
+    assert re.findall(r"\d\.\d+", line) == [
+        f"{measured[key]:.2f}" for key in ("training", "vectors", "convert", "no_verify")
+    ]
 
 
 def test_the_full_runs_figures_are_there():

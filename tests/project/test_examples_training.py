@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from bert_pooled_mlm import convert
+from bert_pooled_mlm import AnchoredDataset, convert
 from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, run_python, stored, todays, took
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
@@ -46,7 +46,7 @@ FAST = ("--length", 16, "--batch-size", 8, "--save-steps", 2, "--cpu")
 def trained(donor, text, tmp_path_factory):
     """From a stock base model, with every option that changes the way of training."""
     folder = tmp_path_factory.mktemp("run")
-    options = ("--whole-words", "--sparse-prediction", "--bf16", "--gradient-checkpointing", "--accumulate", 2)
+    options = ("--whole-words", "--bf16", "--gradient-checkpointing", "--accumulate", 2)
     done = start(
         "continue_pretraining", folder, "--model", donor, "--train", text, "-o", "out", *FAST, *options,
         "--max-steps", 4,
@@ -64,7 +64,7 @@ def test_continued_pre_training_leaves_a_pooled_checkpoint_with_its_tokenizer(tr
     files = {path.name for path in (folder / "out").iterdir()}
     assert files > {"config.json", *CODE_FILES, "checkpoint-4"}
     assert AutoTokenizer.from_pretrained(folder / "out")("word3").input_ids == [2, 8, 3]
-    assert json.loads((folder / "out/config.json").read_text("utf-8"))["sparse_prediction"] is True
+    assert json.loads((folder / "out/config.json").read_text("utf-8"))["sparse_prediction"] is False, "as the donor's"
 
 
 @pytest.mark.versions
@@ -73,6 +73,7 @@ def test_continued_pre_training_says_what_it_did_and_how_to_load_it(trained):
     assert re.fullmatch(
         r"\d+ blocks of at most 16 tokens to train on, \d+ held out; 4 steps of 16, 1 process\(es\)\.", lines[0]
     )
+    assert lines[1] == "Speed: MLM head on the labelled tokens, bfloat16 (as asked for)."
     before, after = map(float, re.fullmatch(r"Held-out perplexity: ([\d.]+) -> ([\d.]+)", lines[-3]).groups())
     assert 1 < after < before
     assert lines[-2].startswith("Saved: out. Its pooler is bit for bit that of ")
@@ -85,15 +86,95 @@ def test_continued_pre_training_says_what_it_did_and_how_to_load_it(trained):
 def test_continued_pre_training_resumes_from_a_pooled_checkpoint_line_by_line(trained, text, tmp_path):
     """Starts from what the run above left; then goes on from its own checkpoint, to more steps."""
     pooled = trained[0] / "out"
-    options = ("--model", pooled, "--train", text, "--eval", text, "-o", "more", *FAST, "--line-by-line")
+    options = ("--model", pooled, "--train", text, "--eval", text, "-o", "more", *FAST, "--line-by-line", "--no-bf16")
     first = start("continue_pretraining", tmp_path, *options, "--max-steps", 2)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.startswith("120 texts of at most 16 tokens to train on, 120 held out; 2 steps of 8")
+    lines = first.stdout.splitlines()
+    assert lines[0].startswith("120 texts of at most 16 tokens to train on, 120 held out; 2 steps of 8")
+    assert lines[1] == "Speed: MLM head on the labelled tokens, batches of like length, float32 (as asked for)."
     resumed = start("continue_pretraining", tmp_path, *options, "--max-steps", 4, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert f"Resumed from more{os.sep}checkpoint-2." in resumed.stdout
     assert json.loads((tmp_path / "more/checkpoint-4/trainer_state.json").read_text("utf-8"))["global_step"] == 4
     assert took(tmp_path / "more", pooled)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("anchored", [False, True], ids=["", "anchored"])
+def test_line_by_line_batches_are_of_like_length(anchored, donor, tmp_path, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    options = ["--line-by-line", "--length", "16", "--no-bf16", "--cpu"]
+    args = module.parse(["--model", str(donor), "--train", "t", "-o", str(tmp_path), *options])
+    rows = [{"input_ids": [5] * draw.randrange(3, 40)} for draw in [random.Random(0)] for _ in range(800)]
+    if anchored:
+        rows = AnchoredDataset(rows, [{"input_ids": [5] * n, "pooler_targets": 0} for n in range(3, 60)])
+    trainer = module.LossTrainer(
+        model=module.load_model(args, donor),
+        args=module.settings(args, 10),
+        data_collator=lambda batch: {"lengths": torch.tensor([len(row["input_ids"]) for row in batch])},
+        train_dataset=rows,
+        eval_dataset=rows,
+    )
+
+    def epoch(number):
+        trainer.state.epoch = number
+        module.SeededEpochs().on_epoch_begin(trainer.args, trainer.state, trainer.control)
+        return [batch["lengths"] for batch in trainer.get_train_dataloader()]
+
+    lengths = epoch(1.0)
+    assert sum(map(len, lengths)) == len(rows)
+    torch.rand(5)  # as another process, or the run that this one resumes, may have drawn
+    assert torch.equal(torch.cat(epoch(1.4)), torch.cat(lengths)), "the same epoch, resumed"
+    assert not torch.equal(torch.cat(epoch(2.0)), torch.cat(lengths)), "another one"
+    assert sum(len(it) * it.max() for it in lengths) < 1.15 * sum(it.sum() for it in lengths), "at random: 1.9"
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_head_runs_on_the_labelled_tokens_and_the_loss_is_the_same(sparse, donor, tmp_path, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    options = ["--length", "16", "--no-bf16", "--cpu"]
+    args = module.parse(["--model", str(donor), "--train", "t", "-o", str(tmp_path), *options])
+    model = module.load_model(args, donor).eval()
+    trainer = module.LossTrainer(model=model, args=module.settings(args, 1), eval_dataset=[{}])
+    trainer.all_logits = not sparse
+    rows, inputs = [], {"input_ids": torch.arange(5, 25).reshape(2, 10)}
+    inputs["labels"] = torch.where(inputs["input_ids"] % 4 == 0, inputs["input_ids"], -100)
+    model.cls.register_forward_hook(lambda module, args, scores: rows.append(scores[..., 0].numel()))
+    with torch.no_grad():
+        assert abs(trainer.compute_loss(model, inputs) - model(**inputs).loss) < 1e-6
+    assert rows == [5 if sparse else 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked", "said"),
+    [
+        ("flags: avx2 avx512_bf16 x", [], "bfloat16 (this CPU multiplies bfloat16)"),
+        ("flags: avx2 amx_bf16", ["--no-bf16"], "float32 (as asked for)"),
+        ("flags: avx2 avx512f", [], "float32 (this CPU has no bfloat16)"),
+        ("flags: avx2", ["--bf16"], "bfloat16 (as asked for)"),
+        (None, [], "float32 (this CPU has no bfloat16)"),
+    ],
+)
+def test_bfloat16_is_taken_where_the_cpu_multiplies_it(flags, asked, said, tmp_path, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    told = tmp_path / "cpuinfo"
+    if flags:
+        told.write_text(flags)
+    monkeypatch.setattr(module, "CPU_FLAGS", told)
+    needed = ["--model", "m", "--train", "t", "-o", "o"]
+    args = module.parse([*needed, "--cpu", "--no-sparse-prediction", *asked])
+    assert module.speed(args) == f"Speed: MLM head on all tokens, {said}."
+    assert args.bf16 is said.startswith("bfloat16")
+
+
+@pytest.mark.parametrize(("capability", "able"), [((7, 5), False), ((8, 0), True)])
+def test_bfloat16_is_taken_where_the_gpu_multiplies_it(capability, able, monkeypatch):
+    module = load_example("continue_pretraining", monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    assert module.multiplies_bfloat16(cpu=False) == (able, "Some GPU")
+    assert module.multiplies_bfloat16(cpu=True)[1] == "this CPU"
 
 
 @pytest.mark.versions
