@@ -49,7 +49,7 @@ from transformers.trainer_callback import ProgressCallback
 CONVERT = Path(__file__).resolve().parent.parent / "convert.py"
 SENTENCE = "An iterator returns its items one at a time."
 FULL = {"nsp_steps": 170, "mlm_steps": 20, "batch_size": 16, "length": 64, "lr": 2e-4, "mlm_lr": 3e-5}
-QUICK = {**FULL, "nsp_steps": 40, "mlm_steps": 6, "length": 32}
+QUICK = {**FULL, "nsp_steps": 30, "mlm_steps": 6, "length": 32}
 LOWER = 3  # layers that next-sentence training leaves as they are, and the embeddings with them
 ANCHOR_SHARE = 0.2  # of the rows of a batch
 HELD_OUT_TEXTS = 64  # for the MLM loss
@@ -326,7 +326,7 @@ def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) ->
     loads, annotated = result["loads"], result["loads"] <= 8
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.4), width_ratios=(1, 1, 1.7), layout="constrained")
     for axes, matrix, title in zip(panels, (before, after), ("before", "after convert.py"), strict=False):
-        image = axes.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
+        image = axes.imshow(matrix.numpy(), cmap="RdBu", vmin=-1, vmax=1)
         axes.set(title=title, xlabel="load", ylabel="load", xticks=[], yticks=[])
         if annotated:
             axes.set(xticks=range(loads), xticklabels=range(1, loads + 1))

@@ -108,6 +108,11 @@ def test_the_figure_is_a_png_of_some_content(demonstration, folder):
     assert pixels.std() > 0.05
 
 
+def test_the_recorded_run_is_of_todays_options(program):
+    recorded = json.loads((ROOT / "docs" / "figures" / "rescue.json").read_text(encoding="utf-8"))
+    assert recorded["options"] == {**program.FULL, "seed": 0}
+
+
 def test_nothing_of_the_figure_is_cut_off(program, result, monkeypatch, tmp_path):
     import matplotlib
 

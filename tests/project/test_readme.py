@@ -253,9 +253,10 @@ def test_the_recorded_demonstration_shows_what_it_claims():
 
 
 def test_the_demonstration_takes_as_long_as_is_said():
-    """Three minutes hold on two idle cores; a record from a busy machine says by how much it was busy."""
     machine = DEMONSTRATION["machine"]
-    assert machine["others"] > IDLE or (machine["cores"], DEMONSTRATION["seconds"] < 180) == (2, True)
+    assert machine["cores"] == 2
+    assert machine["others"] < IDLE, "run `python benchmarks/demonstration.py` on two idle cores"
+    assert DEMONSTRATION["seconds"] < 180
     assert "under three minutes on two idle cores" in " ".join(README.split())
 
 
