@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed and memory, each thing side by side with what users would take instead.
 
-    python benchmarks/benchmark.py            # everything: under 20 minutes on 2 idle cores, 18 GB memory, 11 GB disk
+    python benchmarks/benchmark.py            # everything: under 25 minutes on 2 idle cores, 18 GB memory, 11 GB disk
     python benchmarks/benchmark.py --quick    # a small model, few rounds: does it work? Under two minutes
     python benchmarks/benchmark.py --show     # the tables of the recorded run
 

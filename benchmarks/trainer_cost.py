@@ -21,7 +21,8 @@ from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, Train
 from transformers.trainer_callback import PrinterCallback
 
 sys.path.append(str(ROOT / "examples"))
-from continue_pretraining import like_length, multiplies_bfloat16
+from common import like_length
+from continue_pretraining import multiplies_bfloat16
 
 ROWS, LONGEST = 8, 128  # texts in a batch, tokens in a text
 HELD_OUT = 4  # batches

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from transformers import TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 
@@ -79,6 +80,13 @@ def holds_files(folder: Path) -> bool:
 def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def like_length() -> dict:
+    """Trainer's setting for batches of texts of like length."""
+    if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__:  # from transformers 5.2 on
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
 
 
 class Bar(ProgressCallback):

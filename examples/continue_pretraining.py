@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from common import Bar, Parser, at_least, between, first_line, holds_files, need, need_length, read_text
+from common import Bar, Parser, at_least, between, first_line, holds_files, like_length, need, need_length, read_text
 from torch.nn.functional import cosine_similarity
 from transformers import (
     AutoTokenizer,
@@ -336,13 +336,6 @@ def speed(args: argparse.Namespace) -> str:
         f"{'bfloat16' if args.bf16 else 'float32'} ({chosen})",
     )
     return f"Speed: {', '.join(parts)}."
-
-
-def like_length() -> dict:
-    """Trainer's setting for batches of texts of like length."""
-    if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__:  # from transformers 5.2 on
-        return {"train_sampling_strategy": "group_by_length"}
-    return {"group_by_length": True}
 
 
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:

@@ -31,7 +31,7 @@ from pydoc_data import topics
 import numpy as np
 import torch
 import transformers
-from common import Bar, Parser, at_least, between, first_line, holds_files, need, need_length, read_text
+from common import Bar, Parser, at_least, between, first_line, holds_files, like_length, need, need_length, read_text
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -246,9 +246,7 @@ def make_donor(base: str, pairs: list[Pair], tokenizer, args: argparse.Namespace
     donor.bert.embeddings.requires_grad_(False)
     donor.bert.encoder.layer[:LOWER].requires_grad_(False)
     rows, pad = encode(pairs, tokenizer, args.length), DataCollatorWithPadding(tokenizer)
-    renamed = hasattr(TrainingArguments, "train_sampling_strategy")  # 5.x
-    by_length = {"train_sampling_strategy": "group_by_length"} if renamed else {"group_by_length": True}
-    train(donor, rows, pad, args.nsp_steps, args.lr, args.batch_size, args, **by_length)
+    train(donor, rows, pad, args.nsp_steps, args.lr, args.batch_size, args, **like_length())
     return donor
 
 

@@ -258,7 +258,7 @@ def test_the_record_is_of_a_full_run_on_an_idle_machine():
     assert RECORDED, "run `python benchmarks/benchmark.py --update-docs` on two idle cores"
     assert RECORDED["preset"] == "full"
     assert set(RECORDED["parts"]) == set(benchmark.PARTS)
-    assert sum(RECORDED["seconds"].values()) < 20 * 60
+    assert sum(RECORDED["seconds"].values()) < 25 * 60
     assert max(RECORDED["others"].values()) < IDLE
     assert json.loads(json.dumps(report.rows(RECORDED))) == RECORDED["rows"]
 

@@ -1,5 +1,6 @@
 """What the studies have in common, and docs/lineage.md and docs/clients.md against their records."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -15,6 +16,7 @@ sys.path += [str(ROOT / name) for name in ("studies", "studies/clients", "benchm
 try:
     import clients
     import documents
+    import fidelity
     import lineage
     import run
     import training
@@ -143,3 +145,36 @@ def test_every_class_passes_what_transformers_asks_of_stock_bert():
             # One of theirs looks for `output_attentions` in the signature of `forward`, ours takes it by **kwargs.
             differing = {name for name, both in result["other than stock"].items() if both["stock"][0] == "passed"}
             assert differing <= {"test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions"}
+
+
+def test_each_run_of_the_fidelity_study_has_a_name_and_a_plain_one_to_be_compared_with():
+    assert len({run.name for run in fidelity.RUNS}) == len(fidelity.RUNS)
+    runs = {dataclasses.replace(run, steps=fidelity.STEPS) for run in fidelity.RUNS}
+    for reference, named in fidelity.TABLES.values():
+        for run in named.values():
+            seeds = {it.seed for it in runs if dataclasses.replace(it, seed=run.seed) == run}
+            assert seeds, run.name
+            assert {dataclasses.replace(reference, seed=seed) for seed in seeds} <= runs
+
+
+def test_a_table_of_the_fidelity_study_gives_means_over_the_seeds_and_perplexity_against_plain():
+    def point(held_out, accuracy):
+        one = {"accuracy": accuracy, "recovery": 0.98, "flips": 0.05}
+        heads = dict.fromkeys(("nsp", "topic"), one)
+        return {"held_out": held_out, "grafted": heads, "calibrated": heads, "new_probe": {"accuracy": 0.7}}
+
+    plain, anchored = fidelity.PLAIN, fidelity.ANCHORED
+    points = {plain: {1: (4.0, 0.6), 2: (5.0, 0.7)}, anchored: {1: (4.1, 0.8), 2: (5.1, 0.8)}}
+    runs = {
+        dataclasses.replace(run, seed=seed).name: {"points": {"300": point(*values)}}
+        for run, seeds in points.items()
+        for seed, values in seeds.items()
+    }
+    times = {"seconds": {"0": [1.0, 1.0], "2": [1.1, 1.1], "4": [1.2, 1.3]}}
+    tables = fidelity.tables({"runs": runs, "averaged": {"300": point(4.2, 0.75)}, "time": times})
+    assert tables["main"].splitlines()[2:] == [
+        "| plain | 300 | 0.650 → 0.650 | 98% | 5.0% | 0.650 → 0.650 | 98% | 5.0% | 1.000 | 0.700 |",
+        "| 4 texts, weight 0.1 | 300 | 0.800 → 0.800 | 98% | 5.0% | 0.800 → 0.800 | 98% | 5.0% | 1.105 | 0.700 |",
+        "| averaged with the donor | 300 | 0.750 → 0.750 | 98% | 5.0% | 0.750 → 0.750 | 98% | 5.0% | 1.221 | 0.700 |",
+    ]
+    assert tables["time"].splitlines()[3] == "| 4 | 1.25 | 1.23 | 1.27 |"
