@@ -7,7 +7,7 @@ with anchors, and in the other ways that are said to forget less. What was made 
 put on the moved encoder, over the pooler as it is (grafted) and refitted (calibrated). Weights and text are those of
 studies/calibration.py. docs/fidelity.md has a figure and tables from here.
 
-    python studies/fidelity.py train --work-dir DIR     # goes on where it was stopped; `--runs N` trains the first N
+    python studies/fidelity.py train --work-dir DIR     # goes on where it was stopped; `--runs N`: the first N alone
     python studies/fidelity.py time --work-dir DIR      # a few minutes, on idle cores: what a step costs
     python studies/fidelity.py measure --work-dir DIR   # the record, the figure, the page's tables
     python studies/fidelity.py show                     # the tables of the record
@@ -188,8 +188,9 @@ def train_head(work_dir: Path, options: dict) -> dict:
 
 def train_run(work_dir: Path, options: dict, run: Run) -> None:
     """One run, in a process of its own: its folders, the states that the judges read, and its losses."""
-    done = work_dir / "runs" / f"{run.name}.json"
-    if done.exists() and set(read_json(done)["held_out"]) >= set(map(str, run.steps)):
+    told = work_dir / "runs" / f"{run.name}.json"
+    record = read_json(told) if told.exists() else {"held_out": {}, "train": {}}
+    if record["held_out"].keys() >= set(map(str, run.steps)):
         return
     quiet(threads=1)
     material = Material(work_dir, options)
@@ -201,19 +202,19 @@ def train_run(work_dir: Path, options: dict, run: Run) -> None:
         import peft
 
         whole = peft.get_peft_model(model, peft.LoraConfig(**LORA))
-    record = {"held_out": {}, "train": {}}
 
     def reached(step, losses):
-        record["held_out"][step], record["train"][step] = material.loss(model), mean_of_last(losses, LAST)
         name = f"{run.name}/step-{step:05}"
         for texts in material.states.sets:
             material.states.get(name, texts, model.bert)
         if not run.lora:
             model.save_pretrained(work_dir / name)
+        record["held_out"][str(step)], record["train"][str(step)] = material.loss(model), mean_of_last(losses, LAST)
+        write_json(told, record)
 
-    batches = material.batches(run, work_dir / "donor")
-    train(run.name, whole, batches, loss_of, run.lr, run.seed, list(run.steps), reached)
-    write_json(done, record)
+    batches, keep = material.batches(run, work_dir / "donor"), told.with_suffix(".pt")
+    train(run.name, whole, batches, loss_of, run.lr, run.seed, list(run.steps), reached, keep=keep)
+    keep.unlink(missing_ok=True)
 
 
 def stage_train(args) -> None:
@@ -300,9 +301,9 @@ def stage_measure(args) -> None:
     states, judge, runs = material.states, Judge(material.states, args.work_dir), {}
     for run in RUNS:
         file = args.work_dir / "runs" / f"{run.name}.json"
-        if not file.exists():
+        losses = read_json(file) if file.exists() else {"held_out": {}}
+        if losses["held_out"].keys() != set(map(str, run.steps)):
             continue
-        losses = read_json(file)
         points = {
             int(at): {"held_out": loss, "train": losses["train"][at]}
             | judged(judge, states, f"{run.name}/step-{int(at):05}")

@@ -59,6 +59,7 @@ def train(
     steps: list[int],
     reached: Callable[[int, list[float]], None],
     bfloat16: bool = False,
+    keep: Path | None = None,
 ) -> None:
     """AdamW, linear warm-up and then a constant rate (no decay: it moves more), gradients clipped at norm 1.
 
@@ -68,6 +69,7 @@ def train(
         steps: Those after which `reached` is called with the step and all losses so far, in order; the last one ends
             the training.
         bfloat16: Computed under autocast, which takes 0.6 of the time on a CPU that has it.
+        keep: A file for what is needed to go on from the last hundred steps, bit for bit, after an interruption.
     """
     torch.manual_seed(seed)
     decay, rest = ([p for p in model.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False))
@@ -75,9 +77,19 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     losses: list[float] = []
-    if 0 in steps:
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if keep and keep.exists():
+        kept = torch.load(keep)
+        for part, of in parts.items():
+            of.load_state_dict(kept[part])
+        losses = kept["losses"]
+        for _ in losses:
+            next(batches)
+        torch.set_rng_state(kept["random"])
+    elif 0 in steps:
         reached(0, losses)
-    for step in tqdm(range(1, steps[-1] + 1), desc=name, mininterval=10):
+    began = len(losses)
+    for step in tqdm(range(began + 1, steps[-1] + 1), desc=name, mininterval=10, initial=began, total=steps[-1]):
         model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = loss_of(model, *next(batches))
@@ -89,6 +101,10 @@ def train(
         losses.append(loss.item())
         if step in steps:
             reached(step, losses)
+        if keep and step % 100 == 0:
+            state = {part: of.state_dict() for part, of in parts.items()}
+            torch.save(state | {"losses": losses, "random": torch.get_rng_state()}, keep.with_suffix(".part"))
+            keep.with_suffix(".part").rename(keep)
 
 
 def mean_of_last(losses: list[float], count: int) -> float:
