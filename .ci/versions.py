@@ -59,6 +59,8 @@ def install(version: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"transformers {version} cannot be installed:\n{done.stdout}{done.stderr}")
+    # Imports what nearly all tests import, once: each of their processes would compile it anew, all at the same time.
+    subprocess.run([python, ROOT / "tests" / "children" / "forks.py"], stdin=subprocess.DEVNULL, check=True)
     return python
 
 

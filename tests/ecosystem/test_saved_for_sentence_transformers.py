@@ -123,7 +123,9 @@ def test_a_push_uploads_them_the_second_time_as_well(how, donor, tmp_path, monke
                 monkeypatch.setattr(module, "hf_api", lambda: api())
             for name, value in (("create_commit", create_commit), ("create_repo", lambda *_, **__: created)):
                 monkeypatch.setattr(module, name, value, raising=False)
-    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *_, **__: type("C", (), {"save": lambda *_: None})())
+    card = type("Card", (), {"save": lambda *_: None})
+    for module in (hub, transformers.modeling_utils):  # each has the name
+        monkeypatch.setattr(module, "create_and_tag_model_card", lambda *_, **__: card(), raising=False)
     for _ in range(2):
         moved(model)
         if how == "push_to_hub":
