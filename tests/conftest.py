@@ -10,14 +10,24 @@ import pytest
 # import, which is left to the fixtures: xdist's controller needs none, and starts its workers seconds earlier.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+LONG = (
+    "benchmark", "readme", "tokenizer", "hub_faults", "package", "requirements", "distributed", "examples_training",
+    "tools", "loading", "calibrate", "published", "signals", "kills", "terminal", "heads", "command_line",
+)  # fmt: skip
+
 
 def pytest_addoption(parser):
     parser.addoption("--fuzz-cases", type=int, default=210, metavar="N", help="edited folders to convert, in all")
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """One more than cores: at any time one of them waits, for a process or a Hub that does not answer."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than cores: at any time some wait, for a process or a Hub that does not answer."""
+    return (os.cpu_count() or 1) + 2
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The files that take longest come first, so that none is left alone at the end."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
 
 
 @pytest.fixture(autouse=True)
