@@ -18,7 +18,6 @@ import logging
 import platform
 import re
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,7 +168,7 @@ def describe(args: argparse.Namespace) -> dict:
 
     threads = torch.get_num_threads()
     if args.device == "cpu":
-        name = f"{measuring.cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
+        name = measuring.cpu_name()
         return {"type": "cpu", "name": name, "slug": f"cpu-{threads}-cores", "threads": threads}
     name = torch.cuda.get_device_name()
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -197,12 +196,8 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
     result |= {"versions": versions(), "seconds": {}, "others": {}, "parts": {}}
     for name, call in plan(preset, args).items():
         print(f"{name:<12}", end="", flush=True)
-        began, used = time.perf_counter(), measuring.used_by_others()
-        result["parts"][name] = call()
-        seconds = time.perf_counter() - began
-        result["seconds"][name] = round(seconds, 1)
-        others = (measuring.used_by_others() - used) / (seconds * measuring.cores())
-        result["others"][name] = round(max(0.0, others), 3)
+        result["parts"][name], seconds, others = measuring.watched(call)
+        result["seconds"][name], result["others"][name] = round(seconds, 1), others
         busy = f"   other programs took {others:.0%} of the CPU: measure again" if others > measuring.IDLE else ""
         print(f"{seconds:7.1f} s{busy}")
     return result | {"rows": report.rows(result)}
@@ -244,9 +239,8 @@ def main(argv: list[str] | None = None) -> int:
         figures.draw_ratios(path.with_suffix(".png"), result)
         figures.draw_growth(path.with_name(f"{path.stem}-growth.png"), result)
     blocks = report.blocks(result)
-    print(
-        "\n" + "\n\n".join(text for name, text in blocks.items() if name not in ("conversion", "trainer"))
-    )  # in rows, too
+    shown = [text for name, text in blocks.items() if name not in ("conversion", "trainer")]  # rows has those, too
+    print("\n" + "\n\n".join(shown))
     if args.update_docs:
         for document in DOCUMENTS:
             documents.update(document, "benchmark.py", blocks)

@@ -13,12 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import documents
 import measuring
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = "examples/rescue_minilm.py"
@@ -41,19 +39,17 @@ def blocks(record: dict) -> dict[str, str]:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        began, used = time.perf_counter(), measuring.used_by_others()
         command = [sys.executable, ROOT / PROGRAM]
-        done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True)
-        seconds = time.perf_counter() - began
-        others = (measuring.used_by_others() - used) / (seconds * measuring.cores())
+        done, seconds, others = measuring.watched(
+            lambda: subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+        )
         if done.returncode:
             print(f"demonstration.py: {PROGRAM} ended with {done.returncode}", file=sys.stderr)
             return 1
         made = Path(folder, "rescue-minilm")
         record = json.loads((made / "rescue.json").read_text(encoding="utf-8"))
         shutil.copy(made / "rescue.png", FIGURES)
-    name = f"{measuring.cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
-    record["machine"] = {"cpu": name, "cores": measuring.cores(), "others": round(max(0.0, others), 3)}
+    record["machine"] = {"cpu": measuring.cpu_name(), "cores": measuring.cores(), "others": others}
     record |= {"seconds": round(seconds), "story": done.stdout.replace(f"{ROOT}/", "")}
     (FIGURES / "rescue.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for readme in READMES:

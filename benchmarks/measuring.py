@@ -44,11 +44,13 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
+    """The processor, and what of it torch uses."""
     try:
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
-    return found[1] if found else platform.processor() or platform.machine()
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def used_by_others() -> float:
@@ -58,6 +60,15 @@ def used_by_others() -> float:
     busy = sum(seconds for name, seconds in times.items() if name not in ("idle", "iowait", *counted_in_user))
     own = os.times()
     return busy - (own.user + own.system + own.children_user + own.children_system)
+
+
+def watched(call: Callable) -> tuple[object, float, float]:
+    """What a call returns, its seconds, and the share of the CPU that other programs took meanwhile."""
+    began, used = time.perf_counter(), used_by_others()
+    result = call()
+    seconds = time.perf_counter() - began
+    others = (used_by_others() - used) / (seconds * cores())
+    return result, seconds, round(max(0.0, others), 3)
 
 
 def stopwatch(device: torch.device) -> Callable[[Callable], float]:
