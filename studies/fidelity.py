@@ -77,28 +77,35 @@ class Run:
         return f"{how}-{self.lr:.0e}-{self.head}-seed{self.seed}"
 
 
-UP_TO_300 = STEPS[:2]
-RUNS = [  # the first ones matter most
+PLAIN, ANCHORED, SHORT = Run(), Run(texts=4), STEPS[:2]
+RUNS = [  # in order; what stands here twice goes on from where it was
     Run(),
     Run(texts=4),
-    Run(texts=4, weight=0.03),
-    Run(texts=2),
-    Run(lr=5e-5),
-    Run(texts=4, lr=5e-5),
+    Run(texts=4, weight=0.03, steps=SHORT),
+    Run(texts=2, steps=SHORT),
+    Run(head="new", steps=SHORT),
+    Run(texts=4, head="new", steps=SHORT),
+    Run(seed=2, steps=SHORT),
+    Run(texts=4, seed=2, steps=SHORT),
+    Run(lora=True, lr=5e-4, steps=SHORT),
+    Run(lr=5e-5, steps=SHORT),
+    Run(texts=4, lr=5e-5, steps=SHORT),
+    Run(texts=4, kind="singles", steps=SHORT),
+    Run(texts=4, kind="pairs", steps=SHORT),
+    Run(texts=4, weight=1.0, steps=SHORT),
     Run(seed=2),
     Run(texts=4, seed=2),
-    Run(head="new", steps=UP_TO_300),
-    Run(texts=4, head="new", steps=UP_TO_300),
+    Run(texts=2),
+    Run(texts=4, weight=0.03),
+    Run(lr=5e-5),
+    Run(texts=4, lr=5e-5),
     Run(lora=True, lr=5e-4),
-    Run(texts=4, kind="singles", steps=UP_TO_300),
-    Run(texts=4, kind="pairs", steps=UP_TO_300),
-    Run(texts=4, weight=1.0, steps=UP_TO_300),
-    Run(texts=2, seed=2),
     Run(texts=4, weight=0.03, seed=2),
+    Run(texts=2, seed=2),
     Run(lr=5e-5, seed=2),
     Run(texts=4, lr=5e-5, seed=2),
-    Run(head="new", seed=2, steps=UP_TO_300),
-    Run(texts=4, head="new", seed=2, steps=UP_TO_300),
+    Run(head="new", seed=2, steps=SHORT),
+    Run(texts=4, head="new", seed=2, steps=SHORT),
 ]
 
 
@@ -214,7 +221,8 @@ def train_run(work_dir: Path, options: dict, run: Run) -> None:
 
     batches, keep = material.batches(run, work_dir / "donor"), told.with_suffix(".pt")
     train(run.name, whole, batches, loss_of, run.lr, run.seed, list(run.steps), reached, keep=keep)
-    keep.unlink(missing_ok=True)
+    if run.steps[-1] == STEPS[-1]:
+        keep.unlink(missing_ok=True)
 
 
 def stage_train(args) -> None:
@@ -299,25 +307,25 @@ def stage_measure(args) -> None:
     torch.set_num_threads(2)
     material = Material(args.work_dir, start["options"])
     states, judge, runs = material.states, Judge(material.states, args.work_dir), {}
-    for run in RUNS:
+    for run in {run.name: run for run in RUNS}.values():
         file = args.work_dir / "runs" / f"{run.name}.json"
-        losses = read_json(file) if file.exists() else {"held_out": {}}
-        if losses["held_out"].keys() != set(map(str, run.steps)):
-            continue
+        losses = read_json(file) if file.exists() else {"held_out": {}, "train": {}}
         points = {
-            int(at): {"held_out": loss, "train": losses["train"][at]}
+            at: {"held_out": loss, "train": losses["train"][at]}
             | judged(judge, states, f"{run.name}/step-{int(at):05}")
             for at, loss in losses["held_out"].items()
         }
-        runs[run.name] = dataclasses.asdict(run) | {"points": points}
+        if points:
+            runs[run.name] = dataclasses.asdict(run) | {"steps": [*map(int, points)], "points": points}
     averages = {}
-    for at in STEPS[1:]:
-        name = f"{Run().name}/step-{at:05}"
+    for at in runs[PLAIN.name]["steps"][1:]:
+        name = f"{PLAIN.name}/step-{at:05}"
         model = averaged(args.work_dir, name)
         for texts in states.sets:
             states.get(f"averaged/{name}", texts, model.bert)
         averages[at] = {"held_out": material.loss(model)} | judged(judge, states, f"averaged/{name}")
-    kept = [f"{run.name}/step-{STEPS[-1]:05}" for run in (Run(), Run(texts=4))]
+    last = {run.name: runs[run.name]["steps"][-1] for run in (PLAIN, ANCHORED)}
+    kept = [f"{name}/step-{at:05}" for name, at in last.items()]
     result = {
         **start,
         "versions": versions(),
@@ -340,7 +348,6 @@ def stage_measure(args) -> None:
         documents.update(PAGE, "fidelity.py", tables(result))
 
 
-PLAIN, ANCHORED = Run(), Run(texts=4)
 HEADS = ["", "steps", "next-sentence head", "kept", "flips", "topic classifier", "kept", "flips"]
 HEADS += ["perplexity / plain", "new topic probe"]
 TABLES = {  # by name: what its perplexities are divided by, its rows
@@ -428,25 +435,26 @@ def draw(result: dict, path: Path) -> None:
     # Okabe and Ito's colours, which colour-blind readers tell apart; the markers do in print.
     runs = {"plain": (PLAIN, "#D55E00", "s"), "anchored: 4 texts a batch": (ANCHORED, "#0072B2", "o")}
     titles = {"nsp": "the donor's next-sentence head", "topic": "classifier on pooler_output"}
+    steps = [at for at in STEPS if all(points_of(result, run, at) for run, *_ in runs.values())]
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
     for axes, task in zip(panels, TASKS, strict=False):
         own = result["donor_heads"][task]["accuracy"]
         axes.axhline(own, color="black", linestyle="--", linewidth=1.2, label="on the donor itself")
         for label, (run, colour, marker) in runs.items():
             for how, style in (("grafted", ":"), ("calibrated", "-")):
-                points = [points_of(result, run, at).values() for at in STEPS]
+                points = [points_of(result, run, at).values() for at in steps]
                 values = [statistics.mean(it[how][task]["accuracy"] for it in point) for point in points]
-                axes.plot(STEPS, values, style, color=colour, marker=marker, label=f"{label}, {how}")
+                axes.plot(steps, values, style, color=colour, marker=marker, label=f"{label}, {how}")
         axes.set(title=titles[task], ylabel="accuracy on held-out texts")
     for label, (run, colour, marker) in runs.items():
-        points = [points_of(result, run, at).values() for at in STEPS]
+        points = [points_of(result, run, at).values() for at in steps]
         values = [math.exp(statistics.mean(it["held_out"] for it in point)) for point in points]
-        panels[-1].plot(STEPS, values, color=colour, marker=marker, label=label)
+        panels[-1].plot(steps, values, color=colour, marker=marker, label=label)
     panels[-1].set(title="held-out perplexity", yscale="log")
     panels[-1].legend(frameon=False)
     for axes in panels:
         axes.set(xscale="log", xlabel="MLM steps")
-        axes.set_xticks(STEPS, [f"{step:,}" for step in STEPS])
+        axes.set_xticks(steps, [f"{step:,}" for step in steps])
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

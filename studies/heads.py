@@ -117,7 +117,7 @@ class Kept(torch.nn.Module):
     def __init__(self, states, weight, bias):
         super().__init__()
         self.states, self.base_model, self.device = states, self, torch.device("cpu")
-        self.config = SimpleNamespace(max_position_embeddings=512)
+        self.config = SimpleNamespace(max_position_embeddings=512, vocab_size=len(states), type_vocab_size=1)
         self.pooler = torch.nn.Module()
         self.pooler.dense = torch.nn.Linear(*reversed(weight.shape))
         with torch.no_grad():
@@ -132,11 +132,16 @@ class Kept(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=self.states[input_ids])
 
 
-def number_tokens(text, **_):
-    return {"input_ids": [int(text)]}
+class Numbers:
+    """Stands in for a tokenizer: the only token of "7" is 7."""
 
+    pad_token_id = 0
 
-number_tokens.pad_token_id = 0
+    def __call__(self, text, **_):
+        return {"input_ids": [int(text)]}
+
+    def get_vocab(self):
+        return {}
 
 
 def calibrate(adapted, donor, pooler):
@@ -146,7 +151,7 @@ def calibrate(adapted, donor, pooler):
         The calibrated (weight, bias), and what the fit reports of itself.
     """
     model = Kept(adapted, *pooler)
-    found = calibrate_pooler(model, Kept(donor, *pooler), number_tokens, [str(n) for n in range(len(adapted))])
+    found = calibrate_pooler(model, Kept(donor, *pooler), Numbers(), [str(n) for n in range(len(adapted))])
     report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
     return (model.pooler.dense.weight.detach(), model.pooler.dense.bias.detach()), report
 

@@ -1,5 +1,6 @@
 """What the studies have in common, and docs/lineage.md and docs/clients.md against their records."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -9,7 +10,7 @@ import bert_pooled_mlm
 import pytest
 import torch
 from checkpoints import ROOT, differing, make_donor
-from transformers import AutoTokenizer, BertForMaskedLM
+from transformers import AutoTokenizer, BertForMaskedLM, BertModel
 
 PATH = sys.path.copy()
 sys.path += [str(ROOT / name) for name in ("studies", "studies/clients", "benchmarks")]
@@ -17,6 +18,7 @@ try:
     import clients
     import documents
     import fidelity
+    import heads
     import lineage
     import run
     import training
@@ -170,8 +172,29 @@ def test_an_interrupted_training_goes_on_bit_for_bit(pooled, tmp_path):
     assert not differing(weights(tmp_path / "cut.pt"), whole)
 
 
+def test_the_studies_fit_on_kept_states_is_that_of_the_package(donor):
+    """States that were kept stand in for the two encoders, and their numbers for a tokenizer."""
+    texts = [f"word{n % 23} word{n % 7} word{n % 11}" for n in range(300)]
+    tokenizer, theirs = AutoTokenizer.from_pretrained(donor), BertModel.from_pretrained(donor)
+    ours, states = copy.deepcopy(theirs), []
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in ours.encoder.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    for model in (ours.eval(), theirs.eval()):
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        states.append(model(**batch).last_hidden_state[:, 0].detach())
+    dense = theirs.pooler.dense
+    (weight, bias), report = heads.calibrate(*states, (dense.weight.detach(), dense.bias.detach()))
+    found = bert_pooled_mlm.calibrate_pooler(ours, theirs, tokenizer, texts, max_length=32)
+    assert found.improved
+    assert report["penalty"] == found.penalty
+    torch.testing.assert_close(weight, ours.pooler.dense.weight.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(bias, ours.pooler.dense.bias.detach(), rtol=1e-3, atol=1e-4)
+
+
 def test_each_run_of_the_fidelity_study_has_a_name_and_a_plain_one_to_be_compared_with():
-    assert len({run.name for run in fidelity.RUNS}) == len(fidelity.RUNS)
+    assert len({(run.name, run.steps) for run in fidelity.RUNS}) == len(fidelity.RUNS)
     runs = {dataclasses.replace(run, steps=fidelity.STEPS) for run in fidelity.RUNS}
     for reference, named in fidelity.TABLES.values():
         for run in named.values():
