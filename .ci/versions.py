@@ -60,7 +60,8 @@ def install(version: str, folder: Path) -> Path:
     if done.returncode:
         sys.exit(f"transformers {version} cannot be installed:\n{done.stdout}{done.stderr}")
     # Imports what nearly all tests import, once: each of their processes would compile it anew, all at the same time.
-    subprocess.run([python, ROOT / "tests" / "children" / "forks.py"], stdin=subprocess.DEVNULL, check=True)
+    imports = f"import runpy; runpy.run_path({str(ROOT / 'tests' / 'children' / 'forks.py')!r})"
+    subprocess.run([python, "-c", imports], check=True)
     return python
 
 

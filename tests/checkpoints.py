@@ -1,13 +1,8 @@
 """Tiny seeded checkpoints, and a fresh Python process to read them in, shared by all tests."""
 
-import atexit
-import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -16,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
-CHILDREN = ROOT / "tests" / "children"
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 FORMATS = ("pooled", "bert")
 # sentence-transformers'
@@ -96,69 +90,6 @@ def clone(parent: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
     return folder
-
-
-def run_python(
-    program: str | Path, cwd: Path, *args: str, stdin: str | None = None, fresh: bool = False, **env: str
-) -> subprocess.CompletedProcess:
-    """Runs a file, one of tests/children by its name, or a line of code, in a fresh process with no way to the Hub.
-
-    What needs no environment of its own is run in a fork of one that has imported transformers, which takes seconds,
-    unless it has to be `fresh`.
-    """
-    if isinstance(program, str) and program.isidentifier():
-        program = CHILDREN / f"{program}.py"
-    what = [program] if isinstance(program, Path) else ["-c", program]
-    argv = [*map(str, [*what, *args])]
-    if stdin is None and not env and not fresh:
-        return forks().run(argv, cwd)
-    variables = environment(**{"HF_HOME": str(cwd / "hf-home"), **env})
-    command = [sys.executable, *argv]
-    return subprocess.run(command, cwd=cwd, env=variables, input=stdin, capture_output=True, encoding="utf-8")
-
-
-def environment(**changed: str) -> dict[str, str]:
-    """This process's, but for what sets the Hub's client and Python's path; offline."""
-    variables = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
-    return variables | {"HF_HUB_OFFLINE": "1"} | changed
-
-
-class Forks:
-    """Runs programs in forks of a process (tests/children/forks.py)."""
-
-    def __init__(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.process = subprocess.Popen(
-            [sys.executable, CHILDREN / "forks.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment(HF_HOME=self.folder.name),
-            text=True,
-        )
-        atexit.register(self.end)
-
-    def end(self) -> None:
-        with self.process, self.folder:
-            self.process.stdin.close()
-
-    def run(self, argv: list[str], cwd: Path) -> subprocess.CompletedProcess:
-        with tempfile.TemporaryDirectory() as folder:
-            order = {"argv": argv, "cwd": str(cwd), "out": f"{folder}/out", "err": f"{folder}/err"}
-            self.process.stdin.write(json.dumps(order) + "\n")
-            self.process.stdin.flush()
-            code = json.loads(self.process.stdout.readline())
-            out, err = (Path(order[name]).read_text("utf-8") for name in ("out", "err"))
-        return subprocess.CompletedProcess(argv, code, out, err)
-
-
-forks = functools.cache(Forks)  # one in each process that runs tests
-
-
-def answer(program: str | Path, cwd: Path, *args: str, fresh: bool = False, **env: str):
-    """What a fresh process prints as its last line, as JSON. Fails with its whole output if it fails."""
-    done = run_python(program, cwd, *args, fresh=fresh, **env)
-    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def make_pooled(cls, **fields):

@@ -1,9 +1,11 @@
 """Fixtures: a donor, the MLM checkpoint that lost its pooler, and a pooled one made from the donor."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
 
+import programs
 import pytest
 
 # Tiny models: threads cost more than they bring, here and in the processes that the tests start. Torch reads it at its
@@ -23,6 +25,20 @@ def pytest_addoption(parser):
 def pytest_xdist_auto_num_workers(config) -> int:
     """Two more than cores: at any time some wait, for a process or a Hub that does not answer."""
     return (os.cpu_count() or 1) + 2
+
+
+# What is imported for the tests stays: looking through it for what does not is a third of the time until they start.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_xdist_setupnodes() -> None:
+    """In the process that starts the others, which then share it."""
+    programs.start_forks()
 
 
 def pytest_collection_modifyitems(items) -> None:

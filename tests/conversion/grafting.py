@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from bert_pooled_mlm import ConversionError, ConversionReport, conversion, convert
-from checkpoints import CHILDREN, POOLER, ROOT, bits, edit_json, forks, save_weights, state, stored, todays
+from checkpoints import POOLER, ROOT, bits, edit_json, save_weights, state, stored, todays
+from programs import CHILDREN, run_fork
 
 WEIGHT, BIAS = POOLER
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -204,7 +205,7 @@ class Process(contextlib.AbstractContextManager):
 
     @functools.cached_property
     def done(self) -> subprocess.CompletedProcess:
-        return forks().run(self.argv, Path.cwd())
+        return run_fork(self.argv, Path(self.argv[1]).parent)  # beside the folder that it loads
 
     @property
     def stderr(self):

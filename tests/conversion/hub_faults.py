@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from checkpoints import CHILDREN, ROOT
+from checkpoints import ROOT
+from programs import CHILDREN
 
 SLOW = 30  # seconds: longer than any test waits
 

@@ -16,13 +16,11 @@ from checkpoints import (
     LAYER_NORM,
     POOLER,
     ROOT,
-    answer,
     contents,
     differing,
     edit_json,
     randomize,
     renamed,
-    run_python,
     save_donor,
     save_lost,
     save_tokenizer,
@@ -32,6 +30,7 @@ from checkpoints import (
     took,
 )
 from grafting import Conversions, config_of, graft, without
+from programs import answer, run_python
 from safetensors.torch import load_file
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from bert_pooled_mlm.convert import main
-from checkpoints import ROOT, answer, bits, edit_json, stored
+from checkpoints import ROOT, bits, edit_json, stored
 from grafting import expected_of
+from programs import answer
 
 
 @pytest.fixture

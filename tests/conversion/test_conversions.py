@@ -7,20 +7,9 @@ import pytest
 import torch
 from bert_pooled_mlm import convert
 from bert_pooled_mlm.convert import main
-from checkpoints import (
-    FORMATS,
-    POOLER,
-    answer,
-    bits,
-    contents,
-    save_donor,
-    save_lost,
-    save_weights,
-    state,
-    stored,
-    todays,
-)
+from checkpoints import FORMATS, POOLER, bits, contents, save_donor, save_lost, save_weights, state, stored, todays
 from grafting import config_of, expected_of, graft
+from programs import answer
 from transformers import BertForMaskedLM, BertForPreTraining, BertModel, Trainer, TrainingArguments
 
 

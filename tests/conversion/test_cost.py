@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from checkpoints import CHILDREN, ROOT
+from checkpoints import ROOT
 from grafting import write_sparse
+from programs import CHILDREN
 
 MB = 1_000_000
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from bert_pooled_mlm import ConversionError, convert
 from bert_pooled_mlm.convert import main
-from checkpoints import FORMATS, POOLER, answer, bits, edit_json, save_weights, stored, todays
+from checkpoints import FORMATS, POOLER, bits, edit_json, save_weights, stored, todays
 from grafting import graft_beside
+from programs import answer
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 

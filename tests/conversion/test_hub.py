@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from bert_pooled_mlm import ConversionError, conversion, convert
-from checkpoints import POOLER, answer, contents, edit_json, save_lost, save_weights, state, stored, took
+from checkpoints import POOLER, contents, edit_json, save_lost, save_weights, state, stored, took
 from grafting import Conversions, config_of, graft, unprefixed, write_sparse
 from hub_server import HubServer
+from programs import answer
 
 
 @pytest.fixture(scope="module")

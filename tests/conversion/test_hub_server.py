@@ -4,8 +4,8 @@ import http.client
 
 import huggingface_hub
 import pytest
-from checkpoints import answer
 from hub_server import HubServer
+from programs import answer
 
 pytestmark = pytest.mark.versions
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from bert_pooled_mlm import convert
-from checkpoints import CHILDREN, ROOT, save_donor, save_lost, snapshot
+from checkpoints import ROOT, save_donor, save_lost, snapshot
 from grafting import Conversions, graft
+from programs import CHILDREN
 from safetensors.torch import load_file
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from bert_pooled_mlm import conversion
-from checkpoints import answer, bits, save_weights, state, stored
+from checkpoints import bits, save_weights, state, stored
 from grafting import expected_of, graft, refused
+from programs import answer
 
 
 def replaced(file: Path) -> None:

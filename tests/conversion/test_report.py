@@ -11,8 +11,9 @@ import pytest
 import torch
 from bert_pooled_mlm import ConversionError, convert
 from bert_pooled_mlm.convert import main
-from checkpoints import FORMATS, POOLER, answer, bits, contents, save_weights, state, stored, todays
+from checkpoints import FORMATS, POOLER, bits, contents, save_weights, state, stored, todays
 from grafting import graft, tied_copies
+from programs import answer
 from safetensors.torch import load_file, save_file
 
 

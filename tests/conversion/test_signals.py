@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from checkpoints import CHILDREN, ROOT, save_weights, snapshot, stored
+from checkpoints import ROOT, save_weights, snapshot, stored
 from grafting import Conversions
+from programs import CHILDREN
 
 AT_ONCE = CHILDREN / "from_a_terminal.py"
 DOORS = {

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 from bert_pooled_mlm import conversion
-from checkpoints import ROOT, answer, save_tokenizer
+from checkpoints import ROOT, save_tokenizer
+from programs import answer
 from transformers import BertTokenizerFast
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from bert_pooled_mlm import ConversionError, conversion
-from checkpoints import FORMATS, WORDS, answer, contents, edit_json, run_python, save_donor, save_lost
+from checkpoints import FORMATS, WORDS, contents, edit_json, save_donor, save_lost
 from grafting import graft_beside
 from hub_server import HubServer
+from programs import answer, run_python
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 pytestmark = pytest.mark.usefixtures("forked")

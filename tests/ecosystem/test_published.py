@@ -4,8 +4,9 @@ import json
 import shutil
 
 import pytest
-from checkpoints import CODE_FILES, FORMATS, ROOT, answer, run_python
+from checkpoints import CODE_FILES, FORMATS, ROOT
 from hub_server import HubServer
+from programs import answer, run_python
 
 
 @pytest.fixture(scope="module")

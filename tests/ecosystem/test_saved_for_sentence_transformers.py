@@ -8,17 +8,8 @@ import pytest
 import torch
 import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, convert
-from checkpoints import (
-    DENSE,
-    MODULES,
-    SHAPE,
-    answer,
-    assert_modules,
-    mlm_batch,
-    modules_of,
-    save_tokenizer,
-    stored,
-)
+from checkpoints import DENSE, MODULES, SHAPE, assert_modules, mlm_batch, modules_of, save_tokenizer, stored
+from programs import answer
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
 

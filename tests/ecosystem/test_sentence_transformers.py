@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 import transformers
-from checkpoints import FORMATS, POOLER, answer, stored
+from checkpoints import FORMATS, POOLER, stored
 from packaging.version import Version
+from programs import answer
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.versions

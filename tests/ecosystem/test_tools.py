@@ -9,19 +9,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
 from bert_pooled_mlm.convert import convert
-from checkpoints import (
-    FORMATS,
-    POOLER,
-    answer,
-    batch,
-    bits,
-    differing,
-    mlm_rows,
-    pooler_of,
-    save_weights,
-    stored,
-    todays,
-)
+from checkpoints import FORMATS, POOLER, batch, bits, differing, mlm_rows, pooler_of, save_weights, stored, todays
+from programs import answer
 from torch._dynamo.utils import counters
 from transformers import AutoModel, AutoModelForMaskedLM, BertModel
 

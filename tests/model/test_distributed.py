@@ -6,19 +6,9 @@ import pytest
 import torch
 import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
-from checkpoints import (
-    CHILDREN,
-    NO_DROPOUT,
-    POOLER,
-    ROOT,
-    assert_modules,
-    differing,
-    distance,
-    run_python,
-    todays,
-    took,
-)
+from checkpoints import NO_DROPOUT, POOLER, ROOT, assert_modules, differing, distance, todays, took
 from packaging.version import Version
+from programs import CHILDREN, run_python
 from trainers import step_gradients
 from transformers import AutoModelForMaskedLM
 

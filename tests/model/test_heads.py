@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 import transformers
-from checkpoints import FORMATS, POOLER, answer, run_python, stored
+from checkpoints import FORMATS, POOLER, stored
+from programs import answer, run_python
 
 pytestmark = pytest.mark.versions
 

@@ -11,7 +11,8 @@ from bert_pooled_mlm import (
     BertPooledMLMModel,
 )
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import CODE_FILES, POOLER, ROOT, answer, batch, clone, make_donor, save_tokenizer
+from checkpoints import CODE_FILES, POOLER, ROOT, batch, clone, make_donor, save_tokenizer
+from programs import answer
 from safetensors.torch import load_file
 from transformers import (
     BertForMaskedLM,

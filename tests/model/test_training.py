@@ -14,7 +14,6 @@ from checkpoints import (
     POOLER,
     ROOT,
     SHAPE,
-    answer,
     differing,
     distance,
     gradients,
@@ -25,6 +24,7 @@ from checkpoints import (
     pooler_of,
 )
 from packaging.version import Version
+from programs import answer
 from torch.nn.functional import cross_entropy
 from trainers import Recorder, arguments, step_gradients
 from transformers import (

@@ -14,7 +14,8 @@ from pydoc_data import topics
 
 import pytest
 import torch
-from checkpoints import POOLER, ROOT, is_whole, run_python, state, todays
+from checkpoints import POOLER, ROOT, is_whole, state, todays
+from programs import run_python
 
 PROGRAM = ROOT / "examples" / "rescue_minilm.py"
 TINY = ("--nsp-steps", "3", "--mlm-steps", "3", "--batch-size", "4", "--length", "16", "--text", "text.txt")

@@ -9,7 +9,8 @@ import shutil
 import pytest
 import torch
 from bert_pooled_mlm import AnchoredDataset, convert
-from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, run_python, stored, todays, took
+from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, stored, todays, took
+from programs import run_python
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 

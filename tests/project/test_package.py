@@ -13,8 +13,9 @@ from pathlib import Path
 
 import bert_pooled_mlm
 import pytest
-from checkpoints import CHILDREN, CODE_FILES, ROOT
+from checkpoints import CODE_FILES, ROOT
 from packaging.version import Version
+from programs import CHILDREN
 
 CONVERTER = ("convert.py", *sorted(f"conversion/{path.name}" for path in ROOT.glob("conversion/*.py")))
 CODE = ("__init__.py", "anchoring.py", *CODE_FILES, *CONVERTER, "py.typed")

@@ -15,8 +15,9 @@ import pytest
 import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
 from bert_pooled_mlm.convert import parser
-from checkpoints import ROOT, answer, clone, edit_json, run_python, save_lost
+from checkpoints import ROOT, clone, edit_json, save_lost
 from hub_server import HubServer
+from programs import answer, run_python
 
 PATH = sys.path.copy()
 sys.path.append(str(ROOT / "benchmarks"))
