@@ -347,7 +347,7 @@ def stage_measure(args) -> None:
         documents.update(PAGE, "fidelity.py", tables(result))
 
 
-HEADS = ["", "steps", "next-sentence head", "kept", "flips", "topic classifier", "kept", "flips"]
+HEADS = ["", "steps", "seeds", "next-sentence head", "kept", "flips", "topic classifier", "kept", "flips"]
 HEADS += ["perplexity / plain", "new topic probe"]
 TABLES = {  # by name: what its perplexities are divided by, its rows
     "main": (
@@ -374,6 +374,17 @@ TABLES = {  # by name: what its perplexities are divided by, its rows
     ),
 }
 
+AIMS = {  # of anchored and calibrated runs at 1e-4, by steps
+    at: {
+        "next-sentence head, kept": (("nsp", "recovery"), head),
+        "topic classifier, kept": (("topic", "recovery"), classifier),
+        "next-sentence head, flips": (("nsp", "flips"), flips),
+        "topic classifier, flips": (("topic", "flips"), flips),
+        "perplexity / plain": ("perplexity", perplexity),
+    }
+    for at, head, classifier, flips, perplexity in ((300, 0.98, 0.97, 0.05, 1.02), (1000, 0.97, 0.95, 0.07, 1.03))
+}
+
 
 def points_of(result: dict, run: Run, at: int) -> dict[int, dict]:
     """What was found at a step, by seed."""
@@ -382,19 +393,44 @@ def points_of(result: dict, run: Run, at: int) -> dict[int, dict]:
     return {seed: it["points"][str(at)] for seed, it in runs.items() if it and str(at) in it["points"]}
 
 
-def cells(points: list[dict], plain: list[dict]) -> list[str]:
-    """Means over the seeds."""
+def figures(points: list[dict], plain: list[dict]) -> dict:
+    """Means over the seeds, by name; those of a head by its task and name."""
 
     def mean(read) -> float:
         return statistics.mean(map(read, points))
 
-    found = []
+    found = {"probe": mean(lambda it: it["new_probe"]["accuracy"])}
     for task in TASKS:
-        grafted, calibrated = (mean(lambda it: it[how][task]["accuracy"]) for how in ("grafted", "calibrated"))  # noqa: B023
-        kept, flips = (mean(lambda it: it["calibrated"][task][name]) for name in ("recovery", "flips"))  # noqa: B023
-        found += [f"{grafted:.3f} → {calibrated:.3f}", f"{kept:.0%}", f"{flips:.1%}"]
+        found[task, "grafted"] = mean(lambda it: it["grafted"][task]["accuracy"])  # noqa: B023
+        for name in ("accuracy", "recovery", "flips"):
+            found[task, name] = mean(lambda it: it["calibrated"][task][name])  # noqa: B023
     ratios = [math.exp(it["held_out"] - its["held_out"]) for it, its in zip(points, plain, strict=True)]
-    return [*found, f"{statistics.mean(ratios):.3f}", f"{mean(lambda it: it['new_probe']['accuracy']):.3f}"]
+    return found | {"perplexity": statistics.mean(ratios)}
+
+
+def cells(found: dict) -> list[str]:
+    row = []
+    for task in TASKS:
+        row.append(f"{found[task, 'grafted']:.3f} → {found[task, 'accuracy']:.3f}")
+        row += [f"{found[task, 'recovery']:.0%}", f"{found[task, 'flips']:.1%}"]
+    return [*row, f"{found['perplexity']:.3f}", f"{found['probe']:.3f}"]
+
+
+def aims(result: dict) -> str:
+    """The table of what was to be reached, with what was not reached in bold."""
+    titles = ["4 texts, weight 0.1", "4 texts, weight 0.03", "2 texts, weight 0.1"]
+    lines = []
+    for at, aims_there in AIMS.items():
+        plain, runs = points_of(result, PLAIN, at), [points_of(result, TABLES["main"][1][it], at) for it in titles]
+        found = [points and figures([*points.values()], [plain[seed] for seed in points]) for points in runs]
+        for name, (key, aim) in aims_there.items():
+            form = "{:.3f}" if key == "perplexity" else "{:.1%}"
+            line = [f"{at:,}", name, ("at least " if "recovery" in key else "at most ") + form.format(aim)]
+            for it in found:
+                missed = it and (it[key] < aim if "recovery" in key else it[key] > aim)
+                line.append(("**{}**" if missed else "{}").format(form.format(it[key])) if it else "")
+            lines.append(line)
+    return documents.markdown_table(["steps", "", "aim", *titles], lines)
 
 
 def tables(result: dict) -> dict[str, str]:
@@ -407,12 +443,13 @@ def tables(result: dict) -> dict[str, str]:
             for title, run in named.items():
                 points = points_of(result, run, at)
                 if points:
-                    line = cells([*points.values()], [plain[seed] for seed in points])
-                    lines.append([title, f"{at:,}", *line])
+                    line = cells(figures([*points.values()], [plain[seed] for seed in points]))
+                    lines.append([title, f"{at:,}", str(len(points)), *line])
             if name == "main" and str(at) in result["averaged"]:
-                line = cells([result["averaged"][str(at)]], [plain[PLAIN.seed]])
-                lines.append(["averaged with the donor", f"{at:,}", *line])
+                line = cells(figures([result["averaged"][str(at)]], [plain[PLAIN.seed]]))
+                lines.append(["averaged weights", f"{at:,}", "1", *line])
         made[name] = documents.markdown_table(HEADS, lines)
+    made["aims"] = aims(result)
     seconds = result["time"]["seconds"]
     lines = [[texts, *(f"{value:.2f}" for value in ratio(seconds[texts], seconds["0"]))] for texts in ("2", "4")]
     made["time"] = documents.markdown_table(["texts in a batch", "time per step / plain", "from", "to"], lines)

@@ -1,37 +1,37 @@
-"""docs/fidelity.md against the records of its study: every table, and every figure in a sentence."""
+"""docs/fidelity.md against the records of its studies: every table, and every figure in a sentence."""
 
-import importlib.util
 import json
+import math
 import re
 import sys
 
 import pytest
 from checkpoints import ROOT
 
+PATH = sys.path.copy()
+sys.path += [str(ROOT / name) for name in ("studies", "benchmarks")]
+try:
+    import calibration
+    import documents
+    import fidelity
+    from measuring import ratio
+finally:
+    sys.path[:] = PATH
+
 PAGE = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
 RECORDS = json.loads((ROOT / "studies/results/calibration.json").read_text(encoding="utf-8"))
 POINTS = RECORDS["points"]
 MORE = RECORDS["more"]
+ANCHORING = json.loads((ROOT / "studies/results/fidelity.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def study():
-    spec = importlib.util.spec_from_file_location("study_of_calibration", ROOT / "studies/calibration.py")
-    module = importlib.util.module_from_spec(spec)
-    path = sys.path.copy()
-    sys.path.append(str(ROOT / "studies"))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = path
-    return module
-
-
-def test_the_tables_are_what_the_records_say(study):
-    marks = re.findall(r"<!-- calibration.py: (\w+) -->", PAGE)
-    assert sorted(marks) == sorted(study.tables(RECORDS))
-    filled = study.documents.filled(PAGE, "calibration.py", study.tables(RECORDS))
-    assert filled == PAGE, "run studies/calibration.py measure"
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [("calibration.py", calibration.tables(RECORDS)), ("fidelity.py", fidelity.tables(ANCHORING))],
+)
+def test_the_tables_are_what_the_records_say(name, tables):
+    assert sorted(re.findall(rf"<!-- {name}: (\w+) -->", PAGE)) == sorted(tables)
+    assert documents.filled(PAGE, name, tables) == PAGE, f"run studies/{name} measure"
 
 
 def frozen(point, name, task):
@@ -100,3 +100,111 @@ def test_the_claims_are_what_the_records_say():
             gain = right[task]["accuracy"] - frozen(point, "grafted", task)
             assert 1 / 6 < (right[task]["accuracy"] - wrong[task]["accuracy"]) / gain < 0.6
             assert halves[task]["accuracy"] > right[task]["accuracy"] - 0.025
+
+
+# Anchored training.
+
+
+def of(run, at, seed=1):
+    """What the record has of a run after so many steps."""
+    return fidelity.points_of(ANCHORING, run, at)[seed]
+
+
+def means(run, at, reference=None):
+    points = fidelity.points_of(ANCHORING, run, at)
+    plain = fidelity.points_of(ANCHORING, reference or fidelity.PLAIN, at)
+    return fidelity.figures([*points.values()], [plain[seed] for seed in points])
+
+
+def percent(value):
+    return f"{value:.0%}".replace("%", " %")
+
+
+def test_the_sentences_on_anchoring_are_what_the_records_say():
+    plain, anchored, half = fidelity.PLAIN, fidelity.ANCHORED, fidelity.Run(lr=5e-5)
+    lora, both = fidelity.Run(lora=True, lr=5e-4), fidelity.Run(texts=4, lr=5e-5)
+    kept = {(run, at): percent(means(run, at)["nsp", "recovery"]) for run in (plain, anchored) for at in (300, 1000)}
+    options, own = ANCHORING["options"], ANCHORING["donor_heads"]
+    probes = {name.partition("-")[0]: found for name, found in ANCHORING["new_probe"].items()}
+    averaged = fidelity.figures([ANCHORING["averaged"]["300"]], [of(plain, 300)])
+    slower = {texts: f"{ratio(times, ANCHORING['time']['seconds']['0'])[0]:.2f}" for texts, times in TIMES.items()}
+    seeds = math.exp(of(plain, 300)["held_out"] - of(plain, 300, seed=2)["held_out"])
+    against = [math.exp(of(anchored, 300, seed)["held_out"] - of(plain, 300, seed)["held_out"]) for seed in (1, 2)]
+    at_half, with_anchors = means(half, 300), means(both, 300, half)
+    for sentence in (
+        f"the donor learnt next sentences for {options['nsp_steps']} steps",
+        f"a head that was trained for {options['head_steps']} steps",
+        f"{ANCHORING['texts']['nsp']['count']:,} held-out pairs (donor {own['nsp']['accuracy']:.3f}, standard error "
+        f"{own['nsp']['se']:.3f}) and {ANCHORING['texts']['topic']['count']:,} held-out paragraphs "
+        f"({own['topic']['accuracy']:.3f}, {own['topic']['se']:.3f})",
+        f"Anchors are {options['anchors']:,} texts",
+        f"calibrated on {options['calibration_texts']:,} other texts",
+        f"After 300 steps its next-sentence head has kept {kept[anchored, 300]} of its height (plain "
+        f"{kept[plain, 300]}), after 1,000 steps {kept[anchored, 1000]} (plain {kept[plain, 1000]})",
+        f"Even without calibration it is at {means(anchored, 1000)['nsp', 'grafted']:.3f} then, where the plain run "
+        f"has left {means(plain, 1000)['nsp', 'grafted']:.3f} of it",
+        f"it gets {probes['anchors']['cls']['accuracy']:.3f} after 1,000 anchored steps and "
+        f"{probes['plain']['cls']['accuracy']:.3f} after as many plain ones (standard error "
+        f"{probes['plain']['cls']['se']:.3f}; the donor {probes['donor']['cls']['accuracy']:.3f}), on the mean of the "
+        f"tokens {probes['anchors']['mean']['accuracy']:.3f} and {probes['plain']['mean']['accuracy']:.3f}",
+        f"half the rate keeps {percent(at_half['nsp', 'recovery'])} of the next-sentence head at "
+        f"{at_half['perplexity']:.3f} times the perplexity",
+        f"all linear layers) {percent(means(lora, 300)['nsp', 'recovery'])} at "
+        f"{means(lora, 300)['perplexity']:.3f} times",
+        f"keeps {percent(averaged['nsp', 'recovery'])}, and gives up most of the adaptation: "
+        f"{averaged['perplexity']:.3f} times",
+        f"after 100 steps at half the rate it keeps {percent(means(half, 100)['nsp', 'recovery'])} without any anchor",
+        f"[{slower['4']} and {slower['2']}](#what-it-costs)",
+        f"differ in their seed alone are {seeds:.3f} times apart after 300 steps, and the two anchored ones "
+        f"{against[0]:.3f} and {against[1]:.3f} times their plain runs",
+        f"within a standard error ({of(anchored, 1000)['calibrated']['nsp']['recovery_se']:.3f})",
+        f"plain training flips {means(plain, 1000)['topic', 'flips']:.1%}".replace("%", " %"),
+        f"everything is kept after 300 steps ({percent(with_anchors['nsp', 'recovery'])} and "
+        f"{percent(with_anchors['topic', 'recovery'])}, flips {with_anchors['nsp', 'flips']:.1%} and "
+        f"{with_anchors['topic', 'flips']:.1%})".replace("%", " %").replace("  %", " %"),
+        f"at the perplexity that half the rate has without anchors, too ({with_anchors['perplexity']:.3f} times)",
+        f"in turns, {len(ANCHORING['time']['seconds']['0'])} of each",
+    ):
+        assert sentence in PAGE, sentence
+    assert ANCHORING["time"]["cpu"].replace(" (", ", ") in PAGE.replace("(AMD", "AMD")
+
+
+TIMES = {texts: ANCHORING["time"]["seconds"][texts] for texts in ("2", "4")}
+
+
+def test_the_claims_on_anchoring_are_what_the_records_say():
+    """What the page says without figures."""
+    plain, anchored, singles = fidelity.PLAIN, fidelity.ANCHORED, fidelity.Run(texts=4, kind="singles")
+    new, new_anchored = fidelity.Run(head="new"), fidelity.Run(texts=4, head="new")
+    old = [
+        it["calibrated"]["topic"]["accuracy"] for run in ANCHORING["runs"].values() for it in run["points"].values()
+    ]
+    assert min(found["cls"]["accuracy"] for name, found in ANCHORING["new_probe"].items() if name != "donor") > max(
+        old
+    )
+    missed = 0.97 - means(anchored, 1000)["nsp", "recovery"]
+    assert missed < of(anchored, 1000)["calibrated"]["nsp"]["recovery_se"]
+    assert means(anchored, 1000)["topic", "accuracy"] >= ANCHORING["donor_heads"]["topic"]["accuracy"]
+    alone = percent(means(singles, 300)["nsp", "recovery"])
+    assert f"the next-sentence head keeps {alone} after 300 steps, what it keeps without any anchor" in PAGE
+    assert abs(means(singles, 300)["nsp", "recovery"] - means(plain, 300)["nsp", "recovery"]) < 0.02
+    pairs = means(fidelity.Run(texts=4, kind="pairs"), 300)
+    assert min(pairs["nsp", "recovery"], pairs["topic", "recovery"]) > 0.98
+    for at in (100, 300):
+        assert means(new_anchored, at, new)["nsp", "recovery"] > 0.97
+        assert means(new_anchored, at, new)["topic", "grafted"] > means(new, at, new)["topic", "grafted"] + 0.1
+        assert means(new_anchored, at, new)["perplexity"] > means(anchored, at)["perplexity"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/training.md"])
+def test_what_others_quote_of_it_is_what_the_records_say(name):
+    text = re.sub(r"\s+", " ", (ROOT / name).read_text(encoding="utf-8")).replace(" %", "%")
+    plain, anchored = (of(run, 1000) for run in (fidelity.PLAIN, fidelity.ANCHORED))
+    quoted = [f"{it['calibrated']['nsp']['recovery']:.0%}" for it in (plain, anchored)]
+    quoted += [f"{ratio(TIMES['4'], ANCHORING['time']['seconds']['0'])[0]:.2f}"]
+    quoted += [f"{math.exp(anchored['held_out'] - plain['held_out']):.3f}"]
+    if name != "docs/training.md":
+        quoted += [f"{plain['grafted']['nsp']['recovery']:.0%}"]
+        quoted += [f"{it['new_probe']['accuracy']:.3f}" for it in (plain, anchored)]
+    part = text[text.index("1,000") :][:600]
+    assert not [figure for figure in quoted if figure not in part]

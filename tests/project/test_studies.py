@@ -219,8 +219,8 @@ def test_a_table_of_the_fidelity_study_gives_means_over_the_seeds_and_perplexity
     times = {"seconds": {"0": [1.0, 1.0], "2": [1.1, 1.1], "4": [1.2, 1.3]}}
     tables = fidelity.tables({"runs": runs, "averaged": {"300": point(4.2, 0.75)}, "time": times})
     assert tables["main"].splitlines()[2:] == [
-        "| plain | 300 | 0.650 → 0.650 | 98% | 5.0% | 0.650 → 0.650 | 98% | 5.0% | 1.000 | 0.700 |",
-        "| 4 texts, weight 0.1 | 300 | 0.800 → 0.800 | 98% | 5.0% | 0.800 → 0.800 | 98% | 5.0% | 1.105 | 0.700 |",
-        "| averaged with the donor | 300 | 0.750 → 0.750 | 98% | 5.0% | 0.750 → 0.750 | 98% | 5.0% | 1.221 | 0.700 |",
+        "| plain | 300 | 2 | 0.650 → 0.650 | 98% | 5.0% | 0.650 → 0.650 | 98% | 5.0% | 1.000 | 0.700 |",
+        "| 4 texts, weight 0.1 | 300 | 2 | 0.800 → 0.800 | 98% | 5.0% | 0.800 → 0.800 | 98% | 5.0% | 1.105 | 0.700 |",
+        "| averaged weights | 300 | 1 | 0.750 → 0.750 | 98% | 5.0% | 0.750 → 0.750 | 98% | 5.0% | 1.221 | 0.700 |",
     ]
     assert tables["time"].splitlines()[3] == "| 4 | 1.25 | 1.22 | 1.28 |"
