@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (
     "benchmark", "readme", "tokenizer", "hub_faults", "package", "requirements", "distributed", "examples_training",
-    "tools", "loading", "calibrate", "published", "signals", "kills", "terminal", "heads", "command_line",
+    "tools", "loading", "calibrate", "published", "signals", "kills", "terminal", "heads", "command_line", "push",
 )  # fmt: skip
 
 
@@ -23,8 +23,8 @@ def pytest_addoption(parser):
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """Two more than cores: at any time some wait, for a process or a Hub that does not answer."""
-    return (os.cpu_count() or 1) + 2
+    """One more than cores: at any time one waits, for a Hub that does not answer. Each takes ten seconds to begin."""
+    return (os.cpu_count() or 1) + 1
 
 
 # What is imported for the tests stays: looking through it for what does not is a third of the time until they start.
