@@ -130,30 +130,21 @@ def convert(
             upload failed, the output is there, and the line says how to try again.
         ValueError: An unknown `format`, or one argument without another that it needs.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r}: expected {' or '.join(map(repr, FORMATS))}")
-    if force_donor and pooler_from is None:
-        raise ValueError("force_donor needs pooler_from: a guess is not forced")
-    if push_to_hub is None and (private or create_pr):
-        raise ValueError("private and create_pr need push_to_hub")
+    check_arguments(format, pooler_from, force_donor, push_to_hub, private or create_pr)
     if donors is None:
         wire.new_call()
     name, revision = hub.from_page(os.fspath(checkpoint), revision)
     if pooler_from is not None:
         pooler_from, pooler_revision = hub.from_page(os.fspath(pooler_from), pooler_revision)
-    upload = None if push_to_hub is None else Upload(push_to_hub, private, create_pr)
-    target = FORMATS[format]
+    target, options, upload = FORMATS[format], None, None
     output = local_path(staging.default_output(name) if output_dir is None else output_dir)
-    options = None
     if calibrate is not None:
-        options = fitting.Options(
-            os.fspath(calibrate), calibrate_samples, calibrate_length, calibrate_batch_size, device
-        )
+        sizes = calibrate_samples, calibrate_length, calibrate_batch_size
+        options = fitting.Options(os.fspath(calibrate), *sizes, device)
+    if push_to_hub is not None:
+        upload = Upload(push_to_hub, private, create_pr)
     with one_line(name, output):
-        if options is not None:
-            with fitting.said_of(options.texts):
-                texts.check_source(options.texts)
-        check_call(name, push_to_hub, needs_torch=options is not None, verifies=verify and not dry_run)
+        check_call(name, upload, options, verifies=verify and not dry_run)
         read = reading.read_checkpoint(open_checkpoint(name, revision), vectors_only=not target.has_mlm_head)
         is_done = read.is_converted and read.format is target and not replace_pooler and options is None
         if is_done and (output_dir is None or not reading.lacks_modules(read.source)):
@@ -161,24 +152,32 @@ def convert(
         if not dry_run:
             staging.clear_stale(output)
         plan = planning.make_plan(
-            read,
-            output,
-            donors or Donors(),
-            format=target,
-            title=push_to_hub or output.name,
-            pooler_from=pooler_from,
-            pooler_revision=pooler_revision,
-            replace_pooler=replace_pooler,
-            force_donor=force_donor,
-            overwrite=overwrite,
-            texts=options and options.texts,
-        )
+            read, output, donors or Donors(), format=target, title=push_to_hub or output.name,
+            pooler_from=pooler_from, pooler_revision=pooler_revision, force_donor=force_donor,
+            replace_pooler=replace_pooler, overwrite=overwrite, texts=options and options.texts,
+        )  # fmt: skip
         plan, fit = fitting.refit(plan, options, dry_run, progress) if options else (plan, None)
         if dry_run:
             return ConversionReport.of("planned", name, plan, calibration=fit)
         proof = carry_out(plan, overwrite, verify, progress)
     pushed, notes = push(output, upload, plan.commit_message) if upload else (None, [])
     return ConversionReport.of("converted", name, plan, calibration=fit, proof=proof, pushed=pushed, push_notes=notes)
+
+
+def check_arguments(
+    format: str, pooler_from: str | os.PathLike | None, force_donor: bool, push_to_hub: str | None, of_push: bool
+) -> None:
+    """Refuses what no checkpoint could make sense of.
+
+    Args:
+        of_push: Whether something is said of the upload.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: expected {' or '.join(map(repr, FORMATS))}")
+    if force_donor and pooler_from is None:
+        raise ValueError("force_donor needs pooler_from: a guess is not forced")
+    if push_to_hub is None and of_push:
+        raise ValueError("private and create_pr need push_to_hub")
 
 
 @contextlib.contextmanager
@@ -193,12 +192,15 @@ def one_line(name: str, output: Path) -> Iterator[None]:
         raise ConversionError(f"{name}: needs more memory than there is; nothing was written") from error
 
 
-def check_call(name: str, repo_id: str | None, needs_torch: bool, verifies: bool) -> None:
+def check_call(name: str, upload: Upload | None, options: fitting.Options | None, verifies: bool) -> None:
     """Refuses what could only fail later."""
-    if repo_id is not None and not hub.is_repo_id(repo_id):
-        raise ConversionError(f"{repo_id}: not a repository id of the Hub; expected user/name or name")
+    if options is not None:
+        with fitting.said_of(options.texts):
+            texts.check_source(options.texts)
+    if upload is not None and not hub.is_repo_id(upload.repo_id):
+        raise ConversionError(f"{upload.repo_id}: not a repository id of the Hub; expected user/name or name")
     absent = " and ".join(it for it in ("torch", "transformers") if importlib.util.find_spec(it) is None)
-    if absent and needs_torch:
+    if absent and options is not None:
         raise ConversionError(f"{name}: --calibrate needs {absent}; install what is missing")
     if absent and verifies:
         raise ConversionError(
