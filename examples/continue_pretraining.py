@@ -8,9 +8,9 @@
 It starts from a stock BERT that has a pooler or from a pooled checkpoint, and leaves a pooled checkpoint: model, code
 and tokenizer in one folder, the pooler bit for bit the one that it started from. What makes it fast (the MLM head on
 the labelled tokens alone, batches of like length, bfloat16 where the device multiplies it) is on by itself, printed at
-the start, and leaves nothing in the folder. --anchor holds what that pooler says
-of some texts to what it said before; --calibrate refits it, at the end, to the encoder that the training has left. It
-needs the package and accelerate, and `datasets` for --dataset-name alone; where one is missing, it says how to get it.
+the start, and leaves nothing in the folder. --anchor holds what that pooler says of some texts to what it said before;
+--calibrate refits it, at the end, to the encoder that the training has left. It needs the package and accelerate, and
+`datasets` for --dataset-name alone; where one is missing, it says how to get it.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from transformers.trainer_utils import get_last_checkpoint
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 CALIBRATION_TEXTS, FEWEST_TEXTS = 2000, 100  # the second is calibrate_pooler's
 CPU_FLAGS = Path("/proc/cpuinfo")  # not on Windows and macOS
-ANCHOR_TEXTS = 2000  # at most: half of them single texts, half pairs
+ANCHOR_TEXTS = 2000  # at most
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -210,19 +210,20 @@ class WholeWordCollator(DataCollatorForLanguageModeling):
         return torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random_tokens, inputs), labels
 
 
-def anchors_of(args: argparse.Namespace, model, tokenizer, texts: list[str], device: torch.device) -> list[dict]:
-    """The rows that hold the pooler: what its donor says of `--anchor-texts`, or of texts and pairs to train on."""
-    from bert_pooled_mlm import anchor_rows
-    from bert_pooled_mlm.conversion.texts import read_texts
-
+def texts_of_the_pooler(args: argparse.Namespace, texts: list[str]) -> tuple[list, list]:
+    """The texts of the anchors, and those to calibrate on: of the same kinds, and others where there are enough."""
+    if not args.anchor:
+        return [], texts
     if args.anchor_texts:
-        chosen = read_texts(args.anchor_texts, ANCHOR_TEXTS)
-    else:
-        draw, half = random.Random(args.seed), ANCHOR_TEXTS // 2
-        pairs = list(itertools.pairwise(texts))
-        chosen = draw.sample(texts, min(len(texts), half)) + draw.sample(pairs, min(len(pairs), half))
-    sizes = {"max_length": args.length, "batch_size": args.batch_size}
-    return anchor_rows(donor_of(args, model), tokenizer, chosen, **sizes, device=device, progress=True)
+        from bert_pooled_mlm.conversion.texts import read_texts
+
+        chosen = read_texts(args.anchor_texts, ANCHOR_TEXTS + CALIBRATION_TEXTS)
+    else:  # single ones and neighbouring pairs, in turn
+        draw = random.Random(args.seed)
+        kinds = [draw.sample(kind, len(kind)) for kind in (texts, list(itertools.pairwise(texts)))]
+        chosen = [text for both in itertools.zip_longest(*kinds) for text in both if text is not None]
+    others = chosen[ANCHOR_TEXTS:]
+    return chosen[:ANCHOR_TEXTS], others if len(others) >= FEWEST_TEXTS else chosen
 
 
 def donor_of(args: argparse.Namespace, model) -> str:
@@ -275,11 +276,11 @@ class CalibratePooler(TrainerCallback):
     """Refits the pooler at the end of the training, so that it says what it said before the encoder moved.
 
     Without labels, on texts that were trained on, against the model that the training started from, or, where that is
-    anchored, the anchors' donor. `found` is then
-    what `calibrate_pooler` reports. With several processes the first one does it: it is the one that saves.
+    anchored, the anchors' donor. `found` is then what `calibrate_pooler` reports. With several processes the first one
+    does it: it is the one that saves.
     """
 
-    def __init__(self, args: argparse.Namespace, texts: list[str], tokenizer):
+    def __init__(self, args: argparse.Namespace, texts: list[str | tuple[str, str]], tokenizer):
         different = list(dict.fromkeys(texts))
         if len(different) < FEWEST_TEXTS:
             raise ValueError(f"--calibrate: {len(different)} different texts; at least {FEWEST_TEXTS} are needed")
@@ -394,7 +395,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model}: the tokenizer does not fit the model: {len(tokenizer)} tokens, mask token "
             f"{tokenizer.mask_token!r}; the model has {model.config.vocab_size}"
         )
-    calibration = CalibratePooler(args, train_texts, tokenizer) if args.calibrate else None
+    anchor_texts, calibration_texts = texts_of_the_pooler(args, train_texts)
+    calibration = CalibratePooler(args, calibration_texts, tokenizer) if args.calibrate else None
     before = {name: model.state_dict()[name].clone() for name in POOLER}
     train_rows, held_out_rows = (encode(texts, tokenizer, args) for texts in (train_texts, held_out_texts))
     processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -410,11 +412,12 @@ def run(args: argparse.Namespace) -> int:
         tokenizer, mlm_probability=args.mask
     )
     if args.anchor:
-        from bert_pooled_mlm import AnchoredDataset, AnchoringCollator
+        from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, anchor_rows
 
-        anchors = anchors_of(args, model, tokenizer, train_texts, training.device)
+        donor, sizes = donor_of(args, model), {"max_length": args.length, "batch_size": args.batch_size}
+        anchors = anchor_rows(donor, tokenizer, anchor_texts, **sizes, device=training.device, progress=True)
         train_rows, collator = AnchoredDataset(train_rows, anchors, share), AnchoringCollator(collator)
-        print(f"Anchored: {len(anchors)} texts as {donor_of(args, model)} reads them, {share:.0%} of the rows.")
+        print(f"Anchored: {len(anchors)} texts as {donor} reads them, {share:.0%} of the rows.")
     trainer = LossTrainer(
         model=model,
         args=training,

@@ -1,5 +1,6 @@
 """The two examples for training, run as a user runs them: as programs, from another folder."""
 
+import itertools
 import json
 import os
 import random
@@ -230,13 +231,20 @@ def test_continued_pre_training_is_anchored_to_the_donor_that_a_pooled_checkpoin
     assert "pooler_loss=" in done.stderr, "beside the loss"
 
 
-def test_the_training_texts_and_their_neighbours_are_the_anchors(donor, monkeypatch):
+def test_texts_and_their_neighbours_are_the_anchors_and_others_of_both_kinds_are_calibrated_on(monkeypatch):
     module = load_example("continue_pretraining", monkeypatch)
-    args = module.parse([*f"--model {donor} --train t -o o --length 16".split(), "--anchor"])
-    model, texts = module.load_model(args, donor), TEXT.split("\n\n")
-    rows = module.anchors_of(args, model, AutoTokenizer.from_pretrained(donor), texts, torch.device("cpu"))
-    assert len(rows) == len(texts) + len(texts) - 1
-    assert [any(row["token_type_ids"]) for row in rows] == [False] * len(texts) + [True] * (len(texts) - 1)
+    plain, texts = ["--model", "m", "--train", "t", "-o", "o"], [f"text {n}" for n in range(2000)]
+    args = module.parse([*plain, "--anchor"])
+    pairs = {*itertools.pairwise(texts)}
+    anchors, others = module.texts_of_the_pooler(args, texts)
+    assert len(anchors) == 2000
+    assert {*anchors} | {*others} == {*texts} | pairs
+    assert not {*anchors} & {*others}
+    for kind in (anchors, others):
+        assert abs(sum(text in pairs for text in kind) - len(kind) / 2) <= 1
+    few, same = module.texts_of_the_pooler(args, texts[:99])
+    assert {*few} == {*same} == {*texts[:99], *itertools.pairwise(texts[:99])}
+    assert module.texts_of_the_pooler(module.parse(plain), texts) == ([], texts)
 
 
 def test_a_donor_that_is_not_there_is_named_with_what_to_pass(donor, tmp_path, monkeypatch):
