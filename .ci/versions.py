@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import tempfile
 import venv
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,17 +65,21 @@ def install(version: str, folder: Path) -> Path:
     return python
 
 
+def check(version: str, folder: Path) -> subprocess.CompletedProcess:
+    """Installs a version and runs its tests, in one process: on one core, while others have the others."""
+    # The pinned pytest, run by that Python. `-m pytest` would make every file of the checkout importable.
+    pytest = [install(version, folder), Path(sys.executable).with_name("pytest"), "-n", "0", "-m", "versions", "-q"]
+    command = [*pytest, *TESTS.get(version, ())]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def main(versions: list[str]) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            pythons = list(pool.map(lambda version: install(version, Path(folder, version)), versions))
-        failed = []
-        for version, python in zip(versions, pythons, strict=True):
-            print(f"\ntransformers {version}", flush=True)
-            # The pinned pytest, run by that Python. `-m pytest` would make every file of the checkout importable.
-            pytest = [python, Path(sys.executable).with_name("pytest"), "-m", "versions", "-q"]
-            if subprocess.run([*pytest, *TESTS.get(version, ())], cwd=ROOT).returncode:
-                failed.append(version)
+    failed = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        checks = {pool.submit(check, version, Path(folder, version)): version for version in versions}
+        for done in as_completed(checks):
+            print(f"\ntransformers {checks[done]}\n{done.result().stdout}", flush=True)
+            failed += [checks[done]] if done.result().returncode else []
     if failed:
         print(f"failed on transformers {', '.join(failed)}")
     return bool(failed)
