@@ -75,7 +75,7 @@ def check(version: str, folder: Path) -> subprocess.CompletedProcess:
 
 def main(versions: list[str]) -> int:
     failed = []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2 * os.cpu_count()) as pool:
         checks = {pool.submit(check, version, Path(folder, version)): version for version in versions}
         for done in as_completed(checks):
             print(f"\ntransformers {checks[done]}\n{done.result().stdout}", flush=True)
