@@ -59,14 +59,11 @@ def install(version: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"transformers {version} cannot be installed:\n{done.stdout}{done.stderr}")
-    # Imports what nearly all tests import, once: each of their processes would compile it anew, all at the same time.
-    imports = f"import runpy; runpy.run_path({str(ROOT / 'tests' / 'children' / 'forks.py')!r})"
-    subprocess.run([python, "-c", imports], check=True)
     return python
 
 
 def check(version: str, folder: Path) -> subprocess.CompletedProcess:
-    """Installs a version and runs its tests, in one process: on one core, while others have the others."""
+    """Installs a version and runs its tests, in one process, which imports transformers once."""
     # The pinned pytest, run by that Python. `-m pytest` would make every file of the checkout importable.
     pytest = [install(version, folder), Path(sys.executable).with_name("pytest"), "-n", "0", "-m", "versions", "-q"]
     command = [*pytest, *TESTS.get(version, ())]
@@ -75,6 +72,7 @@ def check(version: str, folder: Path) -> subprocess.CompletedProcess:
 
 def main(versions: list[str]) -> int:
     failed = []
+    # Two for each core: they often wait, for a Hub that does not answer.
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2 * os.cpu_count()) as pool:
         checks = {pool.submit(check, version, Path(folder, version)): version for version in versions}
         for done in as_completed(checks):
