@@ -59,6 +59,9 @@ def install(version: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"transformers {version} cannot be installed:\n{done.stdout}{done.stderr}")
+    # Imports what nearly all tests import, once: compiled in pytest, a module's warnings would be errors.
+    imports = f"import runpy; runpy.run_path({str(ROOT / 'tests' / 'children' / 'forks.py')!r})"
+    subprocess.run([python, "-c", imports], check=True)
     return python
 
 
