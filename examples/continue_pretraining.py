@@ -211,7 +211,7 @@ class WholeWordCollator(DataCollatorForLanguageModeling):
 
 
 def texts_of_the_pooler(args: argparse.Namespace, texts: list[str]) -> tuple[list, list]:
-    """The texts of the anchors, and those to calibrate on: of the same kinds, and others where there are enough."""
+    """The texts of the anchors, and those to calibrate on: others of the same kinds, where there are enough."""
     if not args.anchor:
         return [], texts
     if args.anchor_texts:
@@ -222,8 +222,8 @@ def texts_of_the_pooler(args: argparse.Namespace, texts: list[str]) -> tuple[lis
         draw = random.Random(args.seed)
         kinds = [draw.sample(kind, len(kind)) for kind in (texts, list(itertools.pairwise(texts)))]
         chosen = [text for both in itertools.zip_longest(*kinds) for text in both if text is not None]
-    others = chosen[ANCHOR_TEXTS:]
-    return chosen[:ANCHOR_TEXTS], others if len(others) >= FEWEST_TEXTS else chosen
+    enough = (some for some in (chosen[ANCHOR_TEXTS:], chosen) if len(some) >= FEWEST_TEXTS)
+    return chosen[:ANCHOR_TEXTS], next(enough, texts)
 
 
 def donor_of(args: argparse.Namespace, model) -> str:

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from bert_pooled_mlm import AnchoredDataset, convert
+from bert_pooled_mlm import AnchoredDataset, anchor_rows, convert
 from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, stored, todays, took
 from programs import run_python
 from safetensors.torch import save_file
@@ -231,7 +231,9 @@ def test_continued_pre_training_is_anchored_to_the_donor_that_a_pooled_checkpoin
     assert "pooler_loss=" in done.stderr, "beside the loss"
 
 
-def test_texts_and_their_neighbours_are_the_anchors_and_others_of_both_kinds_are_calibrated_on(monkeypatch):
+def test_texts_and_their_neighbours_are_the_anchors_and_others_of_both_kinds_are_calibrated_on(
+    donor, tmp_path, monkeypatch
+):
     module = load_example("continue_pretraining", monkeypatch)
     plain, texts = ["--model", "m", "--train", "t", "-o", "o"], [f"text {n}" for n in range(2000)]
     args = module.parse([*plain, "--anchor"])
@@ -244,6 +246,11 @@ def test_texts_and_their_neighbours_are_the_anchors_and_others_of_both_kinds_are
         assert abs(sum(text in pairs for text in kind) - len(kind) / 2) <= 1
     few, same = module.texts_of_the_pooler(args, texts[:99])
     assert {*few} == {*same} == {*texts[:99], *itertools.pairwise(texts[:99])}
+    rows = anchor_rows(donor, AutoTokenizer.from_pretrained(donor), few)
+    assert [any(row["token_type_ids"]) for row in rows] == [text in pairs for text in few]
+    (tmp_path / "anchors.txt").write_text("one\ntwo\n")
+    own = module.parse([*plain, "--anchor", "--anchor-texts", str(tmp_path / "anchors.txt")])
+    assert module.texts_of_the_pooler(own, texts) == (["one", "two"], texts), "too few to calibrate on"
     assert module.texts_of_the_pooler(module.parse(plain), texts) == ([], texts)
 
 
