@@ -59,9 +59,8 @@ def test_a_pipe_that_is_closed_early_is_silent(place):
     assert (done.stdout, done.stderr) == (b"statu", b"")
 
 
-@pytest.mark.parametrize(
-    ("terminal", "options"), [(True, ()), (True, ("-q",)), (True, ("--json",)), (False, ())], ids=str
-)
+@pytest.mark.parametrize("options", [(), ("-q",), ("--json",)], ids=str)
+@pytest.mark.parametrize("terminal", [True, False], ids=["a terminal", "a file"])
 def test_what_takes_its_time_is_said_on_a_terminal(terminal, options, place):
     """Silence looks like a program that hangs; in a log, those lines would say nothing."""
     master, slave = os.openpty()
