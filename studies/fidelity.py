@@ -344,10 +344,11 @@ def stage_measure(args) -> None:
     record = read_json(file) if file.exists() else {}
     six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
     beginning, found = map(six_digits, judged_folder(args.work_dir))
-    if beginning.items() <= record.items():
-        found = {name: record[name] | part for name, part in found.items()}
-    write_json(file, beginning | found | {"time": six_digits(read_json(time)) if time.exists() else record["time"]})
-    result = read_json(file)
+    kept = record if beginning.items() <= record.items() else {}
+    found = {name: kept.get(name, {}) | part for name, part in found.items()}
+    times = six_digits(read_json(time)) if time.exists() or not kept else kept["time"]
+    result = beginning | found | {"time": times}
+    write_json(file, result)
     draw(result, args.output_dir / "fidelity.png")
     show(result)
     if args.output_dir == RESULTS:
