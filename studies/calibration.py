@@ -32,7 +32,8 @@ import records
 import torch
 from bert_pooled_mlm.conversion import texts as reading
 from corpus import CLASSES, blocks_of, digest, read_texts, topic_task
-from heads import TASKS, FrozenHeads, States, calibrate, probe, random_poolers, save, train_donor
+from heads import TASKS, FrozenHeads, States, calibrate, random_poolers, save, train_donor
+from probes import probe
 from training import LAST, masked, mean_of_last, mlm_loss, quiet, train
 from transformers import AutoTokenizer, BertForMaskedLM
 

@@ -25,12 +25,17 @@ CLASSES, PER_CLASS = 12, 120
 
 
 def read_documents():
-    """Paragraphs of at least six words, deduplicated, by document: a reference topic or a module's docstrings.
+    """Paragraphs of at least six words, deduplicated, by document: a reference topic or a module's docstrings."""
+    texts = {f"topic/{name}": [text] for name, text in sorted(topics.topics.items())}
+    return paragraphs(texts | docstrings(Path(sysconfig.get_path("stdlib"))))
+
+
+def docstrings(root):
+    """The docstrings of a package, by module.
 
     Modules are parsed, not imported, because an import can have side effects.
     """
-    root = Path(sysconfig.get_path("stdlib"))
-    texts = {f"topic/{name}": [text] for name, text in sorted(topics.topics.items())}
+    texts = {}
     for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).as_posix()):
         name = file.relative_to(root)
         if SKIPPED & set(name.parts):
@@ -42,7 +47,7 @@ def read_documents():
         kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         nodes = sorted((node for node in ast.walk(tree) if isinstance(node, kinds)), key=lambda node: node.lineno)
         texts[name.as_posix()] = [text for node in (tree, *nodes) if (text := ast.get_docstring(node))]
-    return paragraphs(texts)
+    return texts
 
 
 def pairs_of(texts, rng):

@@ -34,8 +34,9 @@ import records
 import torch
 from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
 from corpus import blocks_of, read_texts, topic_task
-from heads import TASKS, FrozenHeads, States, by_fold, calibrate, right_by_fold, train_donor
+from heads import TASKS, FrozenHeads, States, calibrate, train_donor
 from measuring import cpu_name, in_turns, ratio
+from probes import by_fold, right_by_fold
 from training import LAST, masked, mean_of_last, quiet, train
 from transformers import DataCollatorForLanguageModeling
 
