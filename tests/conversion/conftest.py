@@ -6,6 +6,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from bert_pooled_mlm import ConversionReport, conversion
+from bert_pooled_mlm.conversion import hub, known_donors, origins  # noqa: F401 - attributes of `conversion`
 from checkpoints import FORMATS, edit_json, save_donor, save_lost
 from grafting import COMMIT, Process, graft, sentences
 from hub_server import HubServer
@@ -18,12 +19,12 @@ def asked(tmp_path, monkeypatch) -> list[str]:
     """The repositories that the Hub was asked for, which can't be reached; its cache and the table are empty."""
     names = []
 
-    def unreachable(repo_id, *args):
+    def unreachable(self, repo_id, revision):
         names.append(repo_id)
         raise OfflineModeIsEnabled("off")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(conversion.hub, "listing", unreachable)
+    monkeypatch.setattr(conversion.hub.HubRepo, "__init__", unreachable)
     monkeypatch.setattr(conversion.origins, "KNOWN_DONORS", ())
     return names
 
