@@ -46,6 +46,7 @@ else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder i
     from conversion.sources import local_path
     from conversion.texts import split_column
 
+AHEAD = 3  # outputs that are written while an earlier one is verified
 __all__ = ["ConversionError", "ConversionReport", "convert", "main"]
 
 
@@ -123,8 +124,8 @@ def parser() -> argparse.ArgumentParser:
         description="Grafts the original pooler into BERT checkpoints that lost it in MLM training, so that "
         "pooler_output is the same at every load.",
         epilog="What is pooled already is left as it is, unless it lacks sentence-transformers' modules and -o is "
-        "given. Exit codes: 0 done, or pooled already; 1 not converted, for the reason on stderr; 2 usage; 130 Ctrl-C. "
-        "Names that begin with a dash go after --.",
+        "given. Exit codes: 0 done, or pooled already; 1 not converted, for the reason on stderr; 2 usage; 130 Ctrl-C."
+        " Names that begin with a dash go after --.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -222,22 +223,13 @@ class Run:
             terminal.log_to_stderr()
         outputs = staging.destinations(self._checkpoints, self._options.output_dir, self._reads())
         with Session() as session:
-            pending: tuple[str, Written] | None = None  # verified while the next one is written
+            pending: list[tuple[str, Written | ConversionReport | ConversionError]] = []
             for checkpoint, output in zip(self._checkpoints, outputs, strict=True):
-                if (
-                    pending
-                    and not isinstance(output, ConversionError)
-                    and _may_be_same(output, pending[1].plan.output)
-                ):
-                    pending = self._finish(*pending)
-                step = self._write(checkpoint, output, session)
-                pending = self._finish(*pending) if pending else None
-                if isinstance(step, Written):
-                    pending = checkpoint, step
-                else:
-                    self._record(checkpoint, step)
-            if pending:
-                self._finish(*pending)
+                if isinstance(output, Path) and any(_may_be_same(output, step) for _, step in pending):
+                    self._finish(pending, 0)
+                pending.append((checkpoint, self._write(checkpoint, output, session)))
+                self._finish(pending, AHEAD)
+            self._finish(pending, 0)
         return self._conclude()
 
     def _reads(self) -> list[tuple[str | None, Path, str]]:
@@ -270,12 +262,15 @@ class Run:
         except ConversionError as error:
             return error
 
-    def _finish(self, checkpoint: str, written: Written) -> None:
-        try:
-            result = finish(written, self._options)
-        except ConversionError as error:
-            result = error
-        self._record(checkpoint, result)
+    def _finish(self, pending: list[tuple[str, Written | ConversionReport | ConversionError]], left: int) -> None:
+        """Finishes the first ones, in their order, until no more than `left` are pending."""
+        while len(pending) > left:
+            checkpoint, result = pending.pop(0)
+            try:
+                result = finish(result, self._options) if isinstance(result, Written) else result
+            except ConversionError as error:
+                result = error
+            self._record(checkpoint, result)
 
     def _record(self, checkpoint: str, result: ConversionReport | ConversionError) -> None:
         """Prints and keeps what came of one checkpoint; a reason that several share is printed once."""
@@ -303,9 +298,11 @@ class Run:
         return 1 if refused else 0
 
 
-def _may_be_same(one: Path, other: Path) -> bool:
-    """Whether two paths could name one folder on a file system that ignores case."""
-    return os.path.realpath(one).casefold() == os.path.realpath(other).casefold()
+def _may_be_same(output: Path, step: Written | ConversionReport | ConversionError) -> bool:
+    """Whether two outputs could be one folder, on a file system that ignores case."""
+    if not isinstance(step, Written):
+        return False
+    return os.path.realpath(output).casefold() == os.path.realpath(step.plan.output).casefold()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class Written:
     plan: Plan
     calibration: dict | None
     folder: Path
-    digests: dict[str, str]  # sha256 of each tensor as it was read
+    checksums: dict[str, int]  # of each tensor as it was read
     loads: Loads | None  # None: without verification
     staging: contextlib.ExitStack
 
@@ -144,16 +145,18 @@ def _write(name: str, plan: Plan, fit: dict | None, verified: bool, session: Ses
     )
     stack = session.staging_folder(plan.output)
     try:
-        folder = stack.enter_context(staging.staging_folder(plan.output)) / "output"
+        staged = stack.enter_context(staging.staging_folder(plan.output))
+        # transformers caches the code of a folder under its last name, which must therefore be a new one.
+        folder = staged / f"output-{secrets.token_hex(4)}"
         folder.mkdir()
         with bar:
-            digests = write_output(plan, folder, bar.update, hashed=verified)
+            checksums = write_output(plan, folder, bar.update, checked=verified)
         check_unchanged(plan)
         loads = session.verifier.load(plan, folder) if verified else None
     except BaseException:
         stack.close()
         raise
-    return Written(name, plan, fit, folder, digests, loads, stack)
+    return Written(name, plan, fit, folder, checksums, loads, stack)
 
 
 def finish(written: Written, options: Options) -> ConversionReport:
@@ -164,7 +167,7 @@ def finish(written: Written, options: Options) -> ConversionReport:
     """
     plan = written.plan
     with _system_errors(written.name, plan.output), written.staging:
-        proof = verify_output(plan, written.folder, written.digests, written.loads) if written.loads else None
+        proof = verify_output(plan, written.folder, written.checksums, written.loads) if written.loads else None
         staging.move_into_place(written.folder, plan.output, options.overwrite)
     pushed, notes = None, []
     if options.push_to_hub is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -100,6 +101,13 @@ class Tensor:
     @functools.cached_property
     def sha256(self) -> str:
         return sha256_of(self.chunks())
+
+    def checksum(self) -> int:
+        """CRC-32: it detects errors of disk and memory, and is two to ten times as fast as sha256."""
+        checksum = 0
+        for piece in self.chunks():
+            checksum = zlib.crc32(piece, checksum)
+        return checksum
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:

@@ -4,19 +4,20 @@
 
 It reads one request a line from stdin, as JSON: `folder`, `answer` (the file that the result is written to), `errors`
 (the file for stderr), `tokenizer` (a folder with copies of the input's tokenizer, without code; or null) and `classes`
-(the Auto classes to load with; the first one loads twice). It prints the exit code of each load in one line.
+(the Auto classes to load with; the first one loads twice). Each folder and the exit
+code of its load are printed as one line of JSON.
 
 On Linux, the imports are done once, and each request is handled by a fork: no weights, modules or caches of one load
-reach the next. Elsewhere the process handles one request, and the converter starts another process for the next.
+reach another. Elsewhere the process handles one request, and the converter starts another process for the next.
 """
 
 import gc
 import json
 import os
 import select
-import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -24,6 +25,7 @@ if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
     del sys.path[0]  # the modules in this folder have names that other packages may have as well
 
 FORKS = sys.platform == "linux"
+PARALLEL = 2  # loads at a time: the converter itself takes the rest of two cores
 # Cases and accents, scripts with and without spaces, composed and decomposed, special tokens, unknown characters.
 TEXTS = (
     "The Quick brown fox; it's 3.14159 % of 1,000,000!",
@@ -67,6 +69,8 @@ def load_twice(folder: str, classes: list[str]) -> dict:
             model, info = getattr(transformers, auto_class).from_pretrained(
                 folder, trust_remote_code=True, output_loading_info=True
             )
+            if times == 1:  # there is nothing to compare
+                break
             ids = torch.arange(min(model.config.vocab_size, model.config.max_position_embeddings, 16))[None]
             with torch.no_grad():
                 output = model.eval()(ids, attention_mask=torch.ones_like(ids), return_dict=True)
@@ -75,9 +79,8 @@ def load_twice(folder: str, classes: list[str]) -> dict:
         tied = {copy for copy, it in TIED.items() if copy in state and torch.equal(state[copy], state[it])}
         found["missing"] += sorted({*info["missing_keys"]} - tied - {*found["missing"]})
         found["mismatched"] += sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
-        found["loads_equal"] &= all(
-            torch.equal(one, other) for one, other in zip(outputs[0], outputs[-1], strict=True)
-        )
+        for one, other in zip(*outputs, strict=True):
+            found["loads_equal"] &= torch.equal(one, other)
         pooler = getattr(getattr(model, "bert", model), "pooler", None)
         if pooler is not None:  # stock BertForMaskedLM has none
             parameters = dict(pooler.dense.named_parameters())
@@ -117,17 +120,42 @@ def handle(request: dict) -> int:
     with open(request["errors"], "w", encoding="utf-8", errors="replace") as errors:
         os.dup2(errors.fileno(), 2)
         try:
-            # Two outputs have the same code: transformers would take a module of the same name for the same one.
-            shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
             answer = load_twice(request["folder"], request["classes"])
-            answer["tokens"] = (
-                compare_tokens(request["folder"], request["tokenizer"]) if request["tokenizer"] else None
-            )
+            copies = request["tokenizer"]
+            answer["tokens"] = compare_tokens(request["folder"], copies) if copies else None
             Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
             return 0
         except BaseException:
             traceback.print_exc(file=errors)
             return 1
+
+
+def report(request: dict, code: int) -> None:
+    print(json.dumps({request["folder"]: code}), flush=True)
+
+
+def serve() -> None:
+    """Handles requests until stdin ends; loads that are then under way end with it."""
+    received, waiting = b"", []
+    running: dict[
+        int, tuple[int, dict]
+    ] = {}  # a descriptor that is at its end when the fork is -> process id, request
+    while True:
+        while waiting and len(running) < PARALLEL:
+            pid, ended = fork(waiting[0])
+            running[ended] = pid, waiting.pop(0)
+        ready = select.select([0, *running], [], [])[0]
+        for ended in running.keys() & set(ready):
+            pid, request = running.pop(ended)
+            os.close(ended)
+            report(request, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        if 0 in ready:
+            if not (data := os.read(0, 1 << 16)):  # the converter has ended
+                for pid, _ in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                return
+            *lines, received = (received + data).split(b"\n")
+            waiting += map(json.loads, lines)
 
 
 def fork(request: dict) -> tuple[int, int]:
@@ -141,42 +169,33 @@ def fork(request: dict) -> tuple[int, int]:
     return pid, ended
 
 
-def serve() -> None:
-    """Handles requests in order until stdin ends; a load that is then under way ends with it."""
-    received = b""
-    while True:
-        while b"\n" not in received:
-            if not (data := os.read(0, 1 << 16)):
-                return
-            received += data
-        line, received = received.split(b"\n", 1)
-        if not FORKS:
-            print(handle(json.loads(line)), flush=True)
-            return
-        pid, ended = fork(json.loads(line))
-        while ended not in (ready := select.select([0, ended], [], [])[0]) and 0 in ready:
-            if not (data := os.read(0, 1 << 16)):  # the converter has ended
-                os.kill(pid, signal.SIGKILL)
-                return
-            received += data
-        os.close(ended)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-
-
 def import_all() -> None:
-    """What the loads import, so that each fork has it already."""
+    """Does what every load begins with: imports, and tables that the first load builds. Each fork has them."""
     for name in UNNEEDED:
         sys.modules.setdefault(name, None)  # as if it were not installed
     gc.disable()  # all that is imported stays; looking for garbage takes a sixth of the imports' time
     import transformers
 
-    for name in ("AutoTokenizer", "BertModel", "BertTokenizerFast", *sys.argv[1:]):
+    for name in ("AutoTokenizer", "BertTokenizerFast", *sys.argv[1:]):
         getattr(transformers, name)
+    sizes = {
+        "hidden_size": 2,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 2,
+        "vocab_size": 2,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(folder)
+        transformers.AutoModel.from_pretrained(folder)
     gc.freeze()
     gc.enable()
 
 
 if __name__ == "__main__":
     import_all()
-    serve()
+    if FORKS:
+        serve()
+    elif line := sys.stdin.readline():
+        report(json.loads(line), handle(json.loads(line)))
     os._exit(0)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import json
@@ -46,13 +45,13 @@ def check_unchanged(plan: Plan) -> None:
             )
 
 
-def verify_output(plan: Plan, folder: Path, digests: dict[str, str], loads: Loads) -> Proof:
+def verify_output(plan: Plan, folder: Path, checksums: dict[str, int], loads: Loads) -> Proof:
     """Compares every tensor's bits, and takes the result of the loads in the verification process.
 
     Args:
         plan: What was to be written.
         folder: Where it was written.
-        digests: The sha256 of each tensor as it was read.
+        checksums: Of each tensor, as it was read.
         loads: The request to the verification process, under way.
 
     Raises:
@@ -64,7 +63,7 @@ def verify_output(plan: Plan, folder: Path, digests: dict[str, str], loads: Load
         key
         for key, tensor in planned.items()
         if (tensor.dtype, tensor.shape) != (written[key].dtype, written[key].shape)
-        or digests[key] != written[key].sha256
+        or checksums[key] != written[key].checksum()
     ]
     if differing:
         reason = f"what was written differs from what was read: {listed(differing)}"
@@ -154,10 +153,11 @@ class Loads:
         Raises:
             ConversionError: The output could not be loaded.
         """
-        while (code := self.process.code_of(self)) is None:
-            if self.process.blamed is not self:  # another request ended that process
-                self._verifier.send(self)
-                continue
+        code = self.process.code_of(self)
+        if code is None:  # the process has ended, perhaps because of another request
+            self._verifier.send(self)
+            code = self.process.code_of(self)
+        if code is None:
             code = self.process.exit_code
         if code < 0:
             raise ConversionError(
@@ -183,31 +183,27 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=self._errors,
         )
-        self._waiting: collections.deque[Loads] = collections.deque()
-        self._codes: dict[Loads, int] = {}
+        self._codes: dict[str, int] = {}  # output folder -> exit code of its load
         self._is_used_up = False
-        self.blamed: Loads | None = None  # the request that it was working on when it ended
 
     def send(self, loads: Loads) -> None:
         loads.process = self
-        self._waiting.append(loads)
         self._is_used_up = sys.platform != "linux"  # elsewhere, a process handles one request
         with contextlib.suppress(BrokenPipeError):  # it has ended, which `code_of` notices
             self._child.stdin.write(json.dumps(loads.request).encode() + b"\n")
             self._child.stdin.flush()
 
-    def code_of(self, loads: Loads) -> int | None:
-        """The exit code of a request's load; None if the process ended before."""
-        while loads not in self._codes:
-            if not (line := self._child.stdout.readline()):
-                self.blamed = self.blamed or self._waiting[0]
-                return None
-            self._codes[self._waiting.popleft()] = int(line)
-        return self._codes[loads]
-
     @property
     def takes_requests(self) -> bool:
         return not self._is_used_up and self._child.poll() is None
+
+    def code_of(self, loads: Loads) -> int | None:
+        """The exit code of a request's load; None if the process ended before."""
+        while loads.request["folder"] not in self._codes:
+            if not (line := self._child.stdout.readline()):
+                return None
+            self._codes |= json.loads(line)
+        return self._codes[loads.request["folder"]]
 
     @property
     def exit_code(self) -> int:

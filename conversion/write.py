@@ -20,31 +20,31 @@ from .weights import write_safetensors
 CODE = Path(__file__).resolve().parent.parent  # the folder of the two code files that pooled checkpoints get
 
 
-def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], hashed: bool) -> dict[str, str]:
+def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], checked: bool) -> dict[str, int]:
     """Writes every file of the output into `folder`, which exists and is empty, and flushes them to disk.
 
     Args:
         plan: What to write.
         folder: Where.
         on_piece: Is called with the number of tensor bytes that have just been written.
-        hashed: Hash the tensors while they are copied.
+        checked: Compute checksums of the tensors while they are copied.
 
     Returns:
-        The sha256 of each tensor as it was read, if `hashed`.
+        The checksum of each tensor as it was read, if `checked`.
     """
     for part in ("1_Pooling", "2_Dense"):
         (folder / part).mkdir()
-    manifest, digests = {}, {}
+    manifest, checksums = {}, {}
     for name, data in small_files(plan):
         with flushed(folder / name) as file:
             file.write(data)
         manifest[name] = hashlib.sha256(data).hexdigest()
     for name, tensors in plan.shards.items():
         with flushed(folder / name) as file:
-            digests |= write_safetensors(file, tensors, {MANIFEST: json.dumps(manifest)}, on_piece, hashed)
+            checksums |= write_safetensors(file, tensors, {MANIFEST: json.dumps(manifest)}, on_piece, checked)
     for part in (folder / "1_Pooling", folder / "2_Dense", folder):
         sync_folder(part)
-    return digests
+    return checksums
 
 
 def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
