@@ -16,6 +16,7 @@ from .bert import (
     MLM_BIAS,
     POOLER,
     TIED,
+    WRAPPERS,
     current_names,
     expected_shapes,
     lineage_key,
@@ -41,6 +42,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # stored name -> reason
     stored_bare: bool = False  # as BertModel saves it, without `bert.` in the names
+    renamed: bool = False  # whether names were stored with the prefix of a wrapper, as DDP or torch.compile add it
 
     @functools.cached_property
     def lineage(self) -> Tensor:
@@ -108,6 +110,15 @@ class Checkpoint:
         stored = read_header(self.source, DENSE)[0]
         return {key: stored[name] for key, name in zip(POOLER, DENSE_NAMES, strict=True) if name in stored}
 
+    @property
+    def cannot_load(self) -> str | None:
+        """Why transformers can't load it although its pooler is there; the converter can repair that."""
+        if self.renamed:
+            return "its tensors are stored under the names of a wrapper (DistributedDataParallel, torch.compile)"
+        if missing := [name for name in self.format.code_files if name not in self.source.names()]:
+            return f"{' and '.join(missing)} missing, which its config.json names"
+        return None
+
     @functools.cached_property
     def lacks_modules(self) -> bool:
         """Whether sentence-transformers finds no list of modules here, or one whose folders are missing."""
@@ -132,7 +143,9 @@ def read_part(source: Source, as_donor: bool = False) -> Checkpoint:
         if name in tensors:
             raise ConversionError(source.where(), f"{name} is stored twice, once as {key}", "save it under one name")
         tensors[name] = stored[key]
-    return Checkpoint(source, config, tensors, stored_bare=any(name == ENCODER + key for key, name in names.items()))
+    bare = any(name == ENCODER + key for key, name in names.items())
+    renamed = any(WRAPPERS & set(key.split(".")) for key in names)
+    return Checkpoint(source, config, tensors, stored_bare=bare, renamed=renamed)
 
 
 def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:

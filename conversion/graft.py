@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 
@@ -27,6 +28,7 @@ class Graft:
     notes: tuple[str, ...] = ()  # on donors that were not taken
     replaced: bool = False  # whether the input's own pooler is replaced
     fit: Fit | None = None  # how the donor's pooler was refitted
+    tokenizer_from: Checkpoint | None = None  # the donor, where the checkpoint has no tokenizer
 
     def refitted(self, pooler: dict[str, Tensor], fit: Fit) -> Graft:
         """The same with a pooler that was fitted, starting from the donor's."""
@@ -56,12 +58,19 @@ def choose_pooler(checkpoint: Checkpoint, donors: Donors, options: Options) -> G
     """
     _check_own_pooler(checkpoint, options.replace_pooler)
     kept = {} if options.replace_pooler else checkpoint.pooler
-    if options.calibrate is None and len(kept) == len(POOLER):
-        return Graft(checkpoint, None, kept)
     pooler_from = None if options.pooler_from is None else os.fspath(options.pooler_from)
-    donor, notes = donors.find(checkpoint, pooler_from, options.pooler_revision, options.force_donor)
+    search = checkpoint, pooler_from, options.pooler_revision, options.force_donor
+    needs_tokenizer = checkpoint.tokenizer.source is None and not checkpoint.tokenizer.needs_code
+    if options.calibrate is None and len(kept) == len(POOLER):
+        donor = None
+        if needs_tokenizer:
+            with contextlib.suppress(ConversionError):  # it is not needed for more
+                donor = donors.find(*search)[0].checkpoint
+        return Graft(checkpoint, None, kept, tokenizer_from=donor)
+    donor, notes = donors.find(*search)
     _check_replaceable(checkpoint, donor, kept)
-    return Graft(checkpoint, donor, donor.pooler, notes, options.replace_pooler)
+    lender = donor.checkpoint if needs_tokenizer else None
+    return Graft(checkpoint, donor, donor.pooler, notes, options.replace_pooler, tokenizer_from=lender)
 
 
 def _check_own_pooler(checkpoint: Checkpoint, replace: bool) -> None:

@@ -104,8 +104,8 @@ def read_config(source: Source, as_donor: bool = False) -> dict:
     check_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
     if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
         config.setdefault("model_type", "bert")  # the first PyTorch BERTs have neither field; their tensors tell
-    if config.setdefault("model_type", None) != MODEL_TYPE:
-        check_model_type(where, config)
+    config.setdefault("model_type", None)
+    check_model_type(where, config)
     for field, default in SIZES.items():
         value = config.setdefault(field, default)
         if not is_count(value) or value == 0:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .errors import ConversionError, listed
-from .formats import MODULE_LIST
-from .sources import CONFIG_FILES, WEIGHT_FILES, Folder, Source
+from .formats import MODEL_TYPE, MODULE_LIST
+from .sources import CONFIG_FILES, Folder, Source, read_bytes, weights_file
 
 THEN = "then copy config.json and the tokenizer's files next to the weights in OUT, and convert OUT"
 
@@ -107,14 +107,21 @@ def check_files(source: Source, own_modules: bool = False) -> None:
         own_modules: Whether sentence-transformers' modules in it are those that this package writes, or do not matter.
     """
     names = source.names()
-    has_weights = bool(names.intersection(WEIGHT_FILES))
+    has_weights = weights_file(source) is not None
     for kind in KINDS:
         if (has_weights and not kind.with_weights) or (own_modules and kind is SENTENCE_TRANSFORMERS):
+            continue
+        if kind is SENTENCE_TRANSFORMERS and is_splade(source):
             continue
         if any(re.fullmatch(kind.pattern, name) for name in names):
             raise ConversionError(source.where(), kind.what, kind.remedy)
     if not has_weights:
         _check_no_files_elsewhere(source)
+
+
+def is_splade(source: Source) -> bool:
+    """Whether it is a sparse encoder of sentence-transformers, whose weights are those of an MLM checkpoint."""
+    return MODULE_LIST in source.names() and b".SpladePooling" in read_bytes(source, MODULE_LIST)
 
 
 def _check_no_files_elsewhere(source: Source) -> None:
@@ -189,9 +196,17 @@ def check_model_type(where: str, config: dict) -> None:
             f"model_type is {kind!r}, which has no trained pooler, so none was lost",
             "take the mean of the last hidden states",
         )
-    if kind != "bert":
+    if kind not in ("bert", MODEL_TYPE):
         besides = f", architectures {config.get('architectures')!r:.100}" if kind is None else ""
         raise ConversionError(where, f"model_type is {kind!r}{besides}; only BERT ('bert') is converted")
+    if config.get("quantization_config"):
+        method = config["quantization_config"]
+        method = method.get("quant_method") if isinstance(method, dict) else None
+        raise ConversionError(
+            where,
+            f"its weights are quantised ({method or 'quantization_config'}), and can't be converted without loss",
+            "convert the checkpoint that was quantised, and quantise the result",
+        )
     for field in ("is_decoder", "add_cross_attention"):
         if config.get(field):
             raise ConversionError(

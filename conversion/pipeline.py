@@ -117,7 +117,10 @@ def write(name: str, options: Options, session: Session, progress: bool = False)
 def _is_done(read: checkpoint.Checkpoint, options: Options) -> bool:
     """Whether the input is in the wanted format already, with nothing to be added."""
     wanted = read.format is options.target and not options.replace_pooler and options.calibrate is None
-    return read.is_converted and wanted and (options.output_dir is None or not read.lacks_modules)
+    if not (read.is_converted and wanted) or read.cannot_load:
+        return False
+    lacks = read.lacks_modules or read.tokenizer.source is None
+    return options.output_dir is None or not lacks
 
 
 def _already_pooled(name: str, read: checkpoint.Checkpoint, options: Options, output: Path) -> ConversionReport:

@@ -121,13 +121,10 @@ def _check_destination(graft: Graft, output: Path, options: Options) -> None:
 
 def choose_tokenizer(graft: Graft) -> Tokenizer:
     """The checkpoint's own tokenizer; where it has no files of one, the donor's, if both have as many embeddings."""
-    own, donor = graft.checkpoint.tokenizer, graft.donor
-    if own.source is not None or own.needs_code or donor is None:
+    own, donor = graft.checkpoint.tokenizer, graft.tokenizer_from
+    if donor is None or donor.config["vocab_size"] != graft.checkpoint.config["vocab_size"]:
         return own
-    if donor.checkpoint.config["vocab_size"] != graft.checkpoint.config["vocab_size"]:
-        return own
-    other = donor.checkpoint.tokenizer
-    return own if other.source is None else dataclasses.replace(other, from_donor=True)
+    return own if donor.tokenizer.source is None else dataclasses.replace(donor.tokenizer, from_donor=True)
 
 
 def _shards(graft: Graft, format: Format) -> dict[str, dict[str, Tensor]]:
@@ -168,5 +165,8 @@ def output_config(fields: dict, format: Format, tokenizer: Tokenizer, source: Po
         config |= {**format.config_defaults, **own, "auto_map": format.auto_map}
     if format.auto_map is not None or tokenizer.class_name != STOCK or "tokenizer_class" in config:
         config["tokenizer_class"] = tokenizer.class_name  # pipelines of 4.x find the tokenizer by it
+    config.setdefault(
+        "position_embedding_type", "absolute"
+    )  # transformers 5 no longer writes it; CTranslate2 needs it
     config |= {"architectures": [format.architecture], "model_type": format.model_type}
     return config | ({"pooler_source": source.to_config()} if source else {})

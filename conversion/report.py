@@ -11,6 +11,7 @@ from .bert import POOLER
 from .checkpoint import Checkpoint
 from .errors import printable
 from .formats import DENSE, FORMATS
+from .other_kinds import is_splade
 from .plan import Plan
 from .sources import local_path
 from .tensors import FLOATS, same_pooler
@@ -84,6 +85,8 @@ class ConversionReport:
             remarks.append(f"{NO_MODULES}: -o DIR writes it with them")
         elif output is not None:
             remarks.append(f"it lacks nothing, so nothing was written to {output}")
+        if checkpoint.tokenizer.source is None:
+            remarks.append(f"tokenizer: none: {checkpoint.tokenizer.reason}")
         if not same_pooler(checkpoint.dense or checkpoint.pooler, checkpoint.pooler):
             remarks.append(
                 f"{DENSE} differs from bert.pooler.dense: SentenceTransformer uses the former, AutoModel the latter; "
@@ -189,7 +192,13 @@ def _remarks(plan: Plan) -> list[str]:
             "model.resize_token_embeddings(len(tokenizer)) adds embeddings, for training"
         )
     if plan.graft.donor is None and plan.format is plan.checkpoint.format:
-        remarks.append(f"the checkpoint is pooled already; {NO_MODULES}, which the output has")
+        repaired = plan.checkpoint.cannot_load or (NO_MODULES if plan.checkpoint.lacks_modules else "no tokenizer")
+        remarks.append(f"the checkpoint has its pooler already; repaired in the output: {repaired}")
+    if is_splade(plan.checkpoint.source):
+        remarks.append(
+            "the input is a SPLADE model; in the output, sentence-transformers' modules give pooler_output: for "
+            "SparseEncoder, keep the input (docs/clients.md)"
+        )
     return remarks
 
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+)
+# save_pretrained(folder, variant="fp16") writes these.
+VARIANTS = re.compile(
+    r"model\.[\w-]+\.safetensors|model\.safetensors\.index\.[\w-]+\.json|"
+    r"pytorch_model\.[\w-]+\.bin|pytorch_model\.bin\.index\.[\w-]+\.json"
 )
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
@@ -222,8 +228,10 @@ def is_count(value: object) -> bool:
 
 
 def weights_file(source: Source) -> str | None:
-    """The file through which transformers reads the weights: the first of them that exists."""
-    return next((name for name in WEIGHT_FILES if name in source.names()), None)
+    """The file through which transformers reads the weights: the first of them that exists, else the only variant."""
+    variants = sorted(name for name in source.names() if VARIANTS.fullmatch(name) and "-of-" not in name)
+    files = [name for name in WEIGHT_FILES if name in source.names()] or (variants if len(variants) == 1 else [])
+    return files[0] if files else None
 
 
 def config_file(source: Source) -> str | None:
@@ -235,7 +243,7 @@ def checkpoint_files(source: Source) -> list[str]:
     """The files that hold a checkpoint's config and weights, shards by their index; the config last."""
     weights = weights_file(source)
     shards: set[str] = set()
-    if weights is not None and weights.endswith(".index.json"):
+    if weights is not None and ".index." in weights:
         named = read_json(source, weights).get("weight_map")
         shards = {str(shard) for shard in named.values()} if isinstance(named, dict) else set()
     return [*sorted(shards), *([weights] if weights else []), config_file(source) or CONFIG_FILES[0]]

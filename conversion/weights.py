@@ -78,7 +78,7 @@ def read_tensors(source: Source) -> dict[str, Tensor]:
     if weights is None:
         raise ConversionError(source.where(), f"no weights; expected one of {', '.join(WEIGHT_FILES)}")
     read = read_pickle if ".bin" in weights else lambda source, name: read_header(source, name)[0]
-    if not weights.endswith(".index.json"):
+    if ".index." not in weights:
         return read(source, weights)
     index, where = read_json(source, weights).get("weight_map"), source.where(weights)
     if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
