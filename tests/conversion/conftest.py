@@ -6,7 +6,6 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from bert_pooled_mlm import ConversionReport, conversion
-from bert_pooled_mlm.conversion import hub, known_donors, origins  # noqa: F401 - attributes of `conversion`
 from checkpoints import FORMATS, edit_json, save_donor, save_lost
 from grafting import COMMIT, graft, sentences
 from hub_server import HubServer

@@ -170,8 +170,8 @@ def test_a_name_that_is_no_checkpoints_is_answered_with_what_to_pass(name, part,
     monkeypatch.chdir(place)
     Path("bert.tar.gz").write_bytes(b"")
     Path("empty").mkdir()
+    checkpoint, donor = (name, "donor") if part == "checkpoint" else ("checkpoint", name)
     with pytest.raises(ConversionError, match=rf"^{re.escape(name)}: {INSTEAD[name]}"):
-        checkpoint, donor = (name, "donor") if part == "checkpoint" else ("checkpoint", name)
         convert(checkpoint, "out", pooler_from=donor, verify=False)
 
 
