@@ -4,7 +4,7 @@
 
 transformers has no lazy registration: `AutoModel.register` takes classes, whose import takes torch. So a finder at the
 head of `sys.meta_path` waits until transformers imports its Auto classes. They are imported in the midst of other
-modules, on which ours depend: the registration runs once none of these modules is being imported any more.
+modules, on which ours depend: the registration runs when the outermost of these imports ends.
 """
 
 import importlib
@@ -16,7 +16,7 @@ import threading
 def _register_config(auto) -> None:
     from .configuration_bert_pooled_mlm import BertPooledMLMConfig
 
-    auto.AutoConfig.register(BertPooledMLMConfig.model_type, BertPooledMLMConfig)
+    auto.AutoConfig.register(BertPooledMLMConfig.model_type, BertPooledMLMConfig, exist_ok=True)
 
 
 def _register_models(auto) -> None:
@@ -26,7 +26,7 @@ def _register_models(auto) -> None:
     for auto_class, path in AUTO_MAP.items():
         if auto_class != "AutoConfig":
             model_class = getattr(modeling_bert_pooled_mlm, path.rpartition(".")[2])
-            getattr(auto, auto_class).register(BertPooledMLMConfig, model_class)
+            getattr(auto, auto_class).register(BertPooledMLMConfig, model_class, exist_ok=True)
 
 
 def _register_tokenizer(auto) -> None:
@@ -35,7 +35,10 @@ def _register_tokenizer(auto) -> None:
     from .configuration_bert_pooled_mlm import BertPooledMLMConfig
 
     auto.AutoTokenizer.register(
-        BertPooledMLMConfig, slow_tokenizer_class=BertTokenizer, fast_tokenizer_class=BertTokenizerFast
+        BertPooledMLMConfig,
+        slow_tokenizer_class=BertTokenizer,
+        fast_tokenizer_class=BertTokenizerFast,
+        exist_ok=True,
     )
 
 
@@ -44,42 +47,47 @@ PENDING = {
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.tokenization_auto": _register_tokenizer,
 }
-PACKAGES = ("transformers.", f"{__package__}.")
+
+
+def register_imported() -> None:
+    """Registers with those of the Auto classes that have been imported; registering one may import another."""
+    while names := [name for name in PENDING if name in sys.modules]:
+        for name in names:
+            if register := PENDING.get(name):  # else another thread has registered it meanwhile
+                register(importlib.import_module(name))  # which waits, where another thread is importing it
+                PENDING.pop(name, None)
 
 
 class _ImportWatcher(importlib.abc.MetaPathFinder):
-    """Counts the modules of transformers and of this package that are being imported, in each thread."""
+    """Follows the imports of transformers and of this package, in each thread, until all is registered."""
 
     def __init__(self):
-        self._imports = threading.local()
+        self._thread = threading.local()
 
     def find_spec(self, name, path, target=None):
-        if not PENDING or not name.startswith(PACKAGES):
+        if not PENDING or name.partition(".")[0] not in ("transformers", __package__):
             return None
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader.exec_module = self._counting(spec.loader.exec_module)
+            spec.loader.exec_module = self._followed(spec.loader.exec_module)
         return spec
 
-    def _counting(self, exec_module):
-        def count_and_execute(module) -> None:
-            self._imports.depth = getattr(self._imports, "depth", 0) + 1
+    def _followed(self, exec_module):
+        def execute(module) -> None:
+            if getattr(self._thread, "is_importing", False):
+                exec_module(module)
+                return
+            self._thread.is_importing = True
             try:
                 exec_module(module)
-            finally:
-                self._imports.depth -= 1
-            if self._imports.depth == 0:
-                register_imported()
+            finally:  # also where the import fails: the Auto classes may have been imported on the way
+                try:
+                    register_imported()
+                finally:
+                    self._thread.is_importing = False
 
-        return count_and_execute
-
-
-def register_imported() -> None:
-    """Registers with those of the Auto classes that have been imported."""
-    for name in [name for name in PENDING if name in sys.modules]:
-        if register := PENDING.pop(name, None):  # registering one may import, and so register, another
-            register(sys.modules[name])
+        return execute
 
 
 def register_with_transformers() -> None:

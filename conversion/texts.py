@@ -101,14 +101,21 @@ def _text(row: object, where: str, column: str) -> Text:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, found {type(row).__name__}")
     name = column or "text"
-    if not isinstance(row.get(name), str):
+    if name not in row:
         fields = ", ".join(str(field) for field in row)
         raise ValueError(f"{where}: expected a text in the field {name!r}; its fields: {fields[:200]}")
+    if not isinstance(row[name], str):
+        raise ValueError(f"{where}: expected a text in the field {name!r}, found {type(row[name]).__name__}")
     text, pair = row[name].strip(), row.get("text_pair")
     return (text, pair.strip()) if isinstance(pair, str) and pair.strip() else text
 
 
 def _dataset(name: str, column: str, shuffled: bool = False) -> Iterator[Text]:
+    for number, row in enumerate(_rows(name, shuffled), start=1):
+        yield _text(row, f"row {number}", column)
+
+
+def _rows(name: str, shuffled: bool) -> Iterator[object]:
     try:
         import datasets
     except ImportError as error:
@@ -124,12 +131,10 @@ def _dataset(name: str, column: str, shuffled: bool = False) -> Iterator[Text]:
             rows = datasets.load_dataset(name, streaming=True)
         if isinstance(rows, dict):
             rows = rows["train"] if "train" in rows else next(iter(rows.values()))
-        for number, row in enumerate(rows.shuffle(seed=0) if shuffled else rows, start=1):
-            yield _text(row, f"row {number}", column)
-    except ValueError as error:
-        raise ValueError(_reason(error)) from error
+        yield from rows.shuffle(seed=0) if shuffled else rows
     except Exception as error:  # not found, not reached, or nothing in it that can be read: datasets has many errors
-        raise ValueError(f"no such file, nor a dataset that can be read ({_reason(error)})") from error
+        what = "can't be read" if os.path.exists(name) else "no such file, nor a dataset that can be read"
+        raise ValueError(f"{what} ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
