@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 EXTRAS = SETUP["options.extras_require"]
-FOLDERS = {"tests": "test", "benchmarks": "bench", "studies": "bench", "examples": "demo"}
+FOLDERS = {"tests": "test", "checks": "test", "benchmarks": "bench", "studies": "bench", "examples": "demo"}
 SHIPPED = [*ROOT.glob("*.py"), *ROOT.glob("conversion/*.py")]
 
 
@@ -59,7 +59,7 @@ def imported_by(paths: list[Path]) -> set[str]:
 
 
 def test_the_package_requires_exactly_what_it_imports():
-    asked_for = {"datasets"}  # only texts by a data set's name need it, and are told what to install
+    asked_for = {"datasets"}  # only texts in a dataset need it, and the message says what to install
     assert imported_by(SHIPPED) == REQUIRED | asked_for
 
 
