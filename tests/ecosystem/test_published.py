@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from checkpoints import CODE_FILES, ROOT
+from checkpoints import CODE_FILES, MODULES, ROOT, contents
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from programs import answer, run_python
@@ -22,12 +22,16 @@ def test_pushed_it_loads_by_id_trains_and_saves_a_folder_that_needs_the_reposito
     for name in ("pusher", "machine", "elsewhere"):
         (tmp_path / name).mkdir()
     pusher, machine = tmp_path / "pusher", tmp_path / "machine"
-    assert answer("published_push", pusher, pooled, **hub.environment(pusher, hub.TOKEN)) is True
+    assert answer("published_push", pusher, pooled, pusher / "moved", **hub.environment(pusher, hub.TOKEN)) is True
     hub.add_repo("user/private", pooled, private=True)
     files = hub.files("user/pooled")
     assert files.keys() >= {*CODE_FILES, "config.json", "model.safetensors", "tokenizer_config.json", "modules.json"}
     assert all(files[name] == (ROOT / name).read_bytes() for name in CODE_FILES)
     assert b"--" not in files["config.json"], "it refers to no other repository"
+    # transformers uploads what is new in a folder while it saves there, before `save_pretrained` has returned.
+    moved, last = hub.files("user/moved"), contents(pusher / "moved")
+    assert moved.keys() >= MODULES
+    assert all(moved[name] == last[name] for name in ("model.safetensors", *MODULES)), "the second time as well"
 
     commit = hub.commits("user/pooled")[-1].sha
     arguments = (commit, hub.TOKEN, machine / "trained")
