@@ -24,6 +24,13 @@ def online(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
 
 
+@pytest.fixture
+def writer(hub, monkeypatch):
+    """Makes a client that writes: that of 0.x compares the address that the Hub answers with this constant."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    return lambda token: HfApi(hub.url, token=token or False)
+
+
 def test_reading_gives_the_files_of_a_revision_and_by_range_exactly_the_bytes_asked_for(hub, tmp_path):
     first = hub.add_repo("user/repo", {"config.json": b"1"})
     hub.add_tag("user/repo", "v1")
@@ -73,11 +80,11 @@ def test_access_ends_in_the_exceptions_that_users_of_the_hub_know(hub, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")  # its own
-def test_an_upload_is_one_commit_of_large_and_small_files(hub, tmp_path):
+def test_an_upload_is_one_commit_of_large_and_small_files(hub, writer, tmp_path):
     for name, data in (FILES | {"README.md": b"---\nlicense: mit\n---\n"}).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    api = HfApi(hub.url, token=HubServer.TOKEN)
+    api = writer(HubServer.TOKEN)
     api.create_repo("user/new", private=True)
     api.create_repo("user/new", exist_ok=True)
     api.upload_folder(repo_id="user/new", folder_path=tmp_path, commit_message="Pooled")
@@ -91,9 +98,9 @@ def test_an_upload_is_one_commit_of_large_and_small_files(hub, tmp_path):
 
 
 @pytest.mark.parametrize("token", [HubServer.STRANGER, None])
-def test_who_may_not_write_changes_nothing_but_may_open_a_pull_request(token, hub):
+def test_who_may_not_write_changes_nothing_but_may_open_a_pull_request(token, hub, writer):
     hub.add_repo("user/repo", FILES)
-    api = HfApi(hub.url, token=token or False)
+    api = writer(token)
     for call in (
         lambda: api.create_repo("user/new"),
         lambda: api.upload_file(path_or_fileobj=b"1", path_in_repo="config.json", repo_id="user/repo"),
