@@ -1,4 +1,4 @@
-"""The tokenizer is the model's other half: the output's gives the same ids as the input's, or the report says not."""
+"""The tokenizer: the output's gives the same ids as the input's, or the report states that it was not compared."""
 
 import json
 import re

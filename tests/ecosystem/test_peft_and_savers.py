@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
     # The PEFT of transformers 4.41's days looks for the config of a local folder on the Hub.
     pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
-    # What it says where the test of resuming sets it.
+    # Of the variable that the test of resuming sets.
     pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD:UserWarning"),
 ]
 each_path = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
