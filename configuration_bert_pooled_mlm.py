@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of BERT with both a masked-language-modelling (MLM) head and its original pooler.
 
-It is `BertConfig` plus four fields. The file travels inside every checkpoint, beside
-`modeling_bert_pooled_mlm.py`, and is what `AutoConfig` runs under `trust_remote_code=True`.
+It is `BertConfig` plus four fields. This file is copied into every checkpoint, beside `modeling_bert_pooled_mlm.py`;
+`AutoConfig` runs it under `trust_remote_code=True`.
 """
 
 import json
 import math
+from pathlib import Path
 
 from transformers import BertConfig
+from transformers.utils import cached_file
 
 __all__ = ["AUTO_MAP", "BertPooledMLMConfig"]
 
@@ -34,12 +36,12 @@ class BertPooledMLMConfig(BertConfig):
         sparse_prediction: In training mode with labels, run the MLM head on the labelled positions only. The loss
             and its gradients stay the same; the logits are then those rows, `(labelled positions, vocab_size)`.
             Evaluation always gives all positions. (The name is ModernBERT's.)
-        return_logits: Whether `BertPooledMLMModel` runs the MLM head and returns its logits. `False` spares whoever
-            wants sentence vectors the vocabulary-sized product. `BertPooledMLMForMaskedLM` does not read it;
-            `forward(return_logits=...)` works in both and wins.
-        pooler_loss_weight: What the distance from `pooler_targets` counts in the loss, where a step has any.
+        return_logits: Whether `BertPooledMLMModel` runs the MLM head and returns its logits. `False` saves the
+            vocabulary-sized product where only sentence vectors are needed. `BertPooledMLMForMaskedLM` does not read
+            it; `forward(return_logits=...)` takes precedence in both.
+        pooler_loss_weight: Weight of the pooler distillation loss, in steps that have `pooler_targets`.
         pooler_source: Where the pooler came from, as `convert.py` records it: the donor's repo or folder name, its
-            revision, the sha256 of both tensors, the lineage measured.
+            revision, the sha256 of both tensors, the measured lineage.
         **kwargs: The fields of `BertConfig`.
 
     Raises:
@@ -74,7 +76,7 @@ class BertPooledMLMConfig(BertConfig):
         self.pooler_source = pooler_source
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """Writes config.json, with the `auto_map` that points to the code in the same folder.
+        """Writes config.json, with the `auto_map` that points to the code in the same folder, and that code.
 
         In memory, transformers writes the origin of the code into `auto_map` (`user/repo--module.Class`), and
         4.41 to 5.0 need it there for `from_pretrained(other_weights, config=config)`. Saved, it would tie a trained
@@ -87,12 +89,19 @@ class BertPooledMLMConfig(BertConfig):
         finally:
             if in_memory is not None:
                 self.auto_map = in_memory
+        # transformers copies this file alone. AutoConfig runs it where the other may be missing.
+        name = f"{_MODELING}.py"
+        source, copy = Path(__file__).with_name(name), Path(save_directory, name)
+        if source.exists() or (self.name_or_path and not copy.exists()):
+            if not source.exists():
+                source = Path(cached_file(self.name_or_path, name, revision=getattr(self, "_commit_hash", None)))
+            copy.write_bytes(source.read_bytes())
 
     def sentence_transformers_files(self) -> dict[str, bytes]:
         """The JSON files by which sentence-transformers opens a saved folder, by name: [CLS] pooling, then Dense.
 
-        In the spelling that its versions 3.0 to 6.2 and text-embeddings-inference read. `model_args` spares whoever
-        wants sentence vectors the MLM head.
+        In the form that its versions 3.0 to 6.2 and text-embeddings-inference read. `model_args` turns the MLM head
+        off, which sentence vectors do not need.
         """
         kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
         modes = ("max_tokens", "mean_sqrt_len_tokens", "mean_tokens")

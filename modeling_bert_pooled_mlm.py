@@ -4,7 +4,7 @@
 
 `BertForMaskedLM` (transformers) has no pooler, so continued pre-training loses `bert.pooler.dense.*`. The classes here
 are transformers' own BERT classes plus that pooler, under its standard names, fed by the same single encoder pass.
-During MLM training the pooler is frozen; a checkpoint that has none is refused instead of being completed at random.
+During MLM training the pooler is frozen; loading a checkpoint without one is an error, never a random initialisation.
 BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 """
 
@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch.nn.functional import cross_entropy
 from transformers.models.bert.modeling_bert import BertModel, BertPooler
-from transformers.utils import ModelOutput, is_torchdynamo_compiling, logging
+from transformers.utils import ModelOutput, logging
 
 if __package__:
     from .configuration_bert_pooled_mlm import BertPooledMLMConfig
@@ -40,13 +40,14 @@ __all__ = [
 ]
 
 logger = logging.get_logger(__name__)
-PROJECT_URL = ""  # where bert-pooled-mlm is to be had; messages name it once it is published
+PROJECT_URL = ""  # where bert-pooled-mlm is published; error messages name it once it is
 DENSE = {"linear.weight": "bert.pooler.dense.weight", "linear.bias": "bert.pooler.dense.bias"}
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-ENCODER_ARGUMENTS = {"is_causal", "output_attentions", "output_hidden_states", "return_dict"}  # 5.x does not name them
+# transformers 5 takes those of the first line through **kwargs.
+ENCODER_ARGUMENTS = {"is_causal", "output_attentions", "output_hidden_states", "return_dict"}
 ENCODER_ARGUMENTS |= inspect.signature(BertModel.forward).parameters.keys()
 
 
@@ -55,14 +56,14 @@ class BertPooledMLMOutput(ModelOutput):
     """Output of `BertPooledMLMForMaskedLM`: the logits come first after the loss, as in `MaskedLMOutput`.
 
     Args:
-        loss: Scalar, float32; with `labels` only.
+        loss: Scalar, float32; with `labels` or `pooler_targets`.
         logits: `(batch, sequence, vocab_size)`. In training mode with `sparse_prediction` and labels:
             `(labelled positions, vocab_size)`, ordered as `labels[labels != -100]`. `None` without `return_logits`.
         last_hidden_state: `(batch, sequence, hidden_size)`.
         pooler_output: `(batch, hidden_size)`: dense layer and tanh over the final state of [CLS].
         hidden_states: With `output_hidden_states`: the embeddings' and each layer's `(batch, sequence, hidden_size)`.
         attentions: With `output_attentions`: each layer's `(batch, heads, sequence, sequence)`.
-        pooler_loss: Scalar, float32; with `pooler_targets` only: how far the pooled vectors are from them.
+        pooler_loss: Scalar, float32; with `pooler_targets`: relative squared distance of `pooler_output` from them.
     """
 
     loss: torch.FloatTensor | None = None
@@ -87,8 +88,8 @@ class BertPooledMLMModelOutput(ModelOutput):
     pooler_loss: torch.FloatTensor | None = None
 
 
-class _KeptPooler:
-    """What each class of the family adds to a stock BERT class: a pooler that is never lost, nor made up at random."""
+class _PoolerMixin:
+    """What each class here adds to a stock BERT class: a pooler that is kept, and never initialised at random."""
 
     config_class = BertPooledMLMConfig
     pooler_is_trained = True  # False where the class's own loss does not reach the pooler: it is frozen
@@ -108,15 +109,15 @@ class _KeptPooler:
             self.bert.pooler = BertPooler(config)
             self.post_init()
         self.bert.pooler.requires_grad_(self.pooler_is_trained)
-        self.bert.register_forward_pre_hook(_refuse_what_bert_does_not_honour, with_kwargs=True)
+        self.bert.register_forward_pre_hook(_check_arguments, with_kwargs=True)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, allow_missing_pooler=False, **kwargs):
         """Loads a pooled or a stock BERT checkpoint that has a pooler; arguments as in `PreTrainedModel`, and:
 
         Args:
-            allow_missing_pooler: Start a new, random pooler where the checkpoint has none. It is trainable in every
-                class; saved and loaded again it is a pooler like any other, frozen where the class freezes it.
+            allow_missing_pooler: Initialise a new pooler at random where the checkpoint has none. It is trainable in
+                every class; saved and loaded again it is a pooler like any other, frozen where the class freezes it.
 
         Raises:
             ValueError: The checkpoint has no pooler, or (under `ignore_mismatched_sizes`) one of another shape. The
@@ -131,12 +132,12 @@ class _KeptPooler:
             raise ValueError(
                 f"{name} has no usable pooler: {', '.join(random_pooler)} would be random, different at each load. It "
                 "was lost in training: BertForMaskedLM has no pooler, and saves none. bert-pooled-mlm"
-                f"{PROJECT_URL and f' ({PROJECT_URL})'} gives the original one back: get it, run `python convert.py "
-                f"{shlex.quote(str(name))}`, and load the folder that it writes. To train a new pooler from scratch "
-                "instead, pass allow_missing_pooler=True."
+                f"{PROJECT_URL and f' ({PROJECT_URL})'} restores the original one: run `python convert.py "
+                f"{shlex.quote(str(name))}` there and load the folder that it writes. To train a new pooler from "
+                "scratch instead, pass allow_missing_pooler=True."
             )
         if random_pooler:
-            model.config.pooler_source = None  # what it says of the pooler was true of the one that is gone
+            model.config.pooler_source = None  # it describes the pooler that is gone
         # While loading, transformers 5.x resets requires_grad of every parameter.
         model.bert.pooler.requires_grad_(cls.pooler_is_trained or bool(random_pooler))
         model._after_loading(random_keys)
@@ -160,8 +161,10 @@ class _KeptPooler:
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def _write_sentence_transformers(self, folder: Path) -> None:
-        """The modules, whose Dense is the pooler in the folder's weights: `state_dict=`, shards, offloading all end
-        there. Beside what sentence-transformers itself saves (this file first), or without a pooler, nothing."""
+        """Writes the modules, whose Dense is the pooler in the folder's weights (sharded, offloaded or `state_dict=`).
+
+        Nothing is written without a pooler there, or beside what sentence-transformers itself saves.
+        """
         pooler = {}
         for file in sorted(folder.glob("model*.safetensors")):  # the shards, then the single file, which loads first
             with safe_open(file, "pt") as tensors:
@@ -179,38 +182,18 @@ class _KeptPooler:
             (folder / name).write_bytes(data)
 
 
-def _has_values(tensor: torch.Tensor) -> bool:
-    """Whether Python may look at them: not while a graph is compiled, traced or captured, on meta, nor under vmap."""
-    if is_torchdynamo_compiling() or torch.jit.is_tracing():
-        return False
-    if tensor.is_meta or type(tensor) is not torch.Tensor or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def _refuse_what_bert_does_not_honour(encoder, args, kwargs):
-    """Before each encoder pass: unknown arguments, which 5.x swallows, and texts packed into one row."""
+def _check_arguments(encoder, args, kwargs):
+    """Runs before each encoder pass: an argument that BERT does not read is an error. transformers 5 ignores it."""
     unknown = sorted(kwargs.keys() - ENCODER_ARGUMENTS)
     if unknown:
         raise TypeError(f"forward() does not read {', '.join(unknown)}: leave it out")
-    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
-    if positions is None or not _has_values(positions) or (mask is not None and mask.dim() > 2):  # a mask of blocks
-        return
-    if mask is not None:  # what padding says does not count
-        positions = positions.masked_fill(mask[..., -positions.shape[-1] :] == 0, positions.max() + 1)
-    starts, falls = positions == positions.amin(-1, keepdim=True), positions[..., 1:] < positions[..., :-1]
-    if (starts[..., 1:] & falls & starts.cumsum(-1)[..., :-1].bool()).any():
-        raise ValueError(
-            "position_ids start anew within a row: BERT's attention would mix the texts packed there, and the pooler "
-            "read the first one only. Give each text a row of its own, as DataCollatorWithPadding does."
-        )
 
 
-class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
-    """Encoder, pooler, MLM head and loss: the one `forward` behind two public classes, which declare the following."""
+class _BertWithMLMHead(_PoolerMixin, transformers.BertForMaskedLM):
+    """Encoder, pooler, MLM head and loss: the one `forward` behind two public classes, which set these attributes."""
 
     output_class: type[ModelOutput]
-    logits_are_optional: bool  # whether a `return_logits: false` of the config or the loading is obeyed
+    logits_are_optional: bool  # whether `return_logits=False` of the config or of the loading is obeyed
     accepts_loss_kwargs = True  # Trainer passes num_items_in_batch, and does not divide the loss again
     _keys_to_ignore_on_load_unexpected = [r"^cls\.seq_relationship\.", r"embeddings\.position_ids$"]
 
@@ -234,8 +217,8 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
 
         Args:
             labels: Of the input's shape; -100 where nothing is to be predicted.
-            pooler_targets: `(batch, hidden_size)`: what `pooler_output` is held to (`anchoring.py`); rows of -100 are
-                not read. Adds `pooler_loss`, times the config's `pooler_loss_weight`, to the loss.
+            pooler_targets: `(batch, hidden_size)`: target vectors for `pooler_output` (`anchoring.py`); rows of -100
+                are not read. Adds `pooler_loss`, times the config's `pooler_loss_weight`, to the loss.
             return_logits: Whether to return the logits. If not, the MLM head runs on the labelled positions alone, and
                 without labels not at all. Default: yes; in `BertPooledMLMModel` the config's `return_logits`.
             num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices: the loss is
@@ -246,40 +229,28 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
             return_dict = self.config.return_dict and not (legacy and self.config.torchscript)
         if return_logits is None:
             return_logits = not self.logits_are_optional or (self.config.return_logits and self.return_logits)
-        encoded = self.bert(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
-        states, loss, logits = encoded.last_hidden_state, None, None
+        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        encoded = self.bert(input_ids, inputs_embeds=inputs_embeds, return_dict=True, **inputs, **kwargs)
+        states, loss, logits, pooler_loss = encoded.last_hidden_state, None, None, None
         if labels is not None:
             labels = labels.to(states.device)
             if labels.shape != states.shape[:-1]:
                 raise ValueError(f"labels are {tuple(labels.shape)}, the input is {tuple(states.shape[:-1])}")
             sparse = self.training and self.config.sparse_prediction
-            # The loss reads the labelled rows alone: the logits of all rows, copied, are a step's largest arrays.
-            # Where their number cannot be known, all rows are taken: a compiled graph, above all, would be compiled
-            # anew for each number. `sparse_prediction` asks for just these rows, compiled or not.
-            all_rows = not (sparse or _has_values(labels))
-            labelled = slice(None) if all_rows else (labels != -100).nonzero(as_tuple=True)
+            rows = (labels != -100).nonzero(as_tuple=True) if sparse else _labelled_rows(labels)
             if sparse or not return_logits:
-                logits = scores = self.cls(states[labelled])
+                logits = scores = self.cls(states[rows])
             else:
                 logits = self.cls(states)
-                scores = logits[labelled]
-            loss = self._mlm_loss(scores, labels[labelled], num_items_in_batch)
+                scores = logits[rows]
+            loss = _mlm_loss(scores, labels[rows], num_items_in_batch)
         elif return_logits:
             logits = self.cls(states)
-        pooler_loss = None
         if pooler_targets is not None:
-            pooler_loss = _distance(encoded.pooler_output, pooler_targets.to(states.device))
-            share = 1 if num_items_in_batch is None else _share_of_batch(states, labels, num_items_in_batch)
-            held = self.config.pooler_loss_weight * share * pooler_loss
-            loss = held if loss is None else loss + held
+            pooler_loss = _pooler_loss(encoded.pooler_output, pooler_targets.to(states.device))
+            part = 1 if num_items_in_batch is None else _part_of_batch(states, labels, num_items_in_batch)
+            weighted = self.config.pooler_loss_weight * part * pooler_loss
+            loss = weighted if loss is None else loss + weighted
         output = self.output_class(
             loss=loss,
             logits=logits if return_logits else None,
@@ -291,16 +262,29 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
         )
         return output if return_dict else output.to_tuple()
 
-    @staticmethod
-    def _mlm_loss(logits, labels, num_items_in_batch):
-        """Cross-entropy in float32; 0 with zero gradients, not NaN, where nothing is labelled."""
-        total = cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")
-        if num_items_in_batch is None:
-            num_items_in_batch = (labels != -100).sum()
-        return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+
+def _labelled_rows(labels):
+    """Index of the labelled tokens, or of all where their number cannot be known: compiled, captured, vmap, meta.
+
+    The loss of both is the same. But the logits of all tokens, copied for it, are a step's largest arrays.
+    """
+    if not torch.compiler.is_compiling() and not (labels.is_cuda and torch.cuda.is_current_stream_capturing()):
+        try:
+            return (labels != -100).nonzero(as_tuple=True)
+        except RuntimeError:  # vmap, fake tensors and the meta device have no values to look at
+            pass
+    return slice(None)
 
 
-def _distance(pooled, targets):
+def _mlm_loss(logits, labels, num_items_in_batch):
+    """Cross-entropy in float32; 0 with zero gradients, not NaN, where nothing is labelled."""
+    total = cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != -100).sum()
+    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+
+
+def _pooler_loss(pooled, targets):
     """The mean over the rows that have targets of ||pooled - target||² / ||target||², in float32; 0 without any."""
     if targets.shape != pooled.shape:
         raise ValueError(f"pooler_targets are {tuple(targets.shape)}, pooler_output is {tuple(pooled.shape)}")
@@ -310,11 +294,11 @@ def _distance(pooled, targets):
     return torch.where(read, errors, 0).sum() / read.sum().clamp(min=1)
 
 
-def _share_of_batch(states, labels, num_items_in_batch):
-    """Which part of the whole batch this call is, by its labelled tokens: 1, over all of its calls.
+def _part_of_batch(states, labels, num_items_in_batch):
+    """The part of the whole batch that this call is, by its labelled tokens: 1, summed over the batch's calls.
 
     So the pooler's term weighs in four accumulated batches as much as in one. A call without a labelled token, such as
-    an anchor alone in a batch of one, is taken for one with BERT's 15 % of them.
+    an anchor alone in a batch of one, counts as if BERT's 15 % of its tokens were labelled.
     """
     items = 0 if labels is None else (labels != -100).sum()
     items = torch.as_tensor(items, device=states.device).float()
@@ -363,32 +347,33 @@ class BertPooledMLMModel(_BertWithMLMHead):
             )
 
 
-class BertPooledMLMForSequenceClassification(_KeptPooler, transformers.BertForSequenceClassification):
+class BertPooledMLMForSequenceClassification(_PoolerMixin, transformers.BertForSequenceClassification):
     """`BertForSequenceClassification` on the checkpoint's own, trainable pooler: only `classifier.*` is new."""
 
 
-class BertPooledMLMForMultipleChoice(_KeptPooler, transformers.BertForMultipleChoice):
+class BertPooledMLMForMultipleChoice(_PoolerMixin, transformers.BertForMultipleChoice):
     """`BertForMultipleChoice` on the checkpoint's own, trainable pooler: only `classifier.*` is new."""
 
 
-class BertPooledMLMForNextSentencePrediction(_KeptPooler, transformers.BertForNextSentencePrediction):
+class BertPooledMLMForNextSentencePrediction(_PoolerMixin, transformers.BertForNextSentencePrediction):
     """`BertForNextSentencePrediction` on the checkpoint's own, trainable pooler."""
 
     _keys_to_ignore_on_load_unexpected = [r"^cls\.predictions\.", r"embeddings\.position_ids$"]
 
 
-class BertPooledMLMForTokenClassification(_KeptPooler, transformers.BertForTokenClassification):
+class BertPooledMLMForTokenClassification(_PoolerMixin, transformers.BertForTokenClassification):
     """`BertForTokenClassification`, which does not read the pooler: it stays in the checkpoint, frozen."""
 
     pooler_is_trained = False
 
 
-class BertPooledMLMForQuestionAnswering(_KeptPooler, transformers.BertForQuestionAnswering):
+class BertPooledMLMForQuestionAnswering(_PoolerMixin, transformers.BertForQuestionAnswering):
     """`BertForQuestionAnswering`, which does not read the pooler: it stays in the checkpoint, frozen."""
 
     pooler_is_trained = False
 
 
+# The config's auto_map lists the same; AutoModelForPreTraining opens the class of AutoModelForMaskedLM.
 BertPooledMLMModel.register_for_auto_class("AutoModel")
 BertPooledMLMForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 BertPooledMLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
