@@ -6,6 +6,7 @@ It is `BertConfig` plus four fields. This file is copied into every checkpoint, 
 `AutoConfig` runs it under `trust_remote_code=True`.
 """
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -49,8 +50,8 @@ class BertPooledMLMConfig(BertConfig):
     """
 
     model_type = "bert_pooled_mlm"
-    # Trainer's evaluation gathers every output that is not named here: the logits are what metrics read.
-    keys_to_ignore_at_inference = ["last_hidden_state", "pooler_output", "hidden_states", "attentions", "pooler_loss"]
+    ENCODER_OUTPUTS = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
+    __slots__ = ("vectors_only",)  # the model of this config returns no logits; as a slot, it is not saved
 
     def __init__(
         self,
@@ -74,6 +75,12 @@ class BertPooledMLMConfig(BertConfig):
         self.return_logits = return_logits
         self.pooler_loss_weight = float(pooler_loss_weight)
         self.pooler_source = pooler_source
+        self.vectors_only = False
+
+    @property
+    def keys_to_ignore_at_inference(self) -> list[str]:
+        """The outputs that Trainer's evaluation does not gather: metrics read the logits or, without any, vectors."""
+        return ["pooler_loss", *self.ENCODER_OUTPUTS[2 if self.vectors_only else 0 :]]
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """Writes config.json, with the `auto_map` that points to the code in the same folder, and that code.
@@ -96,6 +103,32 @@ class BertPooledMLMConfig(BertConfig):
             if not source.exists():
                 source = Path(cached_file(self.name_or_path, name, revision=getattr(self, "_commit_hash", None)))
             copy.write_bytes(source.read_bytes())
+
+    def write_sentence_transformers(self, folder: Path, pooler) -> None:
+        """Writes the modules by which sentence-transformers opens a saved folder; its Dense is the pooler saved there.
+
+        Nothing is written where there is none, or beside what sentence-transformers itself saves.
+
+        Args:
+            folder: Where a model has been saved.
+            pooler: The model's dense layer, for its values where the weights in the folder are quantised.
+        """
+        dense = _stored_pooler(folder)
+        if not dense or (folder / "config_sentence_transformers.json").exists():
+            return
+        if len(dense) < 2 or not all(tensor.is_floating_point() and tensor.itemsize > 1 for tensor in dense.values()):
+            dense = _dequantised(pooler)
+        folders = [folder]
+        if _is_pushed_by_trainer(folder):
+            folders.append(folder.parent)
+            self.save_pretrained(folder.parent)
+        from safetensors.torch import save
+
+        files = self.sentence_transformers_files() | {"2_Dense/model.safetensors": save(dense, {"format": "pt"})}
+        for path, data in ((folder / name, data) for folder in folders for name, data in files.items()):
+            path.parent.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)  # uploads skip a folder in which no file is new
+            path.write_bytes(data)
 
     def sentence_transformers_files(self) -> dict[str, bytes]:
         """The JSON files by which sentence-transformers opens a saved folder, by name: [CLS] pooling, then Dense.
@@ -128,6 +161,51 @@ class BertPooledMLMConfig(BertConfig):
             },
         }
         return {name: (json.dumps(value, indent=2, sort_keys=True) + "\n").encode() for name, value in files.items()}
+
+
+def _stored_pooler(folder: Path) -> dict:
+    """The pooler in the weights of a folder, under the names of sentence-transformers' Dense.
+
+    The files are read, since the model may hold less: they come from `state_dict=`, shards, or offloaded weights.
+    """
+    import torch  # a config alone does not need it
+    from safetensors import safe_open
+
+    names = {"linear.weight": "bert.pooler.dense.weight", "linear.bias": "bert.pooler.dense.bias"}
+    found = {}
+    for file in sorted(folder.glob("model*.safetensors")):  # the shards, then the single file, which loads first
+        with safe_open(file, "pt") as tensors:
+            stored = {*tensors.keys()}
+            found |= {name: tensors.get_tensor(key) for name, key in names.items() if key in stored}
+    for file in () if found else folder.glob("pytorch_model*.bin"):  # safe_serialization=False, until 5.0
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        found |= {name: tensors[key] for name, key in names.items() if key in tensors}
+    return found
+
+
+def _dequantised(dense) -> dict:
+    """Weight and bias of a linear layer that any library has quantised: read off its outputs for unit vectors."""
+    import torch
+
+    inputs = torch.eye(dense.in_features + 1, dense.in_features, dtype=dense.bias.dtype, device=dense.bias.device)
+    with torch.no_grad():
+        *rows, bias = dense(inputs).float().cpu()
+    return {"linear.weight": torch.stack(rows, 1) - bias[:, None], "linear.bias": bias}
+
+
+def _is_pushed_by_trainer(folder: Path) -> bool:
+    """Whether a Trainer with `push_to_hub` is saving a checkpoint-N, and will upload the folder above it.
+
+    To that folder it copies config.json and weights alone, which nothing opens without the code. It does not tell the
+    model, whose `save_pretrained` it calls: hence the look at the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        args = getattr(frame.f_locals.get("self"), "args", None)
+        if getattr(args, "push_to_hub", False) and folder.parent == Path(args.output_dir):
+            return True
+        frame = frame.f_back
+    return False
 
 
 # transformers 4.48 forgets to register classes loaded with trust_remote_code, and would then save them without code.
