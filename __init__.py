@@ -1,50 +1,57 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""BERT that continues MLM pre-training without losing its pooler, and the converter that gives a lost one back.
+"""BERT that continues MLM pre-training without losing its pooler, and the converter that restores a lost one.
 
-Importing the package registers its classes with transformers' Auto classes: `AutoModel.from_pretrained(folder)` then
-reads a pooled checkpoint without `trust_remote_code`.
+After `import bert_pooled_mlm`, `AutoModel.from_pretrained(folder)` reads a pooled checkpoint without
+`trust_remote_code`. The import itself is light: torch and transformers are imported when a name first needs them.
 """
 
-from .conversion import terminal  # noqa: F401 - before what takes its time: see there
-
-# isort: split
-import inspect
+import importlib
 import sys
 import types
-import warnings
+from typing import TYPE_CHECKING
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    BertTokenizer,
-    BertTokenizerFast,
-)
+from .conversion import __version__
+from .registration import register_with_transformers
 
-from .anchoring import AnchoredDataset, AnchoringCollator, anchor_rows
-from .configuration_bert_pooled_mlm import BertPooledMLMConfig
-from .conversion.regression import Calibration, calibrate_pooler
-from .convert import ConversionError, ConversionReport, convert
-from .modeling_bert_pooled_mlm import (
-    BertPooledMLMForMaskedLM,
-    BertPooledMLMForMultipleChoice,
-    BertPooledMLMForNextSentencePrediction,
-    BertPooledMLMForQuestionAnswering,
-    BertPooledMLMForSequenceClassification,
-    BertPooledMLMForTokenClassification,
-    BertPooledMLMModel,
-    BertPooledMLMModelOutput,
-    BertPooledMLMOutput,
-)
+if TYPE_CHECKING:  # for type checkers and editors; at run time, `_Package` imports the same names on first use
+    from .anchoring import AnchoredDataset, AnchoringCollator, anchor_rows
+    from .configuration_bert_pooled_mlm import BertPooledMLMConfig
+    from .conversion.regression import Calibration, calibrate_pooler
+    from .convert import ConversionError, ConversionReport, convert
+    from .modeling_bert_pooled_mlm import (
+        BertPooledMLMForMaskedLM,
+        BertPooledMLMForMultipleChoice,
+        BertPooledMLMForNextSentencePrediction,
+        BertPooledMLMForQuestionAnswering,
+        BertPooledMLMForSequenceClassification,
+        BertPooledMLMForTokenClassification,
+        BertPooledMLMModel,
+        BertPooledMLMModelOutput,
+        BertPooledMLMOutput,
+    )
 
+_MODELING = "modeling_bert_pooled_mlm"
+_MODULES = {
+    "AnchoredDataset": "anchoring",
+    "AnchoringCollator": "anchoring",
+    "BertPooledMLMConfig": "configuration_bert_pooled_mlm",
+    "BertPooledMLMForMaskedLM": _MODELING,
+    "BertPooledMLMForMultipleChoice": _MODELING,
+    "BertPooledMLMForNextSentencePrediction": _MODELING,
+    "BertPooledMLMForQuestionAnswering": _MODELING,
+    "BertPooledMLMForSequenceClassification": _MODELING,
+    "BertPooledMLMForTokenClassification": _MODELING,
+    "BertPooledMLMModel": _MODELING,
+    "BertPooledMLMModelOutput": _MODELING,
+    "BertPooledMLMOutput": _MODELING,
+    "Calibration": "conversion.regression",
+    "ConversionError": "convert",
+    "ConversionReport": "convert",
+    "anchor_rows": "anchoring",
+    "calibrate_pooler": "conversion.regression",
+    "convert": "convert",
+}
 __all__ = [
     "AnchoredDataset",
     "AnchoringCollator",
@@ -61,33 +68,32 @@ __all__ = [
     "Calibration",
     "ConversionError",
     "ConversionReport",
+    "__version__",
     "anchor_rows",
     "calibrate_pooler",
     "convert",
 ]
-__version__ = "0.1.0"
-
-# `python -m bert_pooled_mlm.convert` runs a module that this package has imported already: meant, and harmless.
-warnings.filterwarnings("ignore", message="'bert_pooled_mlm.convert' found in sys.modules", category=RuntimeWarning)
 
 
-class _Converter(types.ModuleType):
-    """The module `bert_pooled_mlm.convert`, which can be called like its function of that name: both doors."""
+class _Package(types.ModuleType):
+    """Imports public names on first use, as transformers does (PEP 562)."""
 
-    __call__ = staticmethod(convert)
-    __signature__ = inspect.signature(convert)
+    def __getattr__(self, name: str):
+        if name not in _MODULES:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{self.__name__}.{_MODULES[name]}"), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing the submodule `convert` sets this attribute; it is to remain the function of that name.
+        if name == "convert" and isinstance(value, types.ModuleType):
+            value = value.convert
+        super().__setattr__(name, value)
+
+    def __dir__(self):
+        return sorted({*super().__dir__(), *__all__})
 
 
-sys.modules[f"{__name__}.convert"].__class__ = _Converter
-globals()["convert"] = sys.modules[f"{__name__}.convert"]  # an assignment would hide the function from type checkers
-
-AutoConfig.register(BertPooledMLMConfig.model_type, BertPooledMLMConfig)
-AutoModel.register(BertPooledMLMConfig, BertPooledMLMModel)
-AutoModelForMaskedLM.register(BertPooledMLMConfig, BertPooledMLMForMaskedLM)
-AutoModelForPreTraining.register(BertPooledMLMConfig, BertPooledMLMForMaskedLM)
-AutoModelForSequenceClassification.register(BertPooledMLMConfig, BertPooledMLMForSequenceClassification)
-AutoModelForMultipleChoice.register(BertPooledMLMConfig, BertPooledMLMForMultipleChoice)
-AutoModelForNextSentencePrediction.register(BertPooledMLMConfig, BertPooledMLMForNextSentencePrediction)
-AutoModelForTokenClassification.register(BertPooledMLMConfig, BertPooledMLMForTokenClassification)
-AutoModelForQuestionAnswering.register(BertPooledMLMConfig, BertPooledMLMForQuestionAnswering)
-AutoTokenizer.register(BertPooledMLMConfig, slow_tokenizer_class=BertTokenizer, fast_tokenizer_class=BertTokenizerFast)
+sys.modules[__name__].__class__ = _Package
+register_with_transformers()

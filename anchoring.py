@@ -6,19 +6,24 @@
     dataset = AnchoredDataset(rows, anchors)                                  # among the rows of MLM training
     collator = AnchoringCollator(DataCollatorForLanguageModeling(tokenizer))  # unmasked, beside those that are masked
 
-`Trainer` does the rest: the model's pooled vectors of these texts are held to the donor's, in the same encoder pass as
-the MLM loss (Learning without Forgetting: Li & Hoiem 2016, arXiv 1606.09282). Take texts of the kind that the pooler
-is going to read: pairs for a head that reads pairs, single texts for one that reads those.
+It is feature distillation with precomputed teacher outputs: in the encoder pass of the MLM loss, the model's pooled
+vectors of these texts are trained towards the donor's (Learning without Forgetting: Li & Hoiem, arXiv 1606.09282).
+Take texts of the kind that the pooler is going to read: pairs for a head that reads pairs, single texts otherwise.
 """
 
+import copy
+import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm import tqdm
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
 
 if __package__:
     from .modeling_bert_pooled_mlm import BertPooledMLMModel
@@ -28,10 +33,18 @@ else:  # from a checkout's root
 __all__ = ["AnchoredDataset", "AnchoringCollator", "anchor_rows"]
 
 TARGETS = "pooler_targets"
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # Where the attention mask is 0, any id does.
-PADDING = {"input_ids": 0, "token_type_ids": 0, "attention_mask": 0, "labels": -100}
-UNSAID = {"token_type_ids": 0, "attention_mask": 1, "labels": -100}  # what a model takes where a collator gives none
-UNREAD = -100.0  # fills the targets of rows that have none
+PADDING = {**dict.fromkeys(INPUTS, 0), "labels": -100}
+DEFAULTS = {"token_type_ids": 0, "attention_mask": 1, "labels": -100}  # what a model takes where a collator gives none
+NO_TARGET = -100.0  # fills the targets of rows that have none
+
+
+class _AnchorRows(list):
+    """Rows of one set of columns: `Dataset.from_list(rows + anchors)` takes the columns of the first row alone."""
+
+    def __radd__(self, rows: list[dict]) -> list[dict]:
+        return [{TARGETS: None, **row} for row in rows] + list(self)
 
 
 def anchor_rows(
@@ -39,20 +52,24 @@ def anchor_rows(
     tokenizer,
     texts: Sequence[str | tuple[str, str]],
     *,
+    donor_tokenizer=None,
     max_length: int = 128,
     batch_size: int = 32,
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> list[dict]:
-    """What the donor's pooler says of some texts, to train by. It reads each of them once.
+    """The donor's pooled vectors of some texts, as rows to train with. The donor reads each text once, in float32.
 
     Args:
         donor: The BERT whose pooler is to keep its meaning: a folder, a Hub id or a model.
-        tokenizer: The one that the model is trained with.
+        tokenizer: The one that the model is trained with. Its vocabulary need not be the donor's.
         texts: Single texts, or pairs.
+        donor_tokenizer: The one that the donor reads with. Default: the one beside the donor, or where a model was
+            loaded from; without any `tokenizer`, if it has as many tokens as the donor.
         max_length: Tokens of a text at most, and no more than the donor reads.
         batch_size: Texts that are read at once.
-        device: Where; a model is moved there. Default: where the model is; of a name, a GPU where there is one.
+        device: Where the donor reads; a model is moved there. Default: where the model is; of a name, a GPU if there
+            is one.
         progress: Show a bar on stderr.
 
     Returns:
@@ -60,37 +77,41 @@ def anchor_rows(
         vector: `(hidden_size,)`, float32.
 
     Raises:
-        ValueError: There is no text, or the donor has no pooler, or it does not know the tokenizer's tokens.
+        ValueError: There is no text, or the donor has no pooler, or no tokenizer that fits it is known.
     """
     if not len(texts):
-        raise ValueError("anchor_rows() got no texts: what the pooler says of them is what would be kept")
+        raise ValueError("anchor_rows() got no texts: the donor's pooled vectors of them are what training keeps")
     encoder = _encoder_of(donor, device)
+    known = encoder.config.vocab_size
+    reader = donor_tokenizer or _tokenizer_of(donor, tokenizer, known)
     cut = {"truncation": True, "max_length": min(max_length, encoder.config.max_position_embeddings)}
-    known, rows = encoder.config.vocab_size, []
+    rows, read = _AnchorRows(), []
     for text in texts:
         parts = (text,) if isinstance(text, str) else text
-        encoded = tokenizer(*parts, **cut, return_token_type_ids=True)
-        rows.append({name: list(encoded[name]) for name in ("input_ids", "token_type_ids", "attention_mask")})
-        if max(rows[-1]["input_ids"]) >= known:
-            raise ValueError(f"the donor has {known} tokens, the tokenizer more; pass the donor's tokenizer")
-    by_length = sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True)  # little padding
+        for made, reads in ((rows, tokenizer), (read, reader)):
+            encoded = reads(*parts, **cut, return_token_type_ids=True)
+            made.append({name: list(encoded[name]) for name in INPUTS})
+        if max(read[-1]["input_ids"]) >= known:
+            raise ValueError(f"the donor has {known} tokens, its tokenizer more: pass its own as donor_tokenizer")
+    by_length = sorted(range(len(read)), key=lambda number: -len(read[number]["input_ids"]))  # little padding
     was_training = encoder.training
     encoder.eval()
     try:
         for start in tqdm(range(0, len(rows), batch_size), desc="anchors", disable=not progress):
-            batch = by_length[start : start + batch_size]
-            inputs = {name: _padded(batch, name, len(batch[0]["input_ids"])).to(encoder.device) for name in batch[0]}
+            chosen = by_length[start : start + batch_size]
+            batch = [read[number] for number in chosen]
+            inputs = {name: _padded(batch, name, len(batch[0]["input_ids"])).to(encoder.device) for name in INPUTS}
             with torch.no_grad():
-                pooled = encoder(**inputs).pooler_output.float().cpu().numpy()
-            for row, target in zip(batch, pooled, strict=True):
-                row[TARGETS] = target
+                pooled = encoder(**inputs).pooler_output.cpu().numpy()
+            for number, target in zip(chosen, pooled, strict=True):
+                rows[number][TARGETS] = target
     finally:
         encoder.train(was_training)
     return rows
 
 
 def _encoder_of(donor: str | os.PathLike | torch.nn.Module, device: str | torch.device | None) -> torch.nn.Module:
-    """The donor's encoder, which ends in its pooler, where it is to read."""
+    """The donor's encoder with its pooler, on the device where it is to read, in float32."""
     model = donor
     if not isinstance(donor, torch.nn.Module):
         model = BertPooledMLMModel.from_pretrained(donor)
@@ -100,7 +121,26 @@ def _encoder_of(donor: str | os.PathLike | torch.nn.Module, device: str | torch.
     encoder = getattr(model, "bert", model)
     if getattr(encoder, "pooler", None) is None:
         raise ValueError(f"the donor, a {type(model).__name__}, has no pooler; load it with AutoModel")
+    if encoder.dtype in (torch.float16, torch.bfloat16):
+        encoder = copy.deepcopy(encoder).float()  # the given model stays as it is
     return encoder
+
+
+def _tokenizer_of(donor: str | os.PathLike | torch.nn.Module, tokenizer, known: int):
+    """The donor's own tokenizer, or the given one where none is known and it could be the donor's."""
+    name = getattr(donor, "name_or_path", "") if isinstance(donor, torch.nn.Module) else str(donor)
+    for file in ("tokenizer.json", "vocab.txt") if name else ():
+        try:
+            cached_file(name, file)
+        except OSError:  # not there, or the Hub cannot be asked
+            continue
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if len(tokenizer) != known:
+        raise ValueError(
+            f"the donor has {known} tokens, the tokenizer {len(tokenizer)}, and no tokenizer was found for the donor: "
+            "pass its own as donor_tokenizer"
+        )
+    return tokenizer
 
 
 def _padded(rows: Sequence[dict], name: str, length: int) -> torch.Tensor:
@@ -112,19 +152,26 @@ def _padded(rows: Sequence[dict], name: str, length: int) -> torch.Tensor:
     return padded
 
 
-class AnchoredDataset(torch.utils.data.Dataset):
+class AnchoredDataset(Dataset):
     """MLM rows and anchor rows, spread evenly, in the same order at each run (a sampler may shuffle them).
 
+    It is map-style where `rows` is, and an `IterableDataset` where `rows` is one (of torch, or of `datasets`). Such a
+    stream is split over workers as `rows` splits itself; `state_dict` and `load_state_dict` resume it where `rows` is.
+
     Args:
-        rows: Of the MLM training: a list, or any map-style data set.
-        anchors: What `anchor_rows` gives. As many are taken as the share asks for, in turn; few are read again.
-        share: That part of all rows are anchors. 0.2: four in a batch of 20.
+        rows: Of the MLM training: a list, or any map-style or iterable dataset.
+        anchors: What `anchor_rows` gives, taken in turn, as many as the share asks for. Few anchors are read again.
+        share: The fraction of rows that are anchors. 0.2: four in a batch of 20.
 
     Raises:
         ValueError: There are no anchors, or the share is not between 0 and 1.
     """
 
-    def __init__(self, rows: Sequence[dict], anchors: Sequence[dict], share: float = 0.2):
+    def __new__(cls, rows=(), *args, **kwargs):  # no rows: a copy is made, whose state follows
+        is_stream = isinstance(rows, IterableDataset) or not hasattr(rows, "__getitem__")
+        return super().__new__(_AnchoredStream if is_stream else cls)
+
+    def __init__(self, rows: Sequence[dict] | Iterable[dict], anchors: Sequence[dict], share: float = 0.2):
         if not 0 < share < 1:
             raise ValueError(f"share={share!r}: expected a number between 0 and 1")
         if not len(anchors):
@@ -138,16 +185,73 @@ class AnchoredDataset(torch.utils.data.Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        before = math.floor(index * self.share)  # anchors
-        if math.floor((index + 1) * self.share) > before or index - before >= len(self.rows):
+        before = self._anchors_before(index)
+        if self._anchors_before(index + 1) > before or index - before >= len(self.rows):
             return self.anchors[before % len(self.anchors)]
         return self.rows[index - before]
+
+    def _anchors_before(self, index: int) -> int:
+        return math.floor(index * self.share)
+
+
+class _AnchoredStream(AnchoredDataset, IterableDataset):
+    """`AnchoredDataset` of rows that can only be read in turn."""
+
+    index = 0  # of the next row, anchors included
+    skipped = 0  # rows to pass over, of a dataset that cannot be told where to go on
+    is_resumed = False
+
+    def __iter__(self) -> Iterator[dict]:
+        self.index, skipped = (self.index, self.skipped) if self.is_resumed else (0, 0)
+        self.is_resumed = False
+        rows = itertools.islice(self.rows, skipped, None)
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)  # each worker takes other anchors
+        while True:
+            before = self._anchors_before(self.index)
+            if self._anchors_before(self.index + 1) > before:
+                row = self.anchors[(first + before * step) % len(self.anchors)]
+            elif (row := next(rows, None)) is None:
+                return
+            self.index += 1
+            yield row
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer at the start of an epoch: `rows` may shuffle anew."""
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+    def state_dict(self) -> dict:
+        """The position in the stream, before the row that comes next."""
+        return {"index": self.index, "rows": self.rows.state_dict() if hasattr(self.rows, "state_dict") else None}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Makes the next iteration start at that position."""
+        self.index, self.is_resumed = state["index"], True
+        self.skipped = self.index - self._anchors_before(self.index)
+        if state["rows"] is not None:
+            self.skipped = 0
+            self.rows.load_state_dict(state["rows"])
+
+
+class _AnchoredBatch(dict):
+    """A batch with anchors. Trainer takes the labels out of it to compute a loss that leaves the anchors' term out."""
+
+    def pop(self, name, *default):
+        if name == "labels":
+            raise ValueError(
+                "label_smoothing_factor and compute_loss_func replace the model's loss, and with it the anchors' term "
+                "in it: train without them, or without anchors"
+            )
+        return super().pop(name, *default)
 
 
 class AnchoringCollator:
     """Makes batches of both kinds of rows: MLM rows through the given collator, anchor rows unmasked beside them.
 
-    A batch without anchor rows, as in evaluation, is what the given collator makes of it.
+    A batch without anchor rows, as in evaluation, is what the given collator makes of it. Columns that are None, as of
+    datasets that were concatenated, are left out of a row. All else that the given collator offers (`tokenizer`, which
+    Trainer saves, `pad_to_multiple_of`) is offered here too.
 
     Args:
         collator: Of MLM training, with any masking: `DataCollatorForLanguageModeling(tokenizer)`.
@@ -156,12 +260,18 @@ class AnchoringCollator:
     def __init__(self, collator: Callable[[list[dict]], dict]):
         self.collator = collator
 
+    def __getattr__(self, name: str):
+        if name == "collator" or name.startswith("__"):  # asked for while a copy is made
+            raise AttributeError(name)
+        return getattr(self.collator, name)
+
     def __call__(self, rows: list[dict]) -> dict:
         """The batch.
 
         Raises:
             ValueError: The given collator makes something that anchor rows do not have.
         """
+        rows = [_without_none(row) for row in rows]
         anchors = [row for row in rows if TARGETS in row]
         others = [row for row in rows if TARGETS not in row]
         if not anchors:
@@ -170,14 +280,21 @@ class AnchoringCollator:
         unknown = sorted(made.keys() - PADDING.keys())
         if unknown:
             raise ValueError(f"AnchoringCollator: the MLM rows have {', '.join(unknown)}, which anchor rows have not")
-        made = {name: torch.full(made["input_ids"].shape, value) for name, value in UNSAID.items()} | made
+        made = {name: torch.full(made["input_ids"].shape, value) for name, value in DEFAULTS.items()} | made
         multiple = getattr(self.collator, "pad_to_multiple_of", None) or 1
         longest = math.ceil(max(len(row["input_ids"]) for row in anchors) / multiple) * multiple
         length = max(made["input_ids"].shape[1], longest)
-        batch = {}
+        batch = _AnchoredBatch()
         for name, padding in PADDING.items():
-            ours = pad(made[name], (0, length - made[name].shape[1]), value=padding)
-            batch[name] = torch.cat([ours, _padded(anchors, name, length)])
+            mlm = pad(made[name], (0, length - made[name].shape[1]), value=padding)
+            batch[name] = torch.cat([mlm, _padded(anchors, name, length)])
         targets = torch.from_numpy(np.stack([np.asarray(row[TARGETS], np.float32) for row in anchors]))
-        batch[TARGETS] = torch.cat([torch.full((len(made["input_ids"]), targets.shape[1]), UNREAD), targets])
+        batch[TARGETS] = torch.cat([torch.full((len(made["input_ids"]), targets.shape[1]), NO_TARGET), targets])
         return batch
+
+
+def _without_none(row: dict) -> dict:
+    """Concatenated datasets give each row the columns of all, and None where it has none."""
+    if all(value is not None for value in row.values()):
+        return row
+    return {name: value for name, value in row.items() if value is not None}

@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of BERT with both a masked-language-modelling (MLM) head and its original pooler.
 
-It is `BertConfig` plus four fields. The file travels inside every checkpoint, beside
-`modeling_bert_pooled_mlm.py`, and is what `AutoConfig` runs under `trust_remote_code=True`.
+It is `BertConfig` plus four fields. This file is copied into every checkpoint, beside `modeling_bert_pooled_mlm.py`;
+`AutoConfig` runs it under `trust_remote_code=True`.
 """
 
+import inspect
 import json
 import math
+from pathlib import Path
 
 from transformers import BertConfig
+from transformers.utils import cached_file
 
 __all__ = ["AUTO_MAP", "BertPooledMLMConfig"]
 
@@ -34,12 +37,12 @@ class BertPooledMLMConfig(BertConfig):
         sparse_prediction: In training mode with labels, run the MLM head on the labelled positions only. The loss
             and its gradients stay the same; the logits are then those rows, `(labelled positions, vocab_size)`.
             Evaluation always gives all positions. (The name is ModernBERT's.)
-        return_logits: Whether `BertPooledMLMModel` runs the MLM head and returns its logits. `False` spares whoever
-            wants sentence vectors the vocabulary-sized product. `BertPooledMLMForMaskedLM` does not read it;
-            `forward(return_logits=...)` works in both and wins.
-        pooler_loss_weight: What the distance from `pooler_targets` counts in the loss, where a step has any.
+        return_logits: Whether `BertPooledMLMModel` runs the MLM head and returns its logits. `False` saves the
+            vocabulary-sized product where only sentence vectors are needed. `BertPooledMLMForMaskedLM` does not read
+            it; `forward(return_logits=...)` takes precedence in both.
+        pooler_loss_weight: Weight of the pooler distillation loss, in steps that have `pooler_targets`.
         pooler_source: Where the pooler came from, as `convert.py` records it: the donor's repo or folder name, its
-            revision, the sha256 of both tensors, the lineage measured.
+            revision, the sha256 of both tensors, the measured lineage.
         **kwargs: The fields of `BertConfig`.
 
     Raises:
@@ -47,8 +50,8 @@ class BertPooledMLMConfig(BertConfig):
     """
 
     model_type = "bert_pooled_mlm"
-    # Trainer's evaluation gathers every output that is not named here: the logits are what metrics read.
-    keys_to_ignore_at_inference = ["last_hidden_state", "pooler_output", "hidden_states", "attentions", "pooler_loss"]
+    ENCODER_OUTPUTS = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
+    __slots__ = ("vectors_only",)  # the model of this config returns no logits; as a slot, it is not saved
 
     def __init__(
         self,
@@ -72,9 +75,15 @@ class BertPooledMLMConfig(BertConfig):
         self.return_logits = return_logits
         self.pooler_loss_weight = float(pooler_loss_weight)
         self.pooler_source = pooler_source
+        self.vectors_only = False
+
+    @property
+    def keys_to_ignore_at_inference(self) -> list[str]:
+        """The outputs that Trainer's evaluation does not gather: metrics read the logits or, without any, vectors."""
+        return ["pooler_loss", *self.ENCODER_OUTPUTS[2 if self.vectors_only else 0 :]]
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """Writes config.json, with the `auto_map` that points to the code in the same folder.
+        """Writes config.json, with the `auto_map` that points to the code in the same folder, and that code.
 
         In memory, transformers writes the origin of the code into `auto_map` (`user/repo--module.Class`), and
         4.41 to 5.0 need it there for `from_pretrained(other_weights, config=config)`. Saved, it would tie a trained
@@ -87,12 +96,45 @@ class BertPooledMLMConfig(BertConfig):
         finally:
             if in_memory is not None:
                 self.auto_map = in_memory
+        # transformers copies this file alone. AutoConfig runs it where the other may be missing.
+        name = f"{_MODELING}.py"
+        source, copy = Path(__file__).with_name(name), Path(save_directory, name)
+        if source.exists() or (self.name_or_path and not copy.exists()):
+            if not source.exists():
+                source = Path(cached_file(self.name_or_path, name, revision=getattr(self, "_commit_hash", None)))
+            copy.write_bytes(source.read_bytes())
+
+    def write_sentence_transformers(self, folder: Path, pooler) -> None:
+        """Writes the modules by which sentence-transformers opens a saved folder; its Dense is the pooler saved there.
+
+        Nothing is written where there is none, or beside what sentence-transformers itself saves.
+
+        Args:
+            folder: Where a model has been saved.
+            pooler: The model's dense layer, for its values where the weights in the folder are quantised.
+        """
+        dense = _stored_pooler(folder)
+        if not dense or (folder / "config_sentence_transformers.json").exists():
+            return
+        if len(dense) < 2 or not all(tensor.is_floating_point() and tensor.itemsize > 1 for tensor in dense.values()):
+            dense = _dequantised(pooler)
+        folders = [folder]
+        if _is_pushed_by_trainer(folder):
+            folders.append(folder.parent)
+            self.save_pretrained(folder.parent)
+        from safetensors.torch import save
+
+        files = self.sentence_transformers_files() | {"2_Dense/model.safetensors": save(dense, {"format": "pt"})}
+        for path, data in ((folder / name, data) for folder in folders for name, data in files.items()):
+            path.parent.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)  # uploads skip a folder in which no file is new
+            path.write_bytes(data)
 
     def sentence_transformers_files(self) -> dict[str, bytes]:
         """The JSON files by which sentence-transformers opens a saved folder, by name: [CLS] pooling, then Dense.
 
-        In the spelling that its versions 3.0 to 6.2 and text-embeddings-inference read. `model_args` spares whoever
-        wants sentence vectors the MLM head.
+        In the form that its versions 3.0 to 6.2 and text-embeddings-inference read. `model_args` turns the MLM head
+        off, which sentence vectors do not need.
         """
         kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
         modes = ("max_tokens", "mean_sqrt_len_tokens", "mean_tokens")
@@ -119,6 +161,51 @@ class BertPooledMLMConfig(BertConfig):
             },
         }
         return {name: (json.dumps(value, indent=2, sort_keys=True) + "\n").encode() for name, value in files.items()}
+
+
+def _stored_pooler(folder: Path) -> dict:
+    """The pooler in the weights of a folder, under the names of sentence-transformers' Dense.
+
+    The files are read, since the model may hold less: they come from `state_dict=`, shards, or offloaded weights.
+    """
+    import torch  # a config alone does not need it
+    from safetensors import safe_open
+
+    names = {"linear.weight": "bert.pooler.dense.weight", "linear.bias": "bert.pooler.dense.bias"}
+    found = {}
+    for file in sorted(folder.glob("model*.safetensors")):  # the shards, then the single file, which loads first
+        with safe_open(file, "pt") as tensors:
+            stored = {*tensors.keys()}
+            found |= {name: tensors.get_tensor(key) for name, key in names.items() if key in stored}
+    for file in () if found else folder.glob("pytorch_model*.bin"):  # safe_serialization=False, until 5.0
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        found |= {name: tensors[key] for name, key in names.items() if key in tensors}
+    return found
+
+
+def _dequantised(dense) -> dict:
+    """Weight and bias of a linear layer that any library has quantised: read off its outputs for unit vectors."""
+    import torch
+
+    inputs = torch.eye(dense.in_features + 1, dense.in_features, dtype=dense.bias.dtype, device=dense.bias.device)
+    with torch.no_grad():
+        *rows, bias = dense(inputs).float().cpu()
+    return {"linear.weight": torch.stack(rows, 1) - bias[:, None], "linear.bias": bias}
+
+
+def _is_pushed_by_trainer(folder: Path) -> bool:
+    """Whether a Trainer with `push_to_hub` is saving a checkpoint-N, and will upload the folder above it.
+
+    To that folder it copies config.json and weights alone, which nothing opens without the code. It does not tell the
+    model, whose `save_pretrained` it calls: hence the look at the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        args = getattr(frame.f_locals.get("self"), "args", None)
+        if getattr(args, "push_to_hub", False) and folder.parent == Path(args.output_dir):
+            return True
+        frame = frame.f_back
+    return False
 
 
 # transformers 4.48 forgets to register classes loaded with trust_remote_code, and would then save them without code.

@@ -4,10 +4,11 @@
 
 `BertForMaskedLM` (transformers) has no pooler, so continued pre-training loses `bert.pooler.dense.*`. The classes here
 are transformers' own BERT classes plus that pooler, under its standard names, fed by the same single encoder pass.
-During MLM training the pooler is frozen; a checkpoint that has none is refused instead of being completed at random.
+During MLM training the pooler is frozen; loading a checkpoint without one is an error, never a random initialisation.
 BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 """
 
+import contextlib
 import importlib
 import inspect
 import shlex
@@ -16,37 +17,30 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors import safe_open
-from safetensors.torch import save
 from torch.nn.functional import cross_entropy
 from transformers.models.bert.modeling_bert import BertModel, BertPooler
-from transformers.utils import ModelOutput, is_torchdynamo_compiling, logging
+from transformers.utils import ModelOutput, logging
 
 if __package__:
-    from .configuration_bert_pooled_mlm import BertPooledMLMConfig
+    from .configuration_bert_pooled_mlm import AUTO_MAP, BertPooledMLMConfig
 else:  # Imported from a checkout's root. Not an import statement: the scanners of remote code would follow it.
-    BertPooledMLMConfig = importlib.import_module("configuration_bert_pooled_mlm").BertPooledMLMConfig
+    _configuration = importlib.import_module("configuration_bert_pooled_mlm")
+    AUTO_MAP, BertPooledMLMConfig = _configuration.AUTO_MAP, _configuration.BertPooledMLMConfig
 
 __all__ = [
-    "BertPooledMLMForMaskedLM",
-    "BertPooledMLMForMultipleChoice",
-    "BertPooledMLMForNextSentencePrediction",
-    "BertPooledMLMForQuestionAnswering",
-    "BertPooledMLMForSequenceClassification",
-    "BertPooledMLMForTokenClassification",
-    "BertPooledMLMModel",
-    "BertPooledMLMModelOutput",
-    "BertPooledMLMOutput",
-]
+    "BertPooledMLMForMaskedLM", "BertPooledMLMForMultipleChoice", "BertPooledMLMForNextSentencePrediction",
+    "BertPooledMLMForQuestionAnswering", "BertPooledMLMForSequenceClassification",
+    "BertPooledMLMForTokenClassification", "BertPooledMLMModel", "BertPooledMLMModelOutput", "BertPooledMLMOutput",
+]  # fmt: skip
 
 logger = logging.get_logger(__name__)
-PROJECT_URL = ""  # where bert-pooled-mlm is to be had; messages name it once it is published
-DENSE = {"linear.weight": "bert.pooler.dense.weight", "linear.bias": "bert.pooler.dense.bias"}
+PROJECT_URL = ""  # where bert-pooled-mlm is published; error messages name it once it is
+# What a tied MLM head does not store, by what it is tied to.
 TIED = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "predictions.decoder.bias": "cls.predictions.bias",
 }
-ENCODER_ARGUMENTS = {"is_causal", "output_attentions", "output_hidden_states", "return_dict"}  # 5.x does not name them
+ENCODER_ARGUMENTS = {"is_causal", "output_attentions", "output_hidden_states", "return_dict"}  # in 5.x by **kwargs
 ENCODER_ARGUMENTS |= inspect.signature(BertModel.forward).parameters.keys()
 
 
@@ -55,14 +49,12 @@ class BertPooledMLMOutput(ModelOutput):
     """Output of `BertPooledMLMForMaskedLM`: the logits come first after the loss, as in `MaskedLMOutput`.
 
     Args:
-        loss: Scalar, float32; with `labels` only.
+        loss: Scalar, float32; with `labels` or `pooler_targets`.
         logits: `(batch, sequence, vocab_size)`. In training mode with `sparse_prediction` and labels:
             `(labelled positions, vocab_size)`, ordered as `labels[labels != -100]`. `None` without `return_logits`.
-        last_hidden_state: `(batch, sequence, hidden_size)`.
+        last_hidden_state, hidden_states, attentions: As of `BertModel`.
         pooler_output: `(batch, hidden_size)`: dense layer and tanh over the final state of [CLS].
-        hidden_states: With `output_hidden_states`: the embeddings' and each layer's `(batch, sequence, hidden_size)`.
-        attentions: With `output_attentions`: each layer's `(batch, heads, sequence, sequence)`.
-        pooler_loss: Scalar, float32; with `pooler_targets` only: how far the pooled vectors are from them.
+        pooler_loss: Scalar, float32; with `pooler_targets`: relative squared distance of `pooler_output` from them.
     """
 
     loss: torch.FloatTensor | None = None
@@ -87,131 +79,123 @@ class BertPooledMLMModelOutput(ModelOutput):
     pooler_loss: torch.FloatTensor | None = None
 
 
-class _KeptPooler:
-    """What each class of the family adds to a stock BERT class: a pooler that is never lost, nor made up at random."""
+class _PoolerMixin:
+    """What each class here adds to a stock BERT class: a pooler that is kept, and never initialised at random."""
 
     config_class = BertPooledMLMConfig
     pooler_is_trained = True  # False where the class's own loss does not reach the pooler: it is frozen
+    logits_are_optional = False  # whether `return_logits=False` of the config or of the loading is obeyed
     accepts_loss_kwargs = False  # Trainer of 5.x takes any **kwargs for a loss that reads num_items_in_batch
-    # Whole units for `device_map="auto"`; transformers 4.41 to 4.48 look for them on the class itself.
-    _no_split_modules = ["BertEmbeddings", "BertLayer"]
+    _no_split_modules = ["BertEmbeddings", "BertLayer"]  # 4.41 to 4.48 read them of the class itself
     # Heads of other classes, and what checkpoints of transformers before 4.31 hold besides.
     _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
 
-    def __init__(self, config, *args, return_logits: bool = True, **kwargs):
+    def __init__(self, config, *args, add_pooling_layer: bool = True, return_logits: bool = True, **kwargs):
+        if not add_pooling_layer:
+            raise ValueError("add_pooling_layer=False needs transformers.BertModel, which reads the same folder")
         # A stock BertConfig would be saved with the model, and Auto classes would then open the folder as stock BERT.
         if type(config).model_type != BertPooledMLMConfig.model_type:
             raise ValueError(f"{type(self).__name__} takes a BertPooledMLMConfig, found {type(config).__name__}")
         super().__init__(config, *args, **kwargs)
         self.return_logits = return_logits  # `model_args` of sentence-transformers: not saved, unlike the config's
+        config.vectors_only = self.logits_are_optional and not (config.return_logits and return_logits)
         if self.bert.pooler is None:  # the stock class has none
             self.bert.pooler = BertPooler(config)
             self.post_init()
         self.bert.pooler.requires_grad_(self.pooler_is_trained)
-        self.bert.register_forward_pre_hook(_refuse_what_bert_does_not_honour, with_kwargs=True)
+        self.register_forward_pre_hook(_warn_of_half_precision)
+        self.bert.register_forward_pre_hook(_check_arguments, with_kwargs=True)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, allow_missing_pooler=False, **kwargs):
         """Loads a pooled or a stock BERT checkpoint that has a pooler; arguments as in `PreTrainedModel`, and:
 
         Args:
-            allow_missing_pooler: Start a new, random pooler where the checkpoint has none. It is trainable in every
-                class; saved and loaded again it is a pooler like any other, frozen where the class freezes it.
+            allow_missing_pooler: Initialise a new pooler at random where there is none, trainable in every class.
 
         Raises:
-            ValueError: The checkpoint has no pooler, or (under `ignore_mismatched_sizes`) one of another shape. The
-                message holds the command that grafts the original one.
+            ValueError: The checkpoint has no pooler of this shape. The message names the command that restores it.
         """
         name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
-        mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])  # 4.57: names alone
-        random_keys = {*info["missing_keys"], *mismatched}
+        if transformers.__version__ == "5.3.0":  # leaves the tied decoder of classes with an Auto class on meta
+            model.tie_weights()
+        mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}  # 4.57: names alone
+        random_keys = mismatched.union(info["missing_keys"])
         random_pooler = sorted(key for key in random_keys if "pooler.dense." in key)
-        if random_pooler and not allow_missing_pooler:
+        wrapped = next((key for key in info["unexpected_keys"] if ".bert.embeddings." in key), "")
+        if random_pooler and (wrapped or not allow_missing_pooler):
+            reason = "It was lost in training: BertForMaskedLM has no pooler, and saves none."
+            other = " To train a new one from scratch instead, pass allow_missing_pooler=True."
+            if wrapped:  # by torch.compile(model), or for several processes
+                prefix, other = wrapped.partition("bert.")[0], ""
+                reason = f"The names in the file begin with {prefix!r}: it was saved from a wrapped model."
+            folder = Path(name, kwargs["subfolder"]).as_posix() if kwargs.get("subfolder") else name
             raise ValueError(
-                f"{name} has no usable pooler: {', '.join(random_pooler)} would be random, different at each load. It "
-                "was lost in training: BertForMaskedLM has no pooler, and saves none. bert-pooled-mlm"
-                f"{PROJECT_URL and f' ({PROJECT_URL})'} gives the original one back: get it, run `python convert.py "
-                f"{shlex.quote(str(name))}`, and load the folder that it writes. To train a new pooler from scratch "
-                "instead, pass allow_missing_pooler=True."
+                f"{name} has no usable pooler: {', '.join(random_pooler)} would be random, different at each load. "
+                f"{reason} bert-pooled-mlm{PROJECT_URL and f' ({PROJECT_URL})'} restores the original one: run "
+                f"`python convert.py {shlex.quote(str(folder))}` there and load the folder that it writes.{other}"
             )
         if random_pooler:
-            model.config.pooler_source = None  # what it says of the pooler was true of the one that is gone
-        # While loading, transformers 5.x resets requires_grad of every parameter.
-        model.bert.pooler.requires_grad_(cls.pooler_is_trained or bool(random_pooler))
-        model._after_loading(random_keys)
+            model.config.pooler_source = None  # it describes the pooler that is gone
+        for parameter in model.bert.pooler.parameters():  # while loading, transformers 5 resets requires_grad of all
+            trained = cls.pooler_is_trained or bool(random_pooler)
+            parameter.requires_grad_(trained and parameter.is_floating_point())  # not the integers of a quantised one
+        for key, original in TIED.items():  # where this head is not tied, or cloned (torchscript of 4.x)
+            if f"cls.{key}" in random_keys and original not in random_keys:
+                model.cls.get_parameter(key).data.copy_(model.get_parameter(original))
+        head = ("cls.predictions.transform.", "cls.predictions.bias")
+        if cls.logits_are_optional and any(key.startswith(head) for key in random_keys):
+            model.return_logits, model.config.vectors_only = False, True
+            model._keys_to_ignore_on_save = [key for key in model.state_dict() if key.startswith("cls.")]
+            logger.warning(
+                "The checkpoint has no MLM head: no logits are returned (return_logits=False), and the head is not "
+                "saved. To train a new one, load with AutoModelForMaskedLM."
+            )
         return (model, info) if with_info else model
-
-    def _after_loading(self, random_keys: set[str]) -> None:
-        """Fills the copies that a tied MLM head does not store, where this one is not tied (or is cloned, 4.x)."""
-        for copy, original in TIED.items():
-            if copy in random_keys and original not in random_keys:
-                self.get_parameter(copy).data.copy_(self.get_parameter(original))
 
     def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
         """Saves as `PreTrainedModel` does, and writes the modules by which sentence-transformers opens the folder."""
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         # Where several processes call it, later versions of transformers 5 choose the one that writes.
         if getattr(self, "should_save_on_this_rank", bool)(is_main_process):
-            self._write_sentence_transformers(Path(save_directory))
+            self.config.write_sentence_transformers(Path(save_directory), self.bert.pooler.dense)
 
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
-        self._write_sentence_transformers(Path(working_dir))  # save_pretrained(push_to_hub=True) uploads in its midst
+    def _upload_modified_files(self, working_dir, *args, **kwargs):  # before save_pretrained(push_to_hub=True) ends
+        self.config.write_sentence_transformers(Path(working_dir), self.bert.pooler.dense)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
-    def _write_sentence_transformers(self, folder: Path) -> None:
-        """The modules, whose Dense is the pooler in the folder's weights: `state_dict=`, shards, offloading all end
-        there. Beside what sentence-transformers itself saves (this file first), or without a pooler, nothing."""
-        pooler = {}
-        for file in sorted(folder.glob("model*.safetensors")):  # the shards, then the single file, which loads first
-            with safe_open(file, "pt") as tensors:
-                stored = {*tensors.keys()}
-                pooler |= {name: tensors.get_tensor(key) for name, key in DENSE.items() if key in stored}
-        for file in () if pooler else folder.glob("pytorch_model*.bin"):  # safe_serialization=False, until 5.0
-            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            pooler |= {name: tensors[key] for name, key in DENSE.items() if key in tensors}
-        if not pooler or (folder / "config_sentence_transformers.json").exists():
-            return
-        dense = {"2_Dense/model.safetensors": save(pooler, {"format": "pt"})}
-        for name, data in {**self.config.sentence_transformers_files(), **dense}.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).unlink(missing_ok=True)  # uploads skip a folder in which no file is new
-            (folder / name).write_bytes(data)
+
+def _warn_of_half_precision(model, args):
+    """Runs before each forward pass: transformers 5 loads a checkpoint in the dtype that it is stored in."""
+    if model.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        half = {p.dtype for p in model.parameters() if p.requires_grad} & {torch.float16, torch.bfloat16}
+        if half:
+            logger.warning_once(
+                f"Parameters of {half.pop()} are trained: small updates are lost, and the loss may become NaN. Load "
+                "with dtype=torch.float32 (transformers 4: torch_dtype), unless the optimizer keeps float32 copies."
+            )
 
 
-def _has_values(tensor: torch.Tensor) -> bool:
-    """Whether Python may look at them: not while a graph is compiled, traced or captured, on meta, nor under vmap."""
-    if is_torchdynamo_compiling() or torch.jit.is_tracing():
-        return False
-    if tensor.is_meta or type(tensor) is not torch.Tensor or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def _refuse_what_bert_does_not_honour(encoder, args, kwargs):
-    """Before each encoder pass: unknown arguments, which 5.x swallows, and texts packed into one row."""
+def _check_arguments(encoder, args, kwargs):
+    """Runs before each encoder pass: an argument that BERT does not read is an error. transformers 5 ignores it."""
     unknown = sorted(kwargs.keys() - ENCODER_ARGUMENTS)
     if unknown:
         raise TypeError(f"forward() does not read {', '.join(unknown)}: leave it out")
-    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
-    if positions is None or not _has_values(positions) or (mask is not None and mask.dim() > 2):  # a mask of blocks
-        return
-    if mask is not None:  # what padding says does not count
-        positions = positions.masked_fill(mask[..., -positions.shape[-1] :] == 0, positions.max() + 1)
-    starts, falls = positions == positions.amin(-1, keepdim=True), positions[..., 1:] < positions[..., :-1]
-    if (starts[..., 1:] & falls & starts.cumsum(-1)[..., :-1].bool()).any():
-        raise ValueError(
-            "position_ids start anew within a row: BERT's attention would mix the texts packed there, and the pooler "
-            "read the first one only. Give each text a row of its own, as DataCollatorWithPadding does."
-        )
 
 
-class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
-    """Encoder, pooler, MLM head and loss: the one `forward` behind two public classes, which declare the following."""
+class _NotGenerating:
+    """In place of BERT's method, by which transformers 4.45 to 5.0 wrap remote code in a class that pickle rejects."""
 
-    output_class: type[ModelOutput]
-    logits_are_optional: bool  # whether a `return_logits: false` of the config or the loading is obeyed
+    def __get__(self, model, cls):
+        return transformers.PreTrainedModel.prepare_inputs_for_generation  # an AttributeError from 4.50 on
+
+
+class _BertWithMLMHead(_PoolerMixin, transformers.BertForMaskedLM):
+    """Encoder, pooler, MLM head and loss: the one `forward` behind two public classes, which set `output_class`."""
+
     accepts_loss_kwargs = True  # Trainer passes num_items_in_batch, and does not divide the loss again
+    prepare_inputs_for_generation = _NotGenerating()
     _keys_to_ignore_on_load_unexpected = [r"^cls\.seq_relationship\.", r"embeddings\.position_ids$"]
 
     def forward(
@@ -228,79 +212,65 @@ class _BertWithMLMHead(_KeptPooler, transformers.BertForMaskedLM):
         return_dict: bool | None = None,
         **kwargs,
     ) -> BertPooledMLMOutput | BertPooledMLMModelOutput | tuple:
-        """One encoder pass; then the pooler, and the MLM head where its logits or a loss are wanted.
-
-        Takes what `BertForMaskedLM.forward` takes (`output_hidden_states` and the like through `**kwargs`), and:
+        """One encoder pass; arguments as in `BertForMaskedLM.forward` (some of them through `**kwargs`), and:
 
         Args:
             labels: Of the input's shape; -100 where nothing is to be predicted.
-            pooler_targets: `(batch, hidden_size)`: what `pooler_output` is held to (`anchoring.py`); rows of -100 are
-                not read. Adds `pooler_loss`, times the config's `pooler_loss_weight`, to the loss.
-            return_logits: Whether to return the logits. If not, the MLM head runs on the labelled positions alone, and
-                without labels not at all. Default: yes; in `BertPooledMLMModel` the config's `return_logits`.
-            num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices: the loss is
-                the summed cross-entropy over this number. Default: those of this call, hence their mean.
+            pooler_targets: `(batch, hidden_size)`: target vectors for `pooler_output` (`anchoring.py`); rows of -100
+                are not read. Adds `pooler_loss`, times the config's `pooler_loss_weight`, to the loss.
+            return_logits: If not, the MLM head runs on the labelled positions alone, and without labels not at all.
+                Default: yes; in `BertPooledMLMModel` the config's `return_logits`.
+            num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices, by which the
+                summed cross-entropy is divided. Default: those of this call.
         """
-        if return_dict is None:
-            legacy = transformers.__version__.startswith("4.")  # 5.0 removed torchscript, which wants tuples
-            return_dict = self.config.return_dict and not (legacy and self.config.torchscript)
+        if return_dict is None:  # 5.0 removed torchscript, which wants tuples
+            torchscript = transformers.__version__.startswith("4.") and self.config.torchscript
+            return_dict = self.config.return_dict and not torchscript
         if return_logits is None:
             return_logits = not self.logits_are_optional or (self.config.return_logits and self.return_logits)
-        encoded = self.bert(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
-        states, loss, logits = encoded.last_hidden_state, None, None
+        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        encoded = self.bert(input_ids, inputs_embeds=inputs_embeds, return_dict=True, **inputs, **kwargs)
+        states, loss, logits, pooler_loss = encoded.last_hidden_state, None, None, None
         if labels is not None:
             labels = labels.to(states.device)
             if labels.shape != states.shape[:-1]:
                 raise ValueError(f"labels are {tuple(labels.shape)}, the input is {tuple(states.shape[:-1])}")
             sparse = self.training and self.config.sparse_prediction
-            # The loss reads the labelled rows alone: the logits of all rows, copied, are a step's largest arrays.
-            # Where their number cannot be known, all rows are taken: a compiled graph, above all, would be compiled
-            # anew for each number. `sparse_prediction` asks for just these rows, compiled or not.
-            all_rows = not (sparse or _has_values(labels))
-            labelled = slice(None) if all_rows else (labels != -100).nonzero(as_tuple=True)
-            if sparse or not return_logits:
-                logits = scores = self.cls(states[labelled])
-            else:
+            rows = (labels != -100).nonzero(as_tuple=True) if sparse else _labelled_rows(labels)
+            if return_logits and not sparse:
                 logits = self.cls(states)
-                scores = logits[labelled]
-            loss = self._mlm_loss(scores, labels[labelled], num_items_in_batch)
+            scores = self.cls(states[rows]) if logits is None else logits[rows]
+            logits = scores if logits is None else logits
+            loss = _mlm_loss(scores, labels[rows], num_items_in_batch)
         elif return_logits:
             logits = self.cls(states)
-        pooler_loss = None
         if pooler_targets is not None:
-            pooler_loss = _distance(encoded.pooler_output, pooler_targets.to(states.device))
-            share = 1 if num_items_in_batch is None else _share_of_batch(states, labels, num_items_in_batch)
-            held = self.config.pooler_loss_weight * share * pooler_loss
-            loss = held if loss is None else loss + held
-        output = self.output_class(
-            loss=loss,
-            logits=logits if return_logits else None,
-            last_hidden_state=states,
-            pooler_output=encoded.pooler_output,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            pooler_loss=pooler_loss,
-        )
+            pooler_loss = _pooler_loss(encoded.pooler_output, pooler_targets.to(states.device))
+            part = 1 if num_items_in_batch is None else _part_of_batch(states, labels, num_items_in_batch)
+            loss = (0 if loss is None else loss) + self.config.pooler_loss_weight * part * pooler_loss
+        fields = {name: encoded.get(name) for name in self.config.ENCODER_OUTPUTS}
+        fields["logits"] = logits if return_logits else None
+        output = self.output_class(loss=loss, pooler_loss=pooler_loss, **fields)
         return output if return_dict else output.to_tuple()
 
-    @staticmethod
-    def _mlm_loss(logits, labels, num_items_in_batch):
-        """Cross-entropy in float32; 0 with zero gradients, not NaN, where nothing is labelled."""
-        total = cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")
-        if num_items_in_batch is None:
-            num_items_in_batch = (labels != -100).sum()
-        return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+
+def _labelled_rows(labels):
+    """Index of the labelled tokens; of all where their number is unknown: the loss is the same, its arrays larger."""
+    if not torch.compiler.is_compiling() and not (labels.is_cuda and torch.cuda.is_current_stream_capturing()):
+        with contextlib.suppress(RuntimeError):  # under vmap, of fake tensors, on the meta device
+            return (labels != -100).nonzero(as_tuple=True)
+    return slice(None)
 
 
-def _distance(pooled, targets):
+def _mlm_loss(logits, labels, num_items_in_batch):
+    """Cross-entropy in float32; 0 with zero gradients, not NaN, where nothing is labelled."""
+    total = cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != -100).sum()
+    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+
+
+def _pooler_loss(pooled, targets):
     """The mean over the rows that have targets of ||pooled - target||² / ||target||², in float32; 0 without any."""
     if targets.shape != pooled.shape:
         raise ValueError(f"pooler_targets are {tuple(targets.shape)}, pooler_output is {tuple(pooled.shape)}")
@@ -310,12 +280,8 @@ def _distance(pooled, targets):
     return torch.where(read, errors, 0).sum() / read.sum().clamp(min=1)
 
 
-def _share_of_batch(states, labels, num_items_in_batch):
-    """Which part of the whole batch this call is, by its labelled tokens: 1, over all of its calls.
-
-    So the pooler's term weighs in four accumulated batches as much as in one. A call without a labelled token, such as
-    an anchor alone in a batch of one, is taken for one with BERT's 15 % of them.
-    """
+def _part_of_batch(states, labels, num_items_in_batch):
+    """What part of the whole batch this call is, by labelled tokens; without any, as if 15 % of its tokens were."""
     items = 0 if labels is None else (labels != -100).sum()
     items = torch.as_tensor(items, device=states.device).float()
     items = torch.where(items > 0, items, 0.15 * states.shape[0] * states.shape[1])
@@ -325,14 +291,11 @@ def _share_of_batch(states, labels, num_items_in_batch):
 class BertPooledMLMForMaskedLM(_BertWithMLMHead):
     """Drop-in for `BertForMaskedLM` that also returns `last_hidden_state` and `pooler_output`.
 
-    `from_pretrained` takes a stock BERT that has a pooler, or a pooled checkpoint; `forward` gives a
-    `BertPooledMLMOutput`; `save_pretrained` writes the code beside the weights, for `trust_remote_code=True`. The
-    pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
+    The pooler is frozen, out of reach of weight decay and DDP; `model.bert.pooler.requires_grad_(True)` thaws it.
     """
 
     output_class = BertPooledMLMOutput
     pooler_is_trained = False
-    logits_are_optional = False  # the fill-mask pipeline needs them, whatever the config says
 
 
 class BertPooledMLMModel(_BertWithMLMHead):
@@ -344,55 +307,33 @@ class BertPooledMLMModel(_BertWithMLMHead):
     output_class = BertPooledMLMModelOutput
     logits_are_optional = True
 
-    def __init__(self, config: BertPooledMLMConfig, add_pooling_layer: bool = True, **kwargs):
-        if not add_pooling_layer:
-            raise ValueError(
-                "BertPooledMLMModel always has its pooler: add_pooling_layer=False is for "
-                "transformers.BertModel.from_pretrained(folder, add_pooling_layer=False), which reads the same folder."
-            )
-        super().__init__(config, **kwargs)
 
-    def _after_loading(self, random_keys: set[str]) -> None:
-        super()._after_loading(random_keys)
-        if any(key.startswith(("cls.predictions.transform.", "cls.predictions.bias")) for key in random_keys):
-            self.return_logits = False
-            self._keys_to_ignore_on_save = [key for key in self.state_dict() if key.startswith("cls.")]
-            logger.warning(
-                "The checkpoint has no MLM head: no logits are returned (return_logits=False), and the head is not "
-                "saved. To train a new one, load with AutoModelForMaskedLM."
-            )
-
-
-class BertPooledMLMForSequenceClassification(_KeptPooler, transformers.BertForSequenceClassification):
+class BertPooledMLMForSequenceClassification(_PoolerMixin, transformers.BertForSequenceClassification):
     """`BertForSequenceClassification` on the checkpoint's own, trainable pooler: only `classifier.*` is new."""
 
 
-class BertPooledMLMForMultipleChoice(_KeptPooler, transformers.BertForMultipleChoice):
+class BertPooledMLMForMultipleChoice(_PoolerMixin, transformers.BertForMultipleChoice):
     """`BertForMultipleChoice` on the checkpoint's own, trainable pooler: only `classifier.*` is new."""
 
 
-class BertPooledMLMForNextSentencePrediction(_KeptPooler, transformers.BertForNextSentencePrediction):
+class BertPooledMLMForNextSentencePrediction(_PoolerMixin, transformers.BertForNextSentencePrediction):
     """`BertForNextSentencePrediction` on the checkpoint's own, trainable pooler."""
 
     _keys_to_ignore_on_load_unexpected = [r"^cls\.predictions\.", r"embeddings\.position_ids$"]
 
 
-class BertPooledMLMForTokenClassification(_KeptPooler, transformers.BertForTokenClassification):
+class BertPooledMLMForTokenClassification(_PoolerMixin, transformers.BertForTokenClassification):
     """`BertForTokenClassification`, which does not read the pooler: it stays in the checkpoint, frozen."""
 
     pooler_is_trained = False
 
 
-class BertPooledMLMForQuestionAnswering(_KeptPooler, transformers.BertForQuestionAnswering):
+class BertPooledMLMForQuestionAnswering(_PoolerMixin, transformers.BertForQuestionAnswering):
     """`BertForQuestionAnswering`, which does not read the pooler: it stays in the checkpoint, frozen."""
 
     pooler_is_trained = False
 
 
-BertPooledMLMModel.register_for_auto_class("AutoModel")
-BertPooledMLMForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-BertPooledMLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-BertPooledMLMForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
-BertPooledMLMForNextSentencePrediction.register_for_auto_class("AutoModelForNextSentencePrediction")
-BertPooledMLMForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-BertPooledMLMForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+for _auto, _target in AUTO_MAP.items():
+    if _auto not in ("AutoConfig", "AutoModelForPreTraining"):  # which opens the class of AutoModelForMaskedLM
+        globals()[_target.split(".")[1]].register_for_auto_class(_auto)

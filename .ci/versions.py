@@ -19,23 +19,23 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# What each version is tested with; where nothing is said, with what pip chooses.
+# What each version is tested with; where nothing is given, with what pip chooses.
 VERSIONS = {
-    # PEFT names no lowest transformers, and later ones break its Trainer. The lowest sentence-transformers that opens
-    # what is written.
+    # Later versions of PEFT break its Trainer. The lowest sentence-transformers that opens what is written.
     "4.41.2": ("peft==0.11.1", "sentence-transformers==3.0.1"),
     "4.48.3": (),
     "4.57.6": (),
     "5.0.0": (),
-    # The lowest that 4.41 allows: whole conversions alone, since its client asks a Hub that fails no second time.
+    # The lowest huggingface_hub that 4.41 allows: whole conversions alone, since it does not retry.
     "4.41.2 with huggingface_hub 0.23.0": ("peft==0.11.1", "huggingface_hub==0.23.0"),
 }
-HUB = ("hub", "hub_faults", "hub_server", "push")  # rooms of tests in which huggingface_hub does the work
-# What else than all tests: these two have the huggingface_hub of 4.41.2.
+ALL = ("tests", "checks/test_documents.py")  # which quote what each version prints
+# In these files huggingface_hub does the work, and both versions have that of 4.41.2.
+HUB = tuple(f"--ignore=tests/conversion/test_{name}.py" for name in ("hub", "hub_faults", "hub_server", "push"))
 TESTS = {
     "4.41.2 with huggingface_hub 0.23.0": ("tests/conversion/test_conversions.py",),
-    "4.48.3": tuple(f"--ignore=tests/conversion/test_{room}.py" for room in HUB),
-    "4.57.6": tuple(f"--ignore=tests/conversion/test_{room}.py" for room in HUB),
+    "4.48.3": (*ALL, *HUB),
+    "4.57.6": (*ALL, *HUB),
 }
 # What an older transformers chooses otherwise; all else stays as constraints.txt pins it.
 CHOSEN_BY_TRANSFORMERS = (
@@ -69,7 +69,7 @@ def check(version: str, folder: Path) -> subprocess.CompletedProcess:
     """Installs a version and runs its tests, in one process, which imports transformers once."""
     # The pinned pytest, run by that Python. `-m pytest` would make every file of the checkout importable.
     pytest = [install(version, folder), Path(sys.executable).with_name("pytest"), "-n", "0", "-m", "versions", "-q"]
-    command = [*pytest, *TESTS.get(version, ())]
+    command = [*pytest, *TESTS.get(version, ALL)]
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

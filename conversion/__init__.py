@@ -1,37 +1,42 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rescue's rooms, each with one task; `convert.py` walks through them from top to bottom.
+"""The converter's modules, each with one task. `pipeline` calls the steps in order.
 
-A room imports only from those above it:
+A module imports only from those above it:
 
-    errors        one refusal in one line
-    terminal      streams, signals, and lines that can be pasted
+    errors        ConversionError: subject, reason, remedy
+    terminal      signals, logging, strings that can be pasted
     formats       the three output formats, as data
     bert          what a BERT is: tensor names, shapes, the lineage tensor
-    fields        which fields of config.json travel
+    fields        which fields of config.json are kept
     known_donors  published BERTs that have a pooler
-    provenance    where a pooler came from: read from and written to config.json, told in report and card
-    texts         unlabelled texts: read, sampled, digested, tokenized for two models
-    regression    the closed form of a pooler's fit to an encoder
-    sources       where a checkpoint's files lie: a folder, or something that can become one
-    wire          one request to the Hub, bounded in time and memory
-    hub           a repo on the Hub: range reads, download, and a line for each way in which it fails
-    push          an output becomes a commit or a pull request on the Hub
+    provenance    where a pooler came from: the config's `pooler_source`
+    texts         unlabelled texts: read, sampled, hashed, tokenized for two models
+    options       the arguments of a conversion, checked
+    regression    the closed-form fit of a pooler to an encoder
+    sources       where a checkpoint's files are read from: the protocol, a local folder
+    hub           a repo on the Hub: listing, byte ranges, download, one line for each failure
+    pages         the address of a model's page on the Hub
+    push          uploads an output as a commit or a pull request
     tensors       a tensor as a range of bytes: compared, hashed, cast
     pickles       tensors out of a PyTorch file
-    weights       a checkpoint's weights: safetensors, pickles, shards in, safetensors out
-    tokenizer     which tokenizer a folder has, told from its files
+    weights       a checkpoint's weights: safetensors, pickles and shards are read, safetensors written
+    tokenizer     which tokenizer a folder has, as its files tell
     card          the model card
     other_kinds   what is not a BERT checkpoint: what it is instead, and what to run first
-    staging       a folder appears whole, or not at all
-    opening       what a checkpoint's name stands for, and its config.json
+    staging       an output folder appears complete, or not at all
+    opening       what a checkpoint's name names, and its config.json
     checkpoint    step 1: read a checkpoint
-    origins       whom to ask for the pooler
+    origins       which donors to try
     donors        step 2: find the donor, check its lineage
-    plan          step 3: decide all that will be written
-    calibrate     step 4, if asked: refit the pooler of a plan
+    graft         which pooler the output gets, and from where
+    plan          step 3: plan everything that is written
+    calibrate     step 4, if asked: refit the pooler
     write         step 5: write every file of the output
-    load_twice    a program: loads a folder as users do
-    verify        step 6: reopen, compare, run load_twice in a fresh process
+    verification_process  a program: loads a folder as users do
+    verify        step 6: reopen, compare, load in the verification process
     report        what was done, derived from the plan
+    pipeline      one conversion from beginning to end
 """
+
+__version__ = "0.1.0"

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a BERT is: the names of its tensors, now and formerly, their shapes, and which of them tell its lineage."""
+"""What a BERT is: the names of its tensors, current and former, their shapes, and which tensor tells lineage."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 HEAD = "cls.predictions."
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 MLM_BIAS = "cls.predictions.bias"
+DECODER = "cls.predictions.decoder.weight"
 DECODER_BIAS = "cls.predictions.decoder.bias"
-# Stored beside what they are tied to by some versions of transformers, and instead of it by others.
-TIED = {"cls.predictions.decoder.weight": WORD_EMBEDDINGS, DECODER_BIAS: MLM_BIAS}
+# Some versions of transformers store them as well as what they are tied to, others instead of it.
+TIED = {DECODER: WORD_EMBEDDINGS, DECODER_BIAS: MLM_BIAS}
 DROPPED = {
     "bert.embeddings.position_ids": "a constant, stored by transformers before 4.31",
     "cls.seq_relationship.weight": "the next-sentence head",
     "cls.seq_relationship.bias": "the next-sentence head",
 }
-# Parts of names that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put in.
+# Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing add to names.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-# BertModel's own tensors begin with one of these where they are saved without "bert.".
+# How tensor names begin where BertModel saves them, without "bert.".
 BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
 
-LIMITS = {"num_hidden_layers": 1024, "hidden_size": 1 << 14}  # what is read and computed grows with them
+LIMITS = {"num_hidden_layers": 1024, "hidden_size": 1 << 14}  # time and memory grow with them
 SIZE_LIMIT = 1 << 24  # of the other sizes in config.json; the largest vocabulary in use has 2 ** 18 tokens
 SIZES = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -40,7 +41,7 @@ def lineage_key(config: dict) -> str:
 
 
 def current_names(stored: Iterable[str]) -> dict[str, str]:
-    """Stored names to those that `BertForMaskedLM` of today's transformers gives the same tensors."""
+    """Stored names to those that `BertForMaskedLM` of current transformers gives the same tensors."""
     plain = {key: ".".join(part for part in key.split(".") if part not in WRAPPERS) for key in stored}
     root = _root(plain.values())
     names = {}
@@ -54,7 +55,7 @@ def current_names(stored: Iterable[str]) -> dict[str, str]:
 
 
 def _root(names: Collection[str]) -> str:
-    """What stands before all names alike, such as Lightning's `model.`; the word embeddings tell it."""
+    """A prefix that all names have, such as Lightning's `model.`; the name of the word embeddings tells it."""
     ending = WORD_EMBEDDINGS.removeprefix(ENCODER)
     root = next((name.removesuffix(ending).removesuffix(ENCODER) for name in names if name.endswith(ending)), "")
     return root if all(name.startswith(root) for name in names) else ""
@@ -90,6 +91,6 @@ def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
         **dense("cls.predictions.transform.dense", hidden, hidden),
         **norm("cls.predictions.transform.LayerNorm"),
         MLM_BIAS: (vocabulary,),
-        "cls.predictions.decoder.weight": (vocabulary, hidden),
-        "cls.predictions.decoder.bias": (vocabulary,),
+        DECODER: (vocabulary, hidden),
+        DECODER_BIAS: (vocabulary,),
     }

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Step 4, if asked: a plan becomes one with a pooler that is refitted to the checkpoint's encoder."""
+"""Step 4, if asked: refit the grafted pooler to the checkpoint's encoder."""
 
 from __future__ import annotations
 
@@ -14,81 +14,67 @@ import numpy as np
 from .bert import ENCODER, OPTIONS, POOLER, SIZES
 from .checkpoint import Checkpoint, read_part
 from .errors import ConversionError, first_line, listed
-from .plan import Plan
-from .provenance import Fit, PoolerSource
+from .graft import Graft
+from .options import Options
+from .provenance import Fit
 from .sources import checkpoint_files
 from .tensors import Tensor
-from .texts import Readings, digest, read_texts, read_with_both
-from .tokenizer import read_tokenizer
+from .texts import Readings, read_texts, tokenize_with_both
 
 if TYPE_CHECKING:
     from .regression import Calibration
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to fit."""
-
-    texts: str  # a file, or a data set's id or folder
-    samples: int = 2000  # texts at most
-    length: int = 128  # tokens of a text at most
-    batch_size: int = 32
-    device: str | None = None  # a GPU where there is one
-
-
-def refit(plan: Plan, options: Options, dry_run: bool, progress: bool) -> tuple[Plan, dict]:
-    """The plan with a pooler that is refitted on the texts, if that is better; and what the report says of the fit.
-
-    Raises:
-        ConversionError: The texts, the donor or one of the encoders can't be read, or the fit failed.
-    """
-    readings = read_for_both(plan, options)
-    if dry_run:
-        return plan, {"texts": len(readings.texts), "sha256": digest(readings.texts)}
-    fit, pooler = fit_encoders(plan, readings, options, progress)
-    if fit.improved:
-        record = Fit(**{field.name: getattr(fit, field.name) for field in dataclasses.fields(Fit)})
-        plan = plan.refitted(pooler, record)
-    return plan, dataclasses.asdict(fit)
-
-
-def read_for_both(plan: Plan, options: Options) -> Readings:
-    """The texts, tokenized for the checkpoint's encoder and the donor's: all that can be refused beforehand.
+def tokenize_texts(graft: Graft, options: Options) -> Readings:
+    """The texts, tokenized for the checkpoint's encoder and the donor's; everything that can be checked beforehand is.
 
     Raises:
         ConversionError: One of the two can't read them, or the donor's own pooler was not trained for its encoder.
     """
-    checkpoint, donor = plan.checkpoint, plan.donor
-    origin = PoolerSource.from_config(donor.checkpoint.config.get("pooler_source"))
+    checkpoint, donor = graft.checkpoint, graft.donor
+    origin = donor.checkpoint.pooler_source
     if origin is not None and origin.calibration is None:
         raise ConversionError(
-            f"{donor}: its own pooler was grafted, from {origin.donor}, and was not trained with its encoder; name "
-            f"the model that it was trained with: --pooler-from {origin.donor}"
+            donor,
+            f"its own pooler was grafted, from {origin.donor}, and was not trained with its encoder",
+            f"name the model that it was trained with: --pooler-from {origin.donor}",
         )
     for side in (checkpoint, donor.checkpoint):
         longest = side.config["max_position_embeddings"]
-        if options.length > longest:
-            raise ConversionError(
-                f"{side.source.label}: reads {longest} tokens; --calibrate-length is {options.length}"
-            )
+        if options.calibrate_length > longest:
+            reason = f"reads {longest} tokens; --calibrate-length is {options.calibrate_length}"
+            raise ConversionError(side.source.label, reason)
     device_of(options)
     tokenizers = _tokenizers(checkpoint, donor.checkpoint)
-    with said_of(options.texts):
-        texts = read_texts(options.texts, options.samples)
-        readings = read_with_both(tokenizers, texts, options.length)
+    with _errors_of_texts(options):
+        texts = read_texts(options.calibrate, options.calibrate_samples)
+        readings = tokenize_with_both(tokenizers, texts, options.calibrate_length)
         for number, side in enumerate((checkpoint, donor.checkpoint)):
             config = side.config
             readings.check_sizes(number, config["vocab_size"], config["type_vocab_size"], side.source.label)
     return readings
 
 
+def refit(graft: Graft, readings: Readings, options: Options, progress: bool) -> tuple[Graft, dict]:
+    """The graft with a pooler that is refitted on the texts, if that is better; and the report's part on the fit.
+
+    Raises:
+        ConversionError: One of the encoders can't be read, or the fit failed.
+    """
+    fit, pooler = fit_encoders(graft, readings, options, progress)
+    if fit.improved:
+        record = Fit(**{field.name: getattr(fit, field.name) for field in dataclasses.fields(Fit)})
+        graft = graft.refitted(pooler, record)
+    return graft, dataclasses.asdict(fit)
+
+
 @contextlib.contextmanager
-def said_of(texts: str) -> Iterator[None]:
+def _errors_of_texts(options: Options) -> Iterator[None]:
     """Turns what is wrong with the texts into one line."""
     try:
         yield
     except ValueError as error:
-        raise ConversionError(f"--calibrate {texts}: {first_line(error)}") from error
+        raise ConversionError(f"--calibrate {options.calibrate}", first_line(error)) from error
 
 
 def device_of(options: Options) -> str:
@@ -103,22 +89,22 @@ def device_of(options: Options) -> str:
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:  # not there, not built in, or "meta"
-        raise ConversionError(f"--device {device}: {first_line(error)}") from error
+        raise ConversionError(f"--device {device}", first_line(error)) from error
     return device
 
 
 def _tokenizers(checkpoint: Checkpoint, donor: Checkpoint) -> tuple:
-    ours, theirs = (read_tokenizer(side.source, side.config).load() for side in (checkpoint, donor))
+    ours, theirs = checkpoint.tokenizer.load(), donor.tokenizer.load()
     same_size = checkpoint.config["vocab_size"] == donor.config["vocab_size"]
     if (ours is None and theirs is None) or (not same_size and None in (ours, theirs)):
         without = checkpoint if ours is None else donor
         raise ConversionError(
-            f"{without.source.label}: has no tokenizer to read texts with; copy its files into the folder"
+            without.source.label, "has no tokenizer to read texts with", "copy its files into the folder"
         )
     return ours or theirs, theirs or ours
 
 
-def fit_encoders(plan: Plan, readings: Readings, options: Options, progress: bool) -> tuple[Calibration, dict]:
+def fit_encoders(graft: Graft, readings: Readings, options: Options, progress: bool) -> tuple[Calibration, dict]:
     """What the fit found, and the refitted pooler's tensors in the checkpoint's dtype.
 
     Raises:
@@ -126,30 +112,28 @@ def fit_encoders(plan: Plan, readings: Readings, options: Options, progress: boo
     """
     from .regression import fit_pooler
 
-    checkpoint, donor = plan.checkpoint, plan.donor.checkpoint
+    checkpoint, donor = graft.checkpoint, graft.donor.checkpoint
     folder = donor.source.fetch(checkpoint_files(donor.source))
     if folder is not donor.source:
         donor = read_part(folder, as_donor=True)
-    adapted = load_encoder(checkpoint, checkpoint.tensors | plan.pooler)
+    adapted = load_encoder(checkpoint, checkpoint.tensors | graft.pooler)
     original = load_encoder(donor, donor.tensors)
     try:
         for encoder in (adapted, original):
             encoder.to(device_of(options))
-        fit = fit_pooler(adapted, original, readings, batch_size=options.batch_size, progress=progress)
-    except (ValueError, RuntimeError) as error:  # the latter: no memory left on the device
-        raise ConversionError(
-            f"{checkpoint.source.where()}: the pooler can't be calibrated: {first_line(error)}"
-        ) from error
+        fit = fit_pooler(adapted, original, readings, batch_size=options.calibrate_batch_size, progress=progress)
+    except (ValueError, RuntimeError) as error:  # the latter: the device is out of memory
+        reason = f"the pooler can't be calibrated: {first_line(error)}"
+        raise ConversionError(checkpoint.source.where(), reason) from error
     pooler = {}
     for key, parameter in zip(POOLER, (adapted.pooler.dense.weight, adapted.pooler.dense.bias), strict=True):
-        array = parameter.detach().cpu().numpy()
-        fitted = Tensor(checkpoint.source, "the refitted pooler", "F32", array.shape, 0, memoryview(array.tobytes()))
-        pooler[key] = fitted.cast(plan.donor.dtype)
+        values = parameter.detach().cpu().numpy()
+        pooler[key] = graft.pooler[key].replaced("F32", values.tobytes()).cast(checkpoint.dtype)
     return fit, pooler
 
 
 def load_encoder(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]):
-    """A `BertModel` in float32, of tensors that have not been read yet.
+    """A `BertModel` in float32 with the given tensors.
 
     Raises:
         ConversionError: A tensor is missing, or config.json describes another model.
@@ -163,7 +147,7 @@ def load_encoder(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]):
         model = BertModel(BertConfig(**fields)).eval()
         names = model.state_dict().keys()
         if absent := [name for name in names if ENCODER + name not in tensors]:
-            raise ConversionError(f"{label}: has no {listed(absent)}; its encoder is not a whole one")
+            raise ConversionError(label, f"has no {listed(absent)}: its encoder is incomplete")
         model.load_state_dict(
             {
                 name: torch.from_numpy(tensor.values().astype(np.float32)).reshape(tensor.shape)
@@ -171,5 +155,6 @@ def load_encoder(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]):
             }
         )
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ConversionError(f"{label}: config.json and weights make no BertModel: {first_line(error)}") from error
+        reason = f"config.json and weights do not make a BertModel: {first_line(error)}"
+        raise ConversionError(label, reason) from error
     return model

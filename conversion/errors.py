@@ -1,48 +1,70 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""One refusal in one line, printable whatever the checkpoint's files are named."""
+"""The errors of the converter. Each has three parts, and is printed in one line: "subject: reason; remedy"."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-MESSAGE_LIMIT = 4000  # characters
+PART_LIMIT = 2000  # characters of one part of an error
 
 
 def printable(text: str) -> str:
-    """`text` in one line, with every character escaped that could move a terminal's cursor."""
+    """`text` in one line; characters that could move a terminal's cursor are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConversionError(Exception):
-    """A refusal, in one line: what is wrong, where, what was expected and found, and what to do.
+    """A checkpoint can't be converted. Names out of its files may be in the text: it is escaped and of bounded length.
 
-    Names out of the checkpoint's files stand in it, so what is not printable is escaped, and the length is bounded.
+    Args:
+        subject: The path, repo or option that the error is about.
+        reason: What is wrong with it: what was expected, what was found.
+        remedy: The one next step; empty where there is none.
     """
 
-    def __init__(self, message: str):
-        if len(message) > MESSAGE_LIMIT:
-            message = f"{message[: MESSAGE_LIMIT // 2]} [...] {message[-MESSAGE_LIMIT // 2 :]}"
-        super().__init__(printable(message))
+    def __init__(self, subject: object, reason: str, remedy: str = ""):
+        self.subject, self.reason, self.remedy = (_bounded(printable(str(it))) for it in (subject, reason, remedy))
+        super().__init__(self.subject, self.reason, self.remedy)
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (f"{self.subject}: {self.reason}", self.remedy)))
 
 
 class HubError(ConversionError):
-    """The Hub has, or may have, the thing, but did not give it."""
+    """The Hub has, or may have, what was asked for, but did not return it."""
 
 
 class HubUnreachable(HubError):
-    """The Hub gives nothing at all; `cause` says why, without naming what it was asked for."""
+    """The Hub answers no request at all: the reason does not depend on what was asked for."""
 
-    def __init__(self, message: str, cause: str):
-        super().__init__(message)
-        self.cause = printable(cause)
+
+class ArgumentError(ValueError):
+    """An argument has a value that it can't have, or needs another one. `text` has their names in braces."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return re.sub(r"\{(\w+)\}", r"\1", self.text)
+
+    def for_command_line(self) -> str:
+        """The message with the command line's flags in the place of the arguments."""
+        return re.sub(r"\{(\w+)\}", lambda match: "--" + match[1].replace("_", "-"), self.text)
+
+
+def _bounded(text: str) -> str:
+    half = PART_LIMIT // 2
+    return text if len(text) <= PART_LIMIT else f"{text[:half]} [...] {text[-half:]}"
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of another library says, in one line."""
+    """The first line of another library's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first few of `names`, and how many there are besides."""
+    """The first few of `names`, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,28 +1,35 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The output formats as data: what each is called, which class reads it, and what lies beside the weights."""
+"""The output formats as data: their names, the classes that read them, and the files next to the weights.
+
+The code files that every pooled checkpoint gets are not imported here, since that would import transformers. What they
+define as well (AUTO_MAP, PROJECT_URL, the fields' defaults, sentence-transformers' files) is repeated here, and
+tests/conversion/test_formats.py compares the two.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+PROJECT_URL = ""
 MODEL_TYPE = "bert_pooled_mlm"
 CODE_FILES = ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py")
-DENSE = "2_Dense/model.safetensors"  # the pooler once more, where sentence-transformers reads it
+DENSE = "2_Dense/model.safetensors"  # a copy of the pooler, which sentence-transformers reads
 DENSE_NAMES = ("linear.weight", "linear.bias")
-# By which sentence-transformers opens a folder; the list of the others first.
-MODULES = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/config.json", DENSE)
-# The configuration's AUTO_MAP again, since the converter imports neither of the two files; a test holds them together.
+MODULE_LIST = "modules.json"
+# sentence-transformers' files. Their list comes first: it is what makes sentence-transformers read the others.
+MODULES = (MODULE_LIST, "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/config.json", DENSE)
+_MODELING = "modeling_bert_pooled_mlm"
 AUTO_MAP = {
     "AutoConfig": "configuration_bert_pooled_mlm.BertPooledMLMConfig",
-    "AutoModel": "modeling_bert_pooled_mlm.BertPooledMLMModel",
-    "AutoModelForMaskedLM": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
-    "AutoModelForPreTraining": "modeling_bert_pooled_mlm.BertPooledMLMForMaskedLM",
-    "AutoModelForSequenceClassification": "modeling_bert_pooled_mlm.BertPooledMLMForSequenceClassification",
-    "AutoModelForMultipleChoice": "modeling_bert_pooled_mlm.BertPooledMLMForMultipleChoice",
-    "AutoModelForNextSentencePrediction": "modeling_bert_pooled_mlm.BertPooledMLMForNextSentencePrediction",
-    "AutoModelForTokenClassification": "modeling_bert_pooled_mlm.BertPooledMLMForTokenClassification",
-    "AutoModelForQuestionAnswering": "modeling_bert_pooled_mlm.BertPooledMLMForQuestionAnswering",
+    "AutoModel": f"{_MODELING}.BertPooledMLMModel",
+    "AutoModelForMaskedLM": f"{_MODELING}.BertPooledMLMForMaskedLM",
+    "AutoModelForPreTraining": f"{_MODELING}.BertPooledMLMForMaskedLM",
+    "AutoModelForSequenceClassification": f"{_MODELING}.BertPooledMLMForSequenceClassification",
+    "AutoModelForMultipleChoice": f"{_MODELING}.BertPooledMLMForMultipleChoice",
+    "AutoModelForNextSentencePrediction": f"{_MODELING}.BertPooledMLMForNextSentencePrediction",
+    "AutoModelForTokenClassification": f"{_MODELING}.BertPooledMLMForTokenClassification",
+    "AutoModelForQuestionAnswering": f"{_MODELING}.BertPooledMLMForQuestionAnswering",
 }
 
 
@@ -30,24 +37,24 @@ AUTO_MAP = {
 class Format:
     """One way to write a checkpoint."""
 
-    name: str  # as --format spells it
+    name: str  # the value of --format
     summary: str  # for --help
     architecture: str
     model_type: str = "bert"
     auto_map: dict[str, str] | None = None
     code_files: tuple[str, ...] = ()
-    config_defaults: dict = dataclasses.field(default_factory=dict)  # fields that only this format's class reads
-    prefix: str = "bert."  # of the encoder's tensors
+    config_defaults: dict = dataclasses.field(default_factory=dict)  # fields that only this format has
+    prefix: str = "bert."  # of the encoder's tensor names
     has_mlm_head: bool = True
 
     @property
     def trust(self) -> str:
-        """What `from_pretrained` takes besides the folder."""
+        """The argument that `from_pretrained` needs besides the folder."""
         return ", trust_remote_code=True" if self.code_files else ""
 
     @property
-    def doors(self) -> tuple[str, ...]:
-        """The Auto classes that open it with nothing missing."""
+    def auto_classes(self) -> tuple[str, ...]:
+        """The Auto classes that load it with nothing missing."""
         return ("AutoModel", "AutoModelForMaskedLM") if self.has_mlm_head else ("AutoModel",)
 
 
@@ -73,3 +80,33 @@ FORMATS = {
         ),
     )
 }
+
+
+def sentence_transformers_files(hidden_size: int, max_seq_length: int, model_args: dict) -> dict[str, object]:
+    """[CLS] pooling, then the pooler as a Dense layer with tanh: the JSON files, by name.
+
+    In the spelling that sentence-transformers 3.0 to 6.2 and text-embeddings-inference read.
+    """
+    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
+    modes = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "mean_tokens")
+    return {
+        MODULE_LIST: [
+            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for number, (path, name) in enumerate(modules)
+        ],
+        "sentence_bert_config.json": {
+            "max_seq_length": max_seq_length,
+            "do_lower_case": False,
+            **({"model_args": model_args} if model_args else {}),
+        },
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": hidden_size,
+            **{f"pooling_mode_{mode}": mode == "cls_token" for mode in modes},
+        },
+        "2_Dense/config.json": {
+            "in_features": hidden_size,
+            "out_features": hidden_size,
+            "bias": True,
+            "activation_function": "torch.nn.modules.activation.Tanh",
+        },
+    }

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's name stands for, as a folder, and its config.json, which has to be a BERT's."""
+"""What a checkpoint's name names, as a folder, and its config.json, which has to be a BERT's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from . import hub
 from .bert import LIMITS, SIZE_LIMIT, SIZES
 from .errors import ConversionError, HubError
 from .formats import MODEL_TYPE, MODULES
-from .other_kinds import refuse_other_files, refuse_other_model
+from .other_kinds import check_files, check_model_type
 from .sources import (
-    CONFIG_FILES,
     LICENCES,
     TOKENIZER_FILES,
     Folder,
     Source,
     checkpoint_files,
+    config_file,
     is_count,
     local_path,
     read_json,
@@ -30,19 +30,19 @@ from .sources import (
 
 
 def open_checkpoint(name: str, revision: str | None) -> Folder:
-    """The folder that `name` stands for; a repo on the Hub is downloaded, or taken from the cache when offline.
+    """The folder that `name` names; a repo on the Hub is downloaded, or taken from the cache when offline.
 
     Raises:
         ConversionError: There is none, or the Hub did not answer.
     """
     is_repo = hub.may_be_repo(name) and not os.path.isdir(local_path(name))
-    with suggesting(name):
-        return download(name, revision) if is_repo else hub.open_source(name, revision)
+    with _suggesting(name):
+        return _download(name, revision) if is_repo else hub.open_source(name, revision)
 
 
 @contextlib.contextmanager
-def suggesting(name: str) -> Iterator[None]:
-    """Adds the folder whose name is nearly `name`, where there is one, to the refusal of a name that leads nowhere."""
+def _suggesting(name: str) -> Iterator[None]:
+    """Adds a folder with nearly the same name, where there is one, to the error about a name that does not exist."""
     try:
         yield
     except ConversionError as error:
@@ -50,11 +50,12 @@ def suggesting(name: str) -> Iterator[None]:
         if not os.path.exists(path) and os.path.isdir(path.parent):
             near = difflib.get_close_matches(path.name, [it.name for it in path.parent.iterdir() if it.is_dir()], n=1)
             if near:
-                raise ConversionError(f"{error}; did you mean {path.with_name(near[0])}?") from error
+                remedy = "; ".join(filter(None, (error.remedy, f"did you mean {path.with_name(near[0])}?")))
+                raise type(error)(error.subject, error.reason, remedy) from error
         raise
 
 
-def download(name: str, revision: str | None) -> Folder:
+def _download(name: str, revision: str | None) -> Folder:
     """A repo's checkpoint, whole; the cached one where the Hub does not answer.
 
     Raises:
@@ -63,9 +64,9 @@ def download(name: str, revision: str | None) -> Folder:
     try:
         with hub.hub_errors(name, "no such folder, and "):
             repo = hub.HubRepo(name, revision)
-        read_config(repo)  # refuses what is no checkpoint before anything large is fetched
-        beside = repo.names().intersection({"README.md", *LICENCES, *TOKENIZER_FILES, *MODULES})
-        return repo.fetch([*beside, *checkpoint_files(repo)])
+        read_config(repo)  # checked before anything large is downloaded
+        others = repo.names().intersection({"README.md", *LICENCES, *TOKENIZER_FILES, *MODULES})
+        return repo.fetch([*others, *checkpoint_files(repo)])
     except HubError:
         with hub.hub_errors(name):
             cached = hub.cached_snapshot(name, revision)
@@ -75,13 +76,13 @@ def download(name: str, revision: str | None) -> Folder:
 
 
 def _without_config(source: Source) -> str:
-    """What to do where there is none."""
+    """What to do where there is no config.json."""
     others = ("tokenizer", "generation", "preprocessor", "sentence", "adapter")
     names = [it for it in source.names() if re.fullmatch(r"(?i).*config.*\.json", it)]
     if named := sorted(it for it in names if not any(other in it for other in others)):
         return f"if {named[0]} is the model's, rename it to that"
     if weights_file(source) is not None:
-        return "copy that of the model which the training started from beside the weights"
+        return "copy the config.json of the model that the training started from into the folder"
     return "pass the folder that save_pretrained wrote"
 
 
@@ -89,35 +90,31 @@ def read_config(source: Source, as_donor: bool = False) -> dict:
     """A BERT's config.json, with `BertConfig`'s sizes filled in.
 
     Args:
-        source: Where it lies.
-        as_donor: Whether only the pooler is wanted, so that sentence-transformers' modules beside it do not matter.
+        source: Where it is.
+        as_donor: Whether only the pooler is wanted, so that sentence-transformers' modules next to it do not matter.
 
     Raises:
-        ConversionError: There is none, it is not a BERT's, or a size in it is none.
+        ConversionError: There is none, it is not a BERT's, or a size in it is not valid.
     """
-    file = next((name for name in CONFIG_FILES if name in source.names()), None)
+    file = config_file(source)
     if file is None:
-        refuse_other_files(source, as_donor)
-        raise ConversionError(f"{source.where()}: no config.json; {_without_config(source)}")
+        check_files(source, as_donor)
+        raise ConversionError(source.where(), "no config.json", _without_config(source))
     config, where = read_json(source, file), source.where(file)
-    refuse_other_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
+    check_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
     if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
-        config.setdefault("model_type", "bert")  # the first PyTorch BERTs say neither; their tensors have to tell
-    if config.setdefault("model_type", None) != MODEL_TYPE:
-        refuse_other_model(where, config)
+        config.setdefault("model_type", "bert")  # the first PyTorch BERTs have neither field; their tensors tell
+    config.setdefault("model_type", None)
+    check_model_type(where, config)
     for field, default in SIZES.items():
         value = config.setdefault(field, default)
         if not is_count(value) or value == 0:
-            raise ConversionError(f"{where}: {field} is {value!r}; expected a positive whole number")
+            raise ConversionError(where, f"{field} is {value!r:.100}; expected a positive whole number")
         if value > LIMITS.get(field, SIZE_LIMIT):
-            raise ConversionError(f"{where}: {field} is {value}, above {LIMITS.get(field, SIZE_LIMIT)}")
-    if config["hidden_size"] % config["num_attention_heads"]:
-        raise ConversionError(
-            f"{where}: hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
-            f"{config['num_attention_heads']}"
-        )
+            raise ConversionError(where, f"{field} is {value}, above {LIMITS.get(field, SIZE_LIMIT)}")
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    if hidden % heads:
+        raise ConversionError(where, f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     if not isinstance(config.get("tie_word_embeddings", True), bool):
-        raise ConversionError(
-            f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}; expected true or false"
-        )
+        raise ConversionError(where, f"tie_word_embeddings is {config['tie_word_embeddings']!r:.100}; expected a flag")
     return config

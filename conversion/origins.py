@@ -1,64 +1,83 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whom to ask for the pooler: what a checkpoint says that it was started from, else what its shape suggests."""
+"""Which donors to try: those that a checkpoint names as its origin, else well-known BERTs of the same shape."""
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from .card import read_card
-from .checkpoint import Checkpoint
+from .card import Card, read_card
 from .errors import ConversionError
 from .known_donors import KNOWN_DONORS, LEGACY_NAMES
-from .sources import Folder, local_path, read_json
+from .provenance import donor_name
+from .sources import Folder, config_file, local_path, read_json
 
 NAMES_LIMIT = 8  # of a checkpoint's own: each costs a look at a folder or a request
-GUESSED = "the table of well-known BERTs"
 
 
-def named_donors(checkpoint: Checkpoint) -> Iterator[list[tuple[str, str]]]:
-    """What the checkpoint itself says that it was started from; then what the folders among that say in turn."""
-    folder, config, seen = checkpoint.source, checkpoint.config, {os.path.realpath(checkpoint.source.path)}
-    while folder is not None:
-        names = [(name, by) for name, by in _names_in(folder, config) if os.path.realpath(name) not in seen]
-        names = names[:NAMES_LIMIT]
-        yield names
-        seen |= {os.path.realpath(name) for name, _ in names}
-        paths = (local_path(name) for name, _ in names)
-        folder = next((Folder(path) for path in paths if os.path.isfile(path / "config.json")), None)
-        if folder is not None:
-            try:
-                config = read_json(folder, "config.json")
-            except ConversionError:  # `examine` has refused it for that already
-                return
+class FoundBy(enum.Enum):
+    """How a donor was found; the values are for the report."""
+
+    ARGUMENT = "--pooler-from"
+    POOLER_SOURCE = "config.json's pooler_source"
+    NAME_OR_PATH = "config.json's _name_or_path"
+    BASE_MODEL = "README.md's base_model"
+    TABLE = "the table of well-known BERTs"
+
+
+class Candidate(NamedTuple):
+    """A donor to try."""
+
+    name: str  # a folder or a Hub id
+    found_by: FoundBy
+
+
+def named_donors(folder: Folder, config: dict, card: Card) -> Iterator[list[Candidate]]:
+    """The donors that a checkpoint names; then those that the folders among them name in turn."""
+    seen = {os.path.realpath(folder.path)}
+    while True:
+        candidates = [it for it in _names_in(config, card) if os.path.realpath(it.name) not in seen][:NAMES_LIMIT]
+        yield candidates
+        seen |= {os.path.realpath(it.name) for it in candidates}
+        paths = (local_path(it.name) for it in candidates)
+        following = next((Folder(path) for path in paths if os.path.isfile(path / "config.json")), None)
+        if following is None:
+            return
+        try:
+            config, card = read_json(following, "config.json"), read_card(following)
+        except ConversionError:  # it has been rejected as a candidate for the same reason
+            return
 
 
 def named_folders(name: str) -> list[Path]:
-    """The folders that a checkpoint says it was started from, as `named_donors` finds them; none of a damaged one."""
+    """The folders among the donors that a checkpoint names; none for a damaged checkpoint."""
     try:
         folder = Folder(local_path(name))
-        named = list(named_donors(Checkpoint(folder, read_json(folder, "config.json"), {})))
-    except (ConversionError, OSError):  # its conversion is going to say so
+        config = read_json(folder, config_file(folder) or "config.json")
+        named = list(named_donors(folder, config, read_card(folder)))
+    except (ConversionError, OSError):  # its conversion is going to report it
         return []
-    return [path for donors in named for it, _ in donors if os.path.isdir(path := local_path(it))]
+    return [path for candidates in named for it in candidates if os.path.isdir(path := local_path(it.name))]
 
 
-def _names_in(folder: Folder, config: dict) -> Iterator[tuple[str, str]]:
-    source, base = config.get("pooler_source"), read_card(folder)[0].get("base_model")
+def _names_in(config: dict, card: Card) -> Iterator[Candidate]:
+    base = card.metadata.get("base_model")
     for name, found_by in (
-        (source.get("donor") if isinstance(source, dict) else None, "config.json's pooler_source"),
-        (config.get("_name_or_path"), "config.json's _name_or_path"),
-        *((name, "README.md's base_model") for name in (base if isinstance(base, list) else [base])),
+        (donor_name(config.get("pooler_source")), FoundBy.POOLER_SOURCE),
+        (config.get("_name_or_path"), FoundBy.NAME_OR_PATH),
+        *((name, FoundBy.BASE_MODEL) for name in (base if isinstance(base, list) else [base])),
     ):
         if isinstance(name, str) and name:
-            yield from ((donor, found_by) for donor in _as_donors(name))
+            yield from (Candidate(donor, found_by) for donor in _as_donors(name))
 
 
 def _as_donors(name: str) -> list[str]:
-    """A folder that exists, a Hub id, or the one that a path tells which is gone."""
+    """A folder that exists, a Hub id, or the id that follows from a path that no longer exists."""
     path = local_path(name)
     if os.path.isdir(path):
         return [name]
@@ -69,9 +88,9 @@ def _as_donors(name: str) -> list[str]:
     return list(dict.fromkeys([*ids, *([path.name] if path.name in LEGACY_NAMES else [])]))
 
 
-def known_donors(config: dict) -> Iterator[list[tuple[str, str]]]:
-    """Guesses of the same shape, best first: those with this vocabulary, then those whose vocabulary it may extend."""
+def known_donors(config: dict) -> Iterator[list[Candidate]]:
+    """Known BERTs of the same shape: those with this vocabulary, then those whose vocabulary it may extend."""
     shape = (config["hidden_size"], config["num_hidden_layers"])
     fitting = [known for known in KNOWN_DONORS if (known.hidden_size, known.num_hidden_layers) == shape]
-    yield [(known.repo_id, GUESSED) for known in fitting if known.vocab_size == config["vocab_size"]]
-    yield [(known.repo_id, GUESSED) for known in fitting if known.vocab_size < config["vocab_size"]]
+    yield [Candidate(it.repo_id, FoundBy.TABLE) for it in fitting if it.vocab_size == config["vocab_size"]]
+    yield [Candidate(it.repo_id, FoundBy.TABLE) for it in fitting if it.vocab_size < config["vocab_size"]]

@@ -1,245 +1,172 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Step 3, decide: all that is going to be written, whole before the first byte is; what follows from it is derived."""
+"""Step 3, plan: everything that is going to be written, complete before the first byte is."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 import shutil
 from pathlib import Path
 
-from .bert import ENCODER, HEAD, POOLER
-from .card import model_card, read_card
-from .checkpoint import Checkpoint, never_trained, read_dense
-from .donors import Donor, Donors
+from .bert import ENCODER, HEAD
+from .card import model_card
+from .checkpoint import Checkpoint
 from .errors import ConversionError
-from .fields import OWN, travelling
-from .formats import DENSE, MODULES, Format
-from .provenance import Fit, PoolerSource
+from .fields import OWN, kept_fields
+from .formats import MODULES, Format
+from .graft import Graft
+from .options import Options
+from .provenance import PoolerSource
 from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path
-from .staging import check_apart, check_output
-from .tensors import Tensor, same_pooler
-from .tokenizer import STOCK, Tokenizer, choose_tokenizer, read_tokenizer
+from .staging import check_apart, check_output, existing_parent
+from .tensors import Tensor
+from .tokenizer import STOCK, Tokenizer
 
-NAMED_FIELDS = 20  # of config.json that are left out: the rest is counted
+NAMED_FIELDS = 20  # of config.json that are dropped; the rest is counted
 COPIED_LIMIT = 1 << 27  # bytes of one copied file; the largest tokenizers have a tenth
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A conversion that nothing speaks against."""
+    """A conversion that has passed all checks."""
 
-    checkpoint: Checkpoint
-    donor: Donor | None  # None: the checkpoint keeps its own pooler
-    pooler: dict[str, Tensor]  # as it is going to be stored
+    graft: Graft
     format: Format
     output: Path
-    title: str  # what the model card loads it by
+    pooler_source: PoolerSource | None
     tokenizer: Tokenizer
-    notes: tuple[str, ...] = ()
-    replaced: bool = False  # whether the input's own pooler gives way
-    fit: Fit | None = None  # what was done to the donor's pooler
+    config: dict  # config.json
+    card: str  # README.md
+    shards: dict[str, dict[str, Tensor]]  # output file -> tensors, under the names of the format
+    dropped: dict[str, str]  # tensors and config fields of the input that are not written -> reason
+    licences: list[str]
+    left_behind: list[str]  # files and folders of the input that are not used
 
-    def refitted(self, pooler: dict[str, Tensor], fit: Fit) -> Plan:
-        """This plan with another pooler, which `fit` made of the donor's."""
-        return dataclasses.replace(self, pooler=pooler, fit=fit)
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.graft.checkpoint
 
-    @functools.cached_property
-    def _files(self) -> dict[str, dict[str, Tensor]]:
-        """The input's files to what of them is stored: the pooler goes beside the last layer."""
-        files: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in (self.checkpoint.tensors | self.pooler).items():
-            if self.format.has_mlm_head or not key.startswith(HEAD):
-                own = self.checkpoint.tensors.get(key)
-                beside = own if tensor is own else self.checkpoint.lineage
-                name = self.format.prefix + key.removeprefix(ENCODER) if key.startswith(ENCODER) else key
-                files.setdefault(beside.file, {})[name] = tensor
-        return files
-
-    @functools.cached_property
-    def shards(self) -> dict[str, dict[str, Tensor]]:
-        """Output files to tensors, under the names of the format: single stays single, shards stay shards."""
-        count = len(self._files)
-        names = (f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1))
-        parts = [self._files[file] for file in sorted(self._files)]
-        return {"model.safetensors": parts[0]} if count == 1 else dict(zip(names, parts, strict=True))
-
-    @functools.cached_property
+    @property
     def tensors(self) -> dict[str, Tensor]:
         """All that is stored."""
-        return {name: tensor for part in self.shards.values() for name, tensor in part.items()}
+        return {name: tensor for shard in self.shards.values() for name, tensor in shard.items()}
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    @functools.cached_property
-    def dropped(self) -> dict[str, str]:
-        """Tensors and config fields of the input that are not written, and why."""
-        dropped = dict(self.checkpoint.dropped)
-        fields = [name for name in self._fields[1] if name != "auto_map" or not self.checkpoint.is_converted]
-        reason = "neither BERT's, nor known to be harmless"
-        dropped |= {f"config.json's {name:.60}": reason for name in fields[:NAMED_FIELDS]}
-        if len(fields) > NAMED_FIELDS:
-            dropped[f"{len(fields) - NAMED_FIELDS} more fields of config.json"] = reason
-        if self.replaced:
-            dropped |= dict.fromkeys(sorted(self.checkpoint.pooler), "replaced (--replace-pooler)")
-        if not self.format.has_mlm_head:
-            heads = sorted(key for key in self.checkpoint.tensors if key.startswith(HEAD))
-            dropped |= dict.fromkeys(heads, f"the MLM head, which --format {self.format.name} leaves out")
-        return dropped
-
-    @functools.cached_property
-    def licences(self) -> list[str]:
-        return sorted(self.checkpoint.source.names().intersection(LICENCES))
-
     @property
     def copied(self) -> list[str]:
         """The input's files that the output has as well."""
-        return sorted([*self.licences, *(() if self.tokenizer.lent else self.tokenizer.files)])
+        return sorted([*self.licences, *(() if self.tokenizer.from_donor else self.tokenizer.files)])
 
-    @functools.cached_property
-    def left_behind(self) -> list[str]:
-        """Files and folders of the input that have no part in the output."""
-        read = {tensor.file for tensor in self.checkpoint.tensors.values()}
-        anew = {name.partition("/")[0] for name in MODULES}
-        others = {*CONFIG_FILES, "README.md", *self.copied, *WEIGHT_FILES}
-        return sorted(self.checkpoint.source.names() - others - read - anew)
-
-    @functools.cached_property
-    def pooler_source(self) -> PoolerSource | None:
-        if self.donor is None:
-            return self.checkpoint.pooler_source
-        source = self.donor.checkpoint.source
-        return PoolerSource(
-            PoolerSource.name_of(source.label),
-            source.commit,
-            {key: tensor.sha256() for key, tensor in self.pooler.items()},
-            round(self.donor.cosine, 6),
-            self.donor.objections,
-            self.fit,
-            {key: tensor.sha256() for key, tensor in self.donor.pooler.items()} if self.fit else None,
-        )
-
-    @functools.cached_property
-    def _fields(self) -> tuple[dict, list[str]]:
-        """config.json's fields that travel, and the names of the others."""
-        return travelling(self.checkpoint.config, self.checkpoint.source.where("config.json"))
-
-    @functools.cached_property
-    def config(self) -> dict:
-        """The input's config.json, made that of the output; nothing of its own code is followed."""
-        own = {name: value for name, value in self._fields[0].items() if name in OWN}
-        config = {name: value for name, value in self._fields[0].items() if name not in OWN}
-        if self.format.auto_map is not None:
-            config |= {**self.format.config_defaults, **own, "auto_map": self.format.auto_map}
-        if self.format.auto_map is not None or self.tokenizer.class_name != STOCK or "tokenizer_class" in config:
-            config["tokenizer_class"] = self.tokenizer.class_name  # pipelines of 4.x find the tokenizer by it
-        config |= {"architectures": [self.format.architecture], "model_type": self.format.model_type}
-        return config | ({"pooler_source": self.pooler_source.to_config()} if self.pooler_source else {})
+    @property
+    def donor_label(self) -> str | None:
+        return self.graft.donor.checkpoint.source.label if self.graft.donor else None
 
     @property
     def commit_message(self) -> str:
-        label = self.donor.checkpoint.source.label if self.donor else "its own"
-        return f"BERT with its pooler ({label}), in the {self.format.name} format of bert-pooled-mlm"
-
-    @functools.cached_property
-    def card(self) -> str:
-        """README.md."""
-        label = self.donor.checkpoint.source.label if self.donor else ""
-        metadata, text = read_card(self.checkpoint.source)
-        base = label if "/" in label else None
-        has_tokenizer = self.tokenizer.source is not None
-        return model_card(metadata, text, self.title, self.format, self.pooler_source, base, has_tokenizer)
+        return (
+            f"BERT with its pooler ({self.donor_label or 'its own'}), in bert-pooled-mlm's {self.format.name} format"
+        )
 
 
-def make_plan(
-    checkpoint: Checkpoint,
-    output: Path,
-    donors: Donors,
-    *,
-    format: Format,
-    title: str,
-    pooler_from: str | None,
-    pooler_revision: str | None,
-    replace_pooler: bool,
-    force_donor: bool,
-    overwrite: bool,
-    texts: str | None,
-) -> Plan:
-    """Finds the donor, where one is needed, and checks that nothing speaks against the conversion.
-
-    Args:
-        texts: What the pooler is going to be refitted on, if it is: then a donor is needed in any case.
+def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
+    """Plans the output, and checks that it can be written.
 
     Raises:
-        ConversionError: Something does; nothing has been written.
+        ConversionError: It can't; nothing has been written.
     """
-    source = checkpoint.source
-    check_pooler(checkpoint, replace_pooler)
-    check_apart(output, source.path, "the checkpoint")
-    if texts is not None and os.path.exists(local_path(texts)):
-        check_apart(output, local_path(texts), "the texts")
-    check_output(output, overwrite)
-    kept = {} if replace_pooler else checkpoint.pooler
-    donor, notes = None, ()
-    if texts is not None or len(kept) < len(POOLER):
-        donor, notes = donors.find(checkpoint, pooler_from, pooler_revision, force_donor)
-        if isinstance(donor.checkpoint.source, Folder):
-            check_apart(output, donor.checkpoint.source.path, "the donor")
-        check_replaceable(checkpoint, donor, kept)
-    lender = (donor.checkpoint.source, donor.checkpoint.config) if donor else None
-    tokenizer = choose_tokenizer(read_tokenizer(source, checkpoint.config), checkpoint.config["vocab_size"], lender)
-    pooler = donor.pooler if donor else kept
-    plan = Plan(checkpoint, donor, pooler, format, output, title, tokenizer, notes, replace_pooler)
+    checkpoint, format, donor = graft.checkpoint, options.target, graft.donor
+    names = checkpoint.source.names()
+    _check_destination(graft, output, options)
+    tokenizer, source = choose_tokenizer(graft), graft.source()
+    fields, dropped_fields = kept_fields(checkpoint.config, checkpoint.source.where("config.json"))
+    base = donor.checkpoint.source.label if donor and "/" in donor.checkpoint.source.label else None
+    title, has_tokenizer = options.push_to_hub or output.name, tokenizer.source is not None
+    licences, shards = sorted(names.intersection(LICENCES)), _shards(graft, format)
+    read = {tensor.file for tensor in checkpoint.tensors.values()}
+    known = {*CONFIG_FILES, "README.md", *licences, *WEIGHT_FILES, *(name.partition("/")[0] for name in MODULES)}
+    plan = Plan(
+        graft,
+        format,
+        output,
+        source,
+        tokenizer,
+        output_config(fields, format, tokenizer, source),
+        model_card(checkpoint.card, title, format, source, base, has_tokenizer),
+        shards,
+        _dropped(graft, format, dropped_fields),
+        licences,
+        sorted(names - known - read - {*(() if tokenizer.from_donor else tokenizer.files)}),
+    )
     for file in plan.copied:
-        if source.size(file) > COPIED_LIMIT:
-            raise ConversionError(f"{source.where(file)}: {source.size(file)} bytes; expected {COPIED_LIMIT} at most")
-    plan.card, plan.config  # noqa: B018  what can't be written is found before anything is
-    disk = next(parent for parent in Path(os.path.abspath(output)).parents if parent.exists())
-    free = shutil.disk_usage(disk).free
-    if plan.nbytes > free:
-        raise ConversionError(f"{disk}: {plan.nbytes} bytes to write, {free} free; make room or choose another -o")
+        if (size := checkpoint.source.size(file)) > COPIED_LIMIT:
+            raise ConversionError(checkpoint.source.where(file), f"{size} bytes; expected at most {COPIED_LIMIT}")
+    disk = existing_parent(output.parent)
+    if plan.nbytes > (free := shutil.disk_usage(disk).free):
+        raise ConversionError(disk, f"{plan.nbytes} bytes to write, {free} free", "make room or choose another -o")
     return plan
 
 
-def check_pooler(checkpoint: Checkpoint, replace: bool) -> None:
-    """Refuses a checkpoint whose own pooler would give way, or stay, without anybody having asked for that.
-
-    Raises:
-        ConversionError: It has one that was not grafted, or two that differ.
-    """
-    where, pooler = checkpoint.source.where(), checkpoint.pooler
-    if pooler and not replace and not checkpoint.is_converted:
-        if len(pooler) == len(POOLER) and never_trained(checkpoint):
-            raise ConversionError(
-                f"{where}: its pooler was never trained (the bias is exactly zero, as where allow_missing_pooler=True "
-                "starts a new one, and any training step moves it): graft the original over it with --replace-pooler"
-            )
-        raise ConversionError(
-            f"{where}: has a pooler already (bert.pooler.dense.*), and loads without a random one. If that "
-            "one was random when it was saved, graft the original over it: --replace-pooler"
-        )
-    if pooler and not replace and (dense := read_dense(checkpoint.source)) and not same_pooler(dense, pooler):
-        raise ConversionError(
-            f"{where}: {DENSE} is not bert.pooler.dense: one of them was trained after the other was stored, the "
-            "former as a rule, in sentence-transformers; writing one would lose the other. Use the folder as it is "
-            "with SentenceTransformer; or convert a copy of it without 2_Dense, where bert.pooler.dense counts"
-        )
+def _check_destination(graft: Graft, output: Path, options: Options) -> None:
+    """Raises ConversionError where the output would overlap something that is read, or replace what must stay."""
+    check_apart(output, graft.checkpoint.source.path, "the checkpoint")
+    if graft.donor and isinstance(graft.donor.checkpoint.source, Folder):
+        check_apart(output, graft.donor.checkpoint.source.path, "the donor")
+    if options.calibrate is not None and local_path(options.calibrate).exists():
+        check_apart(output, local_path(options.calibrate), "the texts")
+    check_output(output, options.overwrite)
 
 
-def check_replaceable(checkpoint: Checkpoint, donor: Donor, kept: dict[str, Tensor]) -> None:
-    """Refuses to replace a pooler that holds training of its own.
+def choose_tokenizer(graft: Graft) -> Tokenizer:
+    """The checkpoint's own tokenizer; where it has no files of one, the donor's, if both have as many embeddings."""
+    own, donor = graft.checkpoint.tokenizer, graft.tokenizer_from
+    if donor is None or donor.config["vocab_size"] != graft.checkpoint.config["vocab_size"]:
+        return own
+    return own if donor.tokenizer.source is None else dataclasses.replace(donor.tokenizer, from_donor=True)
 
-    Raises:
-        ConversionError: It is neither the donor's nor the one that was grafted.
-    """
-    digests = {key: tensor.sha256() for key, tensor in kept.items()}
-    original = {key: tensor.sha256() for key, tensor in donor.pooler.items()}
-    if digests and digests != original and checkpoint.pooler_source is None:
-        raise ConversionError(
-            f"{checkpoint.source.where()}: its pooler is not that of {donor}: it has been trained, or came from "
-            "another model. A fit starts from the donor's, and would replace it: --replace-pooler"
-        )
+
+def _shards(graft: Graft, format: Format) -> dict[str, dict[str, Tensor]]:
+    """A single file stays one file, shards stay shards; the pooler is stored in the shard of the last layer."""
+    stored, last = graft.checkpoint.tensors, graft.checkpoint.lineage.file
+    files: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in (stored | graft.pooler).items():
+        if format.has_mlm_head or not key.startswith(HEAD):
+            name = format.prefix + key.removeprefix(ENCODER) if key.startswith(ENCODER) else key
+            files.setdefault(last if key in graft.pooler else tensor.file, {})[name] = tensor
+    if len(files) == 1:
+        return {"model.safetensors": next(iter(files.values()))}
+    names = (f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1))
+    return dict(zip(names, (files[file] for file in sorted(files)), strict=True))
+
+
+def _dropped(graft: Graft, format: Format, fields: list[str]) -> dict[str, str]:
+    checkpoint = graft.checkpoint
+    dropped = dict(checkpoint.dropped)
+    fields = [name for name in fields if name != "auto_map" or not checkpoint.is_converted]
+    reason = "neither BERT's, nor known to be harmless"
+    dropped |= {f"config.json's {name:.60}": reason for name in fields[:NAMED_FIELDS]}
+    if len(fields) > NAMED_FIELDS:
+        dropped[f"{len(fields) - NAMED_FIELDS} more fields of config.json"] = reason
+    if graft.replaced:
+        dropped |= dict.fromkeys(sorted(checkpoint.pooler), "replaced (--replace-pooler)")
+    if not format.has_mlm_head:
+        heads = sorted(key for key in checkpoint.tensors if key.startswith(HEAD))
+        dropped |= dict.fromkeys(heads, f"the MLM head, which --format {format.name} leaves out")
+    return dropped
+
+
+def output_config(fields: dict, format: Format, tokenizer: Tokenizer, source: PoolerSource | None) -> dict:
+    """config.json of the output; no code of the input is named in it."""
+    config = {name: value for name, value in fields.items() if name not in OWN}
+    if format.auto_map is not None:
+        own = {name: value for name, value in fields.items() if name in OWN}
+        config |= {**format.config_defaults, **own, "auto_map": format.auto_map}
+    if format.auto_map is not None or tokenizer.class_name != STOCK or "tokenizer_class" in config:
+        config["tokenizer_class"] = tokenizer.class_name  # pipelines of 4.x find the tokenizer by it
+    config.setdefault(
+        "position_embedding_type", "absolute"
+    )  # transformers 5 no longer writes it; CTranslate2 needs it
+    config |= {"architectures": [format.architecture], "model_type": format.model_type}
+    return config | ({"pooler_source": source.to_config()} if source else {})

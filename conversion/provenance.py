@@ -1,36 +1,30 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a pooler came from: the only reader and writer of the config's `pooler_source`, and who tells of it.
+"""Where a pooler came from: the only reader and writer of the config's `pooler_source`.
 
-The input's own statement comes through here as well, and goes on into report and model card: its alphabet is bounded,
-and what only the input says is said to be only stated.
+The input's own statement comes through here as well, and goes on into report and model card. So its values are of
+bounded size and of a limited alphabet, and what only the input states is marked as only stated.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
+from . import __version__
 from .bert import POOLER
 
-NAME = r"[\w.@+,~=() -]+(?:/[\w.@+-]+)?"  # a repo's id, or a folder's last part: nothing of Markdown or HTML
+NAME = r"[\w.@+,~=() -]+(?:/[\w.@+-]+)?"  # a repo's id, or a folder's last part: no character of Markdown or HTML
 HEX = r"[0-9a-f]{7,64}"
 REASON_LIMIT, REASONS_LIMIT = 500, 8  # characters of one, and how many there are
 
 
-def _constant(file: str, name: str) -> str:
-    """Read from the text of a file whose import needs torch."""
-    text = (Path(__file__).resolve().parents[1] / file).read_text(encoding="utf-8")
-    return re.search(rf'^{name} = "(.*)"', text, re.MULTILINE)[1]
-
-
-VERSION = _constant("__init__.py", "__version__")
-PROJECT_URL = _constant("modeling_bert_pooled_mlm.py", "PROJECT_URL")
-
-
 def _is(value: object, pattern: str) -> bool:
     return isinstance(value, str) and len(value) <= 200 and re.fullmatch(pattern, value) is not None
+
+
+def _are_digests(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == set(POOLER) and all(_is(it, HEX) for it in value.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,27 +32,20 @@ class Fit:
     """What `--calibrate` did to the pooler; the fields are `Calibration`'s, without its notes."""
 
     texts: int  # all of them
-    held_out: int  # those of them that judged
+    held_out: int  # those in the held-out fold
     sha256: str  # of the texts
     penalty: float
-    cosine_before: float  # to the donor's pooler_output on the held-out texts
+    cosine_before: float  # to the donor's pooler_output, mean over the held-out fold
     cosine_after: float
 
     @classmethod
     def from_config(cls, value: object) -> Fit | None:
-        match value:
-            case {
-                "texts": int(),
-                "held_out": int(),
-                "sha256": str(digest),
-                "penalty": float(),
-                "cosine_before": float(),
-                "cosine_after": float(),
-            } if len(value) == 6 and _is(digest, HEX):
-                numbers = [number for name, number in value.items() if name != "sha256"]
-                if all(0 <= abs(number) < 1 << 48 for number in numbers):  # which no NaN is
-                    return cls(**value)
-        return None
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(value, dict) or value.keys() != names or not _is(value["sha256"], HEX):
+            return None
+        numbers = [(value[name], int if name in ("texts", "held_out") else float) for name in names - {"sha256"}]
+        plausible = all(type(number) is kind and 0 <= abs(number) < 1 << 48 for number, kind in numbers)  # no NaN
+        return cls(**value) if plausible else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +57,10 @@ class PoolerSource:
         revision: The donor's commit on the Hub.
         sha256: Of the two tensors as they are stored in this checkpoint.
         lineage_cosine: Between the last layers of donor and checkpoint.
-        forced: The objections that `--force-donor` went past.
+        forced: The checks that failed and that `--force-donor` overrode.
         calibration: The fit, if the pooler was refitted after the graft.
         donor_sha256: Of the donor's two tensors, where a fit has changed them.
-        stated: Whether only the checkpoint says so, and nothing but the hashes was checked.
+        stated: Whether only the checkpoint states this, and nothing but the hashes was checked.
     """
 
     donor: str
@@ -87,7 +74,7 @@ class PoolerSource:
 
     @classmethod
     def from_config(cls, value: object) -> PoolerSource | None:
-        """What the field holds, if it is what this program writes."""
+        """What the field holds, if it is in the form that this program writes."""
         match value:
             case {
                 "donor": str(donor),
@@ -113,11 +100,11 @@ class PoolerSource:
 
     @staticmethod
     def name_of(label: str) -> str:
-        """A source's label as `donor` holds it."""
+        """A source's label in the alphabet of `donor`."""
         return label if _is(label, NAME) else re.sub(r"[^\w.@+,~=() -]", "_", label)[:200]
 
     def to_config(self) -> dict:
-        """The field as config.json holds it; `version` is that of this package, which writes it."""
+        """The field as config.json holds it; `version` is that of this package."""
         optional = {
             "forced": list(self.forced),
             "calibration": self.calibration and dataclasses.asdict(self.calibration),
@@ -128,12 +115,12 @@ class PoolerSource:
             "revision": self.revision,
             "sha256": self.sha256,
             "lineage_cosine": self.lineage_cosine,
-            "version": VERSION,
+            "version": __version__,
             **{name: value for name, value in optional.items() if value},
         }
 
     def card_lines(self) -> list[str]:
-        """The model card's list."""
+        """The list in the model card."""
         revision = f" at commit `{self.revision}`" if self.revision else ""
         lines = [
             f"- donor: `{self.donor}`{revision}",
@@ -152,10 +139,12 @@ class PoolerSource:
         return lines
 
 
-def _are_digests(value: object) -> bool:
-    return isinstance(value, dict) and value.keys() == set(POOLER) and all(_is(it, HEX) for it in value.values())
+def donor_name(value: object) -> str | None:
+    """The donor that a config's `pooler_source` names, also where the rest of it is not in this program's form."""
+    name = value.get("donor") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def escaped(text: str) -> str:
-    """`text` without a meaning in Markdown or HTML; its addresses and names (`@`) are no links."""
+    """`text` without a meaning in Markdown or HTML; addresses and names (`@`) in it do not become links."""
     return re.sub(r"([\\`*_{}\[\]<>#|&!@~$]|:(?=//)|(?<=www)\.)", r"\\\1", text)

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refits the original pooler to the encoder that continued pre-training has moved: in closed form, without labels.
 
-On unlabelled texts, the adapted encoder's pooled vector is made to say what the original model's said. With `H` the
+On unlabelled texts, the pooler output of the adapted model is fitted to that of the original model. With `H` the
 adapted encoder's final [CLS] states and a column of ones, `W0` the original pooler's [weight | bias], and `Z0` the
 original model's pooled vectors before the tanh, on the same `n` texts, ridge regression (Hoerl & Kennard 1970,
 https://doi.org/10.1080/00401706.1970.10488634) shrinks towards `W0`, not towards zero:
 
     W = W0 + argmin_D  ||Z0 - H W0' - H D'||^2 / n  +  penalty * mean(H^2) * ||D||^2
 
-Of every five texts, four fit `D` and choose the penalty by cross-validation; the fifth judges what came out. If it is
-better than what was there, the fit is made once more on all of them, with the same penalty.
+Four of five folds fit `D` and choose the penalty by cross-validation; it is evaluated on the fifth, held-out fold. If
+it is better there than the original pooler, it is made once more on all texts, with the same penalty.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from .texts import TOKENIZED, Readings, Text, digest, read_with_both
+from .texts import TOKENIZED, Readings, Text, tokenize_with_both
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-16, 5))  # 1e-8 to 100
-FOLDS = 5  # the last one judges, the others fit
+FOLDS = 5  # the last one is held out
 WINDOW = 64  # batches that are sorted by length together
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a fit found; the texts themselves are not in it."""
+    """The result of a fit; the texts themselves are not in it."""
 
     improved: bool  # whether the new pooler was taken
     texts: int  # all of them
-    held_out: int  # those of them that judged
+    held_out: int  # those in the held-out fold
     sha256: str  # of the texts
     penalty: float
-    cosine_before: float  # between the original model's pooler_output and ours on the held-out texts: their mean
+    cosine_before: float  # between the two models' pooler_output, mean over the held-out fold
     cosine_after: float
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -53,7 +53,7 @@ class Calibration:
 
 
 def _states(encoders: Sequence, rows: Sequence[tuple], batch_size: int) -> Iterator[list[np.ndarray]]:
-    """Of each batch, for each encoder: the final [CLS] states and a column of ones, `(rows, hidden_size + 1)`."""
+    """For each batch and each encoder: the final [CLS] states and a column of ones, `(rows, hidden_size + 1)`."""
     window = WINDOW * batch_size
     for start in range(0, len(rows), window):
         near = sorted(rows[start : start + window], key=lambda row: len(row[0]["input_ids"]))  # less padding
@@ -66,14 +66,13 @@ def _encode(encoder, rows: Sequence[dict]) -> np.ndarray:
 
     def padded(name: str) -> torch.Tensor:
         columns = [torch.from_numpy(row[name]).long() for row in rows]
-        # With zeros: whatever token that is, nothing attends to it.
+        # Padded with zeros: whatever token that is, nothing attends to it.
         return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(encoder.device)
 
     with torch.inference_mode():
         batch = {name: padded(name) for name in TOKENIZED if name in rows[0]}
-        states = (
-            encoder(**batch).last_hidden_state[:, 0].cpu().double().numpy()
-        )  # not on the device: Apple's has no float64
+        # float64 on the CPU, since Apple's devices have none.
+        states = encoder(**batch).last_hidden_state[:, 0].cpu().double().numpy()
     return np.pad(states, ((0, 0), (0, 1)), constant_values=1.0)
 
 
@@ -82,7 +81,7 @@ def _encode(encoder, rows: Sequence[dict]) -> np.ndarray:
 
 @dataclasses.dataclass
 class _Moments:
-    """All that the fit needs to know of any number of texts: sums over them, float64."""
+    """All that the fit needs of any number of texts: sums over them, float64."""
 
     count: int
     gram: np.ndarray  # H'H, (hidden_size + 1, hidden_size + 1)
@@ -97,7 +96,7 @@ class _Moments:
         return _Moments(*(getattr(self, it.name) + getattr(other, it.name) for it in dataclasses.fields(self)))
 
     def ridge(self, penalty: float) -> float:
-        """What is added to the diagonal of `gram`."""
+        """The value added to the diagonal of `gram`."""
         return penalty * float(np.trace(self.gram)) / len(self.gram)
 
 
@@ -133,34 +132,34 @@ def calibrate_pooler(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Calibration:
-    """Refits the pooler of `adapted` in place, so that it says of the texts what the pooler of `donor` says.
+    """Refits the pooler of `adapted` in place, so that its output for the texts is close to that of `donor`.
 
-    It starts from the donor's pooler. Where the fit is no better on texts that it has not seen, `adapted` is left as
-    it is. The states are summed up in float64 batch by batch: memory does not grow with the number of texts.
+    It starts from the donor's pooler. Where the fit is no better on the held-out fold, `adapted` is not changed. The
+    states are summed up in float64 batch by batch, so memory does not grow with the number of texts.
 
     Args:
         adapted: A BERT with a pooler, any class of transformers or of this package, after continued pre-training.
         donor: The BERT that its training started from. Neither model is moved to another device.
         tokenizer: The tokenizer of `adapted`.
-        texts: Unlabelled texts, or pairs of texts, like those that the pooler is going to be used on.
+        texts: Unlabelled texts, or pairs of texts, like those that the pooler will be used on.
         donor_tokenizer: The donor's; default: the same one.
         max_length: Tokens of a text at most.
         batch_size: Texts that are encoded at once.
-        progress: Say on stderr how long it is going to take, and show a bar.
+        progress: Print to stderr how long it will take, and show a bar.
 
     Returns:
-        What the fit found, with the cosines that it was judged by.
+        The result, with the cosines before and after.
 
     Raises:
         ValueError: A model has no pooler, the hidden sizes differ, there are too few texts, they are too long, or the
-            two tokenizers don't go together.
+            two tokenizers don't match.
     """
     tokenizers = [tokenizer, donor_tokenizer or tokenizer]
     for model, name in ((adapted.base_model, "adapted"), (donor.base_model, "donor")):
         longest = model.config.max_position_embeddings
         if max_length > longest:
-            raise ValueError(f"texts of {max_length} tokens: the {name} model reads {longest} at most")
-    readings = read_with_both(tokenizers, texts, max_length)
+            raise ValueError(f"max_length is {max_length}; the {name} model reads {longest} tokens at most")
+    readings = tokenize_with_both(tokenizers, texts, max_length)
     return fit_pooler(adapted, donor, readings, batch_size=batch_size, progress=progress)
 
 
@@ -183,23 +182,24 @@ def fit_pooler(adapted, donor, readings: Readings, *, batch_size: int, progress:
     with _in_evaluation(encoders), tqdm(total=len(rows), unit=" texts", disable=None if progress else True) as bar:
         states = functools.partial(_states, encoders, batch_size=batch_size)
         if progress:
-            _foretell(states, rows, batch_size, encoders[0].device)
+            _print_duration(states, rows, batch_size, encoders[0].device)
         moments = [_summed(states(fold), before, bar) for fold in folds]
         if not all(np.isfinite(it.gram).all() and np.isfinite(it.cross).all() for it in moments):
             raise ValueError("the encoders' states are not finite on these texts: one of the checkpoints is damaged")
         penalty = _choose_penalty(moments)
-        judged, cosines = _rounded(before + _fit(moments, penalty), dense), np.zeros(2)
+        fitted, cosines = _rounded(before + _fit(moments, penalty), dense), np.zeros(2)
         for ours, theirs in states(held_out):
             target = np.tanh(theirs @ before.T)
-            cosines += [_cosines(np.tanh(ours @ it.T), target).sum() for it in (before, judged)]
+            cosines += [_cosines(np.tanh(ours @ it.T), target).sum() for it in (before, fitted)]
             moments[-1] += _Moments.of(ours, (theirs - ours) @ before.T)
             bar.update(len(ours))
     cosine_before, cosine_after = (cosines / len(held_out)).tolist()
     improved = cosine_after > cosine_before
-    if improved:  # of all texts, now that those held out have said yes
+    if improved:  # on all texts, now that the held-out fold has confirmed it
         _store(before + _fit(moments, penalty), dense)
-    sha256 = digest(readings.texts)
-    return Calibration(improved, len(rows), len(held_out), sha256, penalty, cosine_before, cosine_after, notes)
+    return Calibration(
+        improved, len(rows), len(held_out), readings.sha256, penalty, cosine_before, cosine_after, notes
+    )
 
 
 def _as_array(dense) -> np.ndarray:
@@ -218,7 +218,7 @@ def _store(values: np.ndarray, dense) -> None:
 
 
 def _rounded(values: np.ndarray, dense) -> np.ndarray:
-    """`values` as `dense` is going to hold them."""
+    """`values` in the dtype of `dense`."""
     import torch
 
     return torch.from_numpy(values).to(dense.weight.dtype).double().numpy()
@@ -240,7 +240,7 @@ def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _in_evaluation(models) -> Iterator[None]:
-    """Without dropout; a model that is being trained is given back as it was."""
+    """Without dropout; afterwards each model is in the mode that it was in."""
     training = [model.training for model in models]
     for model in models:
         model.eval()
@@ -251,7 +251,7 @@ def _in_evaluation(models) -> Iterator[None]:
             model.train(was)
 
 
-def _foretell(states: Callable, rows: Sequence, batch_size: int, device) -> None:
+def _print_duration(states: Callable, rows: Sequence, batch_size: int, device) -> None:
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
         next(states(rows[:batch_size]))

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What was done, or would be, derived from the plan: a table for people, an object for programs."""
+"""The report of a conversion, derived from its plan: a table for people, an object for programs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ import dataclasses
 from pathlib import Path
 
 from .bert import POOLER
-from .checkpoint import Checkpoint, lacks_modules, read_dense
+from .checkpoint import Checkpoint
 from .errors import printable
 from .formats import DENSE, FORMATS
+from .other_kinds import is_splade
 from .plan import Plan
 from .sources import local_path
 from .tensors import FLOATS, same_pooler
 from .terminal import quoted
-from .tokenizer import read_tokenizer
 from .verify import Proof
 
-# What has not been done is not said to be: the rows of a plan.
+# The rows of a dry run, in which nothing has been done yet.
 PLANNED = {
     "grafted": "would graft", "cast": "would cast", "calibrated": "would fit", "kept": "would keep",
     "dropped": "would drop", "copied": "would copy", "left behind": "would leave", "output": "would write",
 }  # fmt: skip
 NO_MODULES = "it lacks the modules by which SentenceTransformer opens it with its pooler"
-LOADED_OTHERWISE = (
-    "# return_logits=False: vectors only, [-1] is pooler_output; .encoder, .pooler: of model.bert, or --format bert"
-)
+HINT = "# return_logits=False: vectors only, [-1] is pooler_output; .encoder, .pooler: of model.bert, or --format bert"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ class ConversionReport:
     shape: str
     dtype: str
     format: str
-    missing: list[str]  # what a load of the input would start at random
+    missing: list[str]  # tensors that a load of the input would initialise randomly
     donor: str | None = None
     donor_commit: str | None = None
     found_by: str | None = None
@@ -48,7 +46,7 @@ class ConversionReport:
     grafted: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> sha256 as it is stored
     donor_sha256: dict[str, str] = dataclasses.field(default_factory=dict)  # the same before a fit changed it
     cast: str | None = None
-    calibration: dict | None = None  # the fields of Calibration; of a dry run, those known beforehand
+    calibration: dict | None = None  # the fields of Calibration; for a dry run, those known beforehand
     kept_tensors: int = 0
     kept_bytes: int = 0
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> reason
@@ -64,8 +62,8 @@ class ConversionReport:
     push_notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def of_checkpoint(cls, status: str, name: str, checkpoint: Checkpoint, format: str, **more) -> ConversionReport:
-        """Of what was read alone."""
+    def _of_checkpoint(cls, status: str, name: str, checkpoint: Checkpoint, format: str, **more) -> ConversionReport:
+        """The fields that depend on the input alone."""
         config = checkpoint.config
         return cls(
             status=status,
@@ -81,65 +79,44 @@ class ConversionReport:
 
     @classmethod
     def already_pooled(cls, name: str, checkpoint: Checkpoint, output: Path | None) -> ConversionReport:
-        """Of a checkpoint that is left alone; `output` is where it was to be written."""
+        """For a checkpoint that is left as it is; `output` is where it was to be written."""
         remarks = []
-        if lacks_modules(checkpoint.source):
+        if checkpoint.lacks_modules:
             remarks.append(f"{NO_MODULES}: -o DIR writes it with them")
         elif output is not None:
             remarks.append(f"it lacks nothing, so nothing was written to {output}")
-        if not same_pooler(read_dense(checkpoint.source) or checkpoint.pooler, checkpoint.pooler):
+        if checkpoint.tokenizer.source is None:
+            remarks.append(f"tokenizer: none: {checkpoint.tokenizer.reason}")
+        if not same_pooler(checkpoint.dense or checkpoint.pooler, checkpoint.pooler):
             remarks.append(
-                f"{DENSE} is not bert.pooler.dense: SentenceTransformer gives the vectors of the former, AutoModel "
-                "those of the latter; docs/loading.md says how to make them agree"
+                f"{DENSE} differs from bert.pooler.dense: SentenceTransformer uses the former, AutoModel the latter; "
+                "docs/loading.md says how to make them equal"
             )
-        has_tokenizer = read_tokenizer(checkpoint.source, checkpoint.config).source is not None
-        format = checkpoint.format.name
-        more = {"tokenizer_loads": has_tokenizer, "remarks": remarks}
-        return cls.of_checkpoint("already pooled", name, checkpoint, format, **more)
+        more = {"tokenizer_loads": checkpoint.tokenizer.source is not None, "remarks": remarks}
+        return cls._of_checkpoint("already pooled", name, checkpoint, checkpoint.format.name, **more)
 
     @classmethod
     def of(cls, status: str, name: str, plan: Plan, proof: Proof | None = None, **more) -> ConversionReport:
-        """Of a plan, and what came of it."""
-        donor, grafted, size = plan.donor, 0, plan.config["vocab_size"]
-        remarks = list(donor.remarks) if donor else []
-        if (plan.tokenizer.tokens or 0) > size:
-            remarks.append(
-                f"the tokenizer has {plan.tokenizer.tokens} tokens, the model {size} embeddings: an id above those is "
-                "an error; model.resize_token_embeddings(len(tokenizer)) makes room, for training"
-            )
-        if donor is None and plan.format is plan.checkpoint.format:
-            remarks.append(f"the checkpoint is pooled already; {NO_MODULES}, which the output has")
-        tokens = proof.tokens if proof else ""
-        if donor is not None:
-            grafted = len(plan.pooler)
-            stored = donor.checkpoint.tensors[POOLER[0]].dtype
-            more |= {
-                "donor": donor.checkpoint.source.label,
-                "donor_commit": donor.checkpoint.source.commit,
-                "found_by": donor.found_by,
-                "lineage_cosine": round(donor.cosine, 6),
-                "forced": list(donor.objections),
-                "grafted": plan.pooler_source.sha256,
-                "donor_sha256": plan.pooler_source.donor_sha256 or {},
-                "cast": f"the pooler from {FLOATS[stored]} to the checkpoint's {FLOATS[donor.dtype]}"
-                if stored != donor.dtype
-                else None,
-            }
-        return cls.of_checkpoint(
+        """For a plan, and what came of it."""
+        graft, kept = plan.graft, list(plan.tensors.values())
+        if graft.donor is not None:
+            more |= _of_donor(plan)
+            kept = [tensor for tensor in kept if all(tensor is not it for it in graft.pooler.values())]
+        return cls._of_checkpoint(
             status,
             name,
             plan.checkpoint,
             plan.format.name,
-            kept_tensors=len(plan.tensors) - grafted,
-            kept_bytes=plan.nbytes - (sum(tensor.nbytes for tensor in plan.pooler.values()) if grafted else 0),
+            kept_tensors=len(kept),
+            kept_bytes=sum(tensor.nbytes for tensor in kept),
             dropped=plan.dropped,
             copied=plan.copied,
             left_behind=plan.left_behind,
-            tokenizer="; ".join(filter(None, (str(plan.tokenizer), tokens))),
+            tokenizer="; ".join(filter(None, (str(plan.tokenizer), proof.tokens if proof else ""))),
             tokenizer_loads=plan.tokenizer.source is not None and (proof is None or proof.tokenizer_loads),
             verified=proof.text if proof else None,
-            notes=list(plan.notes),
-            remarks=remarks,
+            notes=list(graft.notes),
+            remarks=_remarks(plan),
             output=str(plan.output),
             **more,
         )
@@ -176,17 +153,53 @@ class ConversionReport:
         return text if self.status == "planned" else f"{text}\n\n{self.how_to_load()}"
 
     def how_to_load(self) -> str:
-        """Python that loads the result, or the checkpoint that was left alone, as it is printed."""
+        """Python that loads the result, or the checkpoint that was left as it is."""
         where, trust = self.output or str(local_path(self.checkpoint)), FORMATS[self.format].trust
         commit = f", revision={quoted(self.checkpoint_commit)}" if self.checkpoint_commit and not self.output else ""
         from_there = f".from_pretrained({quoted(where)}{commit}{trust})"
         lines = ["from transformers import AutoModel", f"model = AutoModel{from_there}"]
         if trust:
-            lines.insert(1, LOADED_OTHERWISE)
+            lines.insert(1, HINT)
         if self.tokenizer_loads:
             lines[0] += ", AutoTokenizer"
             lines.insert(1, f"tokenizer = AutoTokenizer{from_there}")
         return "\n    ".join(("Load it:", *lines))
+
+
+def _of_donor(plan: Plan) -> dict:
+    """The fields that depend on the donor."""
+    donor, source = plan.graft.donor, plan.pooler_source
+    stored = donor.checkpoint.tensors[POOLER[0]].dtype
+    return {
+        "donor": donor.checkpoint.source.label,
+        "donor_commit": donor.checkpoint.source.commit,
+        "found_by": donor.found_by.value,
+        "lineage_cosine": round(donor.cosine, 6),
+        "forced": list(donor.objections),
+        "grafted": source.sha256,
+        "donor_sha256": source.donor_sha256 or {},
+        "cast": None
+        if stored == donor.dtype
+        else f"the pooler from {FLOATS[stored]} to the checkpoint's {FLOATS[donor.dtype]}",
+    }
+
+
+def _remarks(plan: Plan) -> list[str]:
+    remarks, size = list(plan.graft.donor.remarks) if plan.graft.donor else [], plan.config["vocab_size"]
+    if (plan.tokenizer.tokens or 0) > size:
+        remarks.append(
+            f"the tokenizer has {plan.tokenizer.tokens} tokens, the model {size} embeddings: a larger id is an error; "
+            "model.resize_token_embeddings(len(tokenizer)) adds embeddings, for training"
+        )
+    if plan.graft.donor is None and plan.format is plan.checkpoint.format:
+        repaired = plan.checkpoint.cannot_load or (NO_MODULES if plan.checkpoint.lacks_modules else "no tokenizer")
+        remarks.append(f"the checkpoint has its pooler already; repaired in the output: {repaired}")
+    if is_splade(plan.checkpoint.source):
+        remarks.append(
+            "the input is a SPLADE model; in the output, sentence-transformers' modules give pooler_output: for "
+            "SparseEncoder, keep the input (docs/clients.md)"
+        )
+    return remarks
 
 
 def _fit_lines(fit: dict | None) -> list[str]:

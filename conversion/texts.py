@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Unlabelled texts: read from a file or a data set, sampled, digested, and tokenized for two models."""
+"""Unlabelled texts for `--calibrate`: read, sampled, hashed, and tokenized for two models."""
 
 from __future__ import annotations
 
@@ -13,152 +13,136 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 FEWEST_TEXTS = 100  # measured (docs/fidelity.md): with 50, the fit was worse than none
-
 LINE_LIMIT = 1 << 24  # characters of one line
-JSON_LIMIT = 1 << 27  # of a .json file, which is read whole
-
 TOKENIZED = ("input_ids", "attention_mask", "token_type_ids")
+# Files that `datasets` reads, by the name of its builder; anything else is taken for text, one a line.
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
+CSV_OPTIONS = {"keep_default_na": False}  # "NA" and "null" are texts
+TSV_OPTIONS = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, **CSV_OPTIONS}
 
 Text = str | tuple[str, str]
 
 
-def path_of(source: str | os.PathLike) -> str:
-    """The file or folder that `source` names, if it is one: without the name of a column."""
+def split_column(source: str | os.PathLike) -> tuple[str, str]:
+    """The file, folder or dataset, and the name of its column: `reviews.csv:comment`. The column is "" by default."""
     name = os.path.expanduser(source)
-    head = name.rpartition(":")[0]
-    return head if head and not os.path.exists(name) and os.path.exists(head) else name
+    head, _, column = name.rpartition(":")
+    is_drive = len(head) == 1  # C:\texts.txt
+    return (head, column) if head and not is_drive and not os.path.exists(name) else (name, "")
 
 
 def check_source(source: str | os.PathLike) -> None:
-    """Raises ValueError, one line, for what can be seen at once: no such file, or its first text can't be read."""
-    name = path_of(source)
+    """Raises ValueError, in one line, for what can be seen at once: no such file, an unreadable first text."""
+    name, column = split_column(source)
     if os.path.isfile(name):
-        next(_lines(Path(name)), None)
+        next(_file(Path(name), column), None)
     elif os.path.lexists(name) and not os.path.isdir(name):
-        raise ValueError(f"{name}: not a file; write the texts into one")
-    elif not os.path.isdir(name) and (Path(name).suffix in READERS or re.match(r"[./~\\]|.*/.*/|\w:", name)):
-        raise ValueError(f"{name}: no such file")
+        raise ValueError("not a file; write the texts into one")
+    elif not os.path.isdir(name):
+        known = {".txt", ".jsonl", *BUILDERS}
+        if Path(name).suffix in known or re.match(r"[./~\\]|.*/.*/|\w:", name):
+            raise ValueError("no such file")
 
 
 def read_texts(source: str | os.PathLike, samples: int) -> list[Text]:
     """At most `samples` different texts, chosen at random, the same ones each time.
 
     Args:
-        source: A text file with one text a line; a `.tsv`, `.csv` (both with a header), `.jsonl` or `.json` file with
-            the fields `text` and, for pairs, `text_pair`; or, with the library `datasets`, the Hub id or folder of a
-            data set, with the name of its column behind a colon where that is not `text` (`user/reviews:comment`).
+        source: A text file with one text a line, or a `.jsonl` file with `text` and, for pairs, `text_pair`.
+            With the library `datasets` also `.csv`, `.tsv`, `.json`, `.parquet` and `.arrow` files, and the Hub id or
+            the folder of a dataset. A column that is not named `text` follows after a colon (`user/reviews:comment`).
         samples: How many.
 
     Raises:
         ValueError: It can't be read, or has no such field. The message is one line.
     """
-    name = os.path.expanduser(source)
+    name, column = split_column(source)
     if os.path.isfile(name):
-        return _sample(_lines(Path(name)), samples)
-    return list(itertools.islice(_unique(_dataset(name)), samples))
+        return _sample(_file(Path(name), column), samples)
+    rows = _dataset(name, column, shuffled=True)
+    return list(itertools.islice(_unique(rows), samples))
 
 
-def _lines(path: Path) -> Iterator[Text]:
+def _file(path: Path, column: str) -> Iterator[Text]:
+    if path.suffix in BUILDERS:
+        yield from _dataset(str(path), column)
+        return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from READERS.get(path.suffix, _plain)(file, str(path))
+            for number, line in enumerate(iter(functools.partial(file.readline, LINE_LIMIT), ""), start=1):
+                if len(line) == LINE_LIMIT:
+                    raise ValueError(f"line {number} is longer than {LINE_LIMIT} characters; expected one text a line")
+                if path.suffix != ".jsonl":
+                    yield line.strip()
+                elif line.strip():
+                    yield _text(_json(line, f"line {number}"), f"line {number}", column)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start} of a block)") from error
-    except (OSError, csv.Error) as error:
-        raise ValueError(f"{path}: can't be read ({error})") from error
+        raise ValueError(f"not UTF-8 ({error.reason} at byte {error.start} of a block)") from error
+    except OSError as error:
+        raise ValueError(f"can't be read ({error.strerror})") from error
 
 
-def _bounded(file: TextIO, where: str) -> Iterator[str]:
-    for number, line in enumerate(iter(functools.partial(file.readline, LINE_LIMIT), ""), start=1):
-        if len(line) == LINE_LIMIT:
-            raise ValueError(f"{where}, line {number}: longer than {LINE_LIMIT} characters; one text a line")
-        yield line
-
-
-def _plain(file: TextIO, where: str) -> Iterator[Text]:
-    return (line.strip() for line in _bounded(file, where))
-
-
-def _table(file: TextIO, where: str, **dialect) -> Iterator[Text]:
-    rows = csv.DictReader(_bounded(file, where), **dialect)
-    return (_text(row, f"{where}, line {rows.line_num}") for row in rows)
-
-
-def _json_lines(file: Iterable[str], where: str) -> Iterator[Text]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield _text(_json(line, f"{where}, line {number}"), f"{where}, line {number}")
-
-
-def _json_list(file: TextIO, where: str) -> Iterator[Text]:
-    """A list of objects or of texts; also objects one a line, which many files of that name hold."""
-    text = file.read(JSON_LIMIT + 1)
-    if len(text) > JSON_LIMIT:
-        raise ValueError(f"{where}: longer than {JSON_LIMIT} characters; a .jsonl, one object a line, may be")
-    if not text.lstrip().startswith("["):
-        return _json_lines(text.splitlines(), where)
-    return (_text(row, f"{where}, entry {number}") for number, row in enumerate(_json(text, where), start=1))
-
-
-def _json(text: str, where: str) -> object:
+def _json(line: str, where: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not valid JSON ({error})") from error
 
 
-READERS: dict[str, Callable[[TextIO, str], Iterator[Text]]] = {
-    ".txt": _plain,
-    ".tsv": functools.partial(_table, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".csv": _table,
-    ".jsonl": lambda file, where: _json_lines(_bounded(file, where), where),
-    ".json": _json_list,
-}
-
-
-def _text(row: object, where: str, column: str = "text") -> Text:
-    if isinstance(row, str):
+def _text(row: object, where: str, column: str) -> Text:
+    if isinstance(row, str) and not column:
         return row.strip()
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, found {type(row).__name__}")
-    if not isinstance(row.get(column), str):
+    name = column or "text"
+    if name not in row:
         fields = ", ".join(str(field) for field in row)
-        raise ValueError(f"{where}: expected a text in the field {column!r}; its fields: {fields[:200]}")
-    text, pair = row[column].strip(), row.get("text_pair")
+        raise ValueError(f"{where}: expected a text in the field {name!r}; its fields: {fields[:200]}")
+    if not isinstance(row[name], str):
+        raise ValueError(f"{where}: expected a text in the field {name!r}, found {type(row[name]).__name__}")
+    text, pair = row[name].strip(), row.get("text_pair")
     return (text, pair.strip()) if isinstance(pair, str) and pair.strip() else text
 
 
-def _dataset(name: str) -> Iterator[Text]:
-    whole, column = name, ""
-    if not os.path.isdir(whole) and ":" in whole:
-        name, _, column = whole.rpartition(":")
+def _dataset(name: str, column: str, shuffled: bool = False) -> Iterator[Text]:
+    for number, row in enumerate(_rows(name, shuffled), start=1):
+        yield _text(row, f"row {number}", column)
+
+
+def _rows(name: str, shuffled: bool) -> Iterator[object]:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f"{name}: no such file; for a data set, run `pip install datasets` first") from error
+        raise ValueError("not a .txt or .jsonl file; to read anything else, run `pip install datasets`") from error
+    suffix = Path(name).suffix
     try:
         if os.path.isdir(name) and {"state.json", "dataset_dict.json"}.intersection(os.listdir(name)):
             rows = datasets.load_from_disk(name)
+        elif os.path.isfile(name):
+            options = {".csv": CSV_OPTIONS, ".tsv": TSV_OPTIONS}.get(suffix, {})
+            rows = datasets.load_dataset(BUILDERS[suffix], data_files=name, streaming=True, **options)
         else:
             rows = datasets.load_dataset(name, streaming=True)
         if isinstance(rows, dict):
             rows = rows["train"] if "train" in rows else next(iter(rows.values()))
-        for number, row in enumerate(rows.shuffle(seed=0), start=1):
-            yield _text(row, f"{name}, row {number}", column or "text")
-    except (OSError, RuntimeError, ValueError) as error:  # not found, not reached, or nothing in it that can be read
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name}: no such file, nor a data set that can be read ({reason})") from error
+        yield from rows.shuffle(seed=0) if shuffled else rows
+    except Exception as error:  # not found, not reached, or nothing in it that can be read: datasets has many errors
+        what = "can't be read" if os.path.exists(name) else "no such file, nor a dataset that can be read"
+        raise ValueError(f"{what} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _unique(texts: Iterable[Text]) -> Iterator[Text]:
-    """Without empty ones, and without repetitions: a text that judges must not have been fitted to."""
+    """Without empty texts and without repetitions: a text in the held-out fold must not be in the others."""
     seen = set()
     for text in texts:
         if text and text not in seen:
@@ -167,7 +151,7 @@ def _unique(texts: Iterable[Text]) -> Iterator[Text]:
 
 
 def _sample(texts: Iterable[Text], samples: int) -> list[Text]:
-    """A reservoir (Vitter 1985, algorithm R): the file may be larger than the memory."""
+    """A reservoir (Vitter 1985, algorithm R), since the file may be larger than the memory."""
     chosen, generator = [], random.Random(0)
     for number, text in enumerate(filter(None, texts)):
         if number < samples:
@@ -177,20 +161,6 @@ def _sample(texts: Iterable[Text], samples: int) -> list[Text]:
     return list(_unique(chosen))
 
 
-def check_texts(texts: Sequence[Text]) -> None:
-    """Raises ValueError where there are too few to fit anything."""
-    if len(texts) < FEWEST_TEXTS:
-        raise ValueError(f"{len(texts)} different texts; at least {FEWEST_TEXTS} are needed, and 2,000 are better")
-
-
-def digest(texts: Sequence[Text]) -> str:
-    """The sha256 of the texts, one line of JSON each."""
-    sha256 = hashlib.sha256()
-    for text in texts:
-        sha256.update(json.dumps(text, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n")
-    return sha256.hexdigest()
-
-
 @dataclasses.dataclass(frozen=True)
 class Readings:
     """Texts, each tokenized once by each tokenizer."""
@@ -198,6 +168,14 @@ class Readings:
     texts: list[Text]
     rows: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]  # the adapted model's, the donor's
     notes: list[str]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the texts, one line of JSON each."""
+        sha256 = hashlib.sha256()
+        for text in self.texts:
+            sha256.update(json.dumps(text, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n")
+        return sha256.hexdigest()
 
     def check_sizes(self, side: int, vocab_size: int, type_vocab_size: int, whose: str) -> None:
         """Raises ValueError where a token or a token type has no embedding in the model of that side."""
@@ -210,35 +188,38 @@ class Readings:
                 )
 
 
-def read_with_both(tokenizers: Sequence, texts: Sequence[Text], max_length: int) -> Readings:
-    """Tokenizes the texts for both models; those that read the same once they are cut to length count once.
+def tokenize_with_both(tokenizers: Sequence, texts: Sequence[Text], max_length: int) -> Readings:
+    """Tokenizes the texts for both models; texts with the same tokens once they are truncated count as one.
 
     Raises:
-        ValueError: A text can't be read; the tokenizers read one differently, although neither has tokens that the
-            other lacks, or number the same tokens differently; or there are too few texts.
+        ValueError: A text can't be tokenized; the tokenizers give different tokens for one, although their vocabulary
+            is the same, or number the same tokens differently; or there are too few texts.
     """
     ours, theirs = (tokenizer.get_vocab() for tokenizer in tokenizers)
     notes = [] if ours == theirs else [_compare_vocabularies(ours, theirs)]
-    alone = tokenizers[0] is tokenizers[1]
     rows: dict[bytes, tuple[Text, tuple]] = {}
     for number, text in enumerate(texts, start=1):
         first = _tokenized(tokenizers[0], text, max_length, number)
-        second = first if alone else _tokenized(tokenizers[1], text, max_length, number)
+        second = first if tokenizers[1] is tokenizers[0] else _tokenized(tokenizers[1], text, max_length, number)
         if ours == theirs and not np.array_equal(first["input_ids"], second["input_ids"]):
-            pairs = zip(first["input_ids"], second["input_ids"], strict=False)
-            place = next((at for at, ids in enumerate(pairs) if len(set(ids)) > 1), 0)
-            one, other = (
-                " ".join(tokenizer.convert_ids_to_tokens(row["input_ids"][place : place + 3].tolist()))
-                for tokenizer, row in zip(tokenizers, (first, second), strict=True)
-            )
-            raise ValueError(
-                f"the tokenizers of checkpoint and donor read text {number} differently: from token {place} on, "
-                f"{one!r} against {other!r}; is one of them of another model, or is only one of them lower-casing?"
-            )
+            raise ValueError(_first_difference(tokenizers, (first, second), number))
         rows.setdefault(b"".join(it.tobytes() for it in first.values()), (text, (first, second)))
-    kept = [text for text, _ in rows.values()]
-    check_texts(kept)
-    return Readings(kept, [row for _, row in rows.values()], notes)
+    if len(rows) < FEWEST_TEXTS:
+        raise ValueError(f"{len(rows)} different texts; at least {FEWEST_TEXTS} are needed, and 2,000 are better")
+    return Readings([text for text, _ in rows.values()], [row for _, row in rows.values()], notes)
+
+
+def _first_difference(tokenizers: Sequence, rows: Sequence[dict], number: int) -> str:
+    pairs = zip(*(row["input_ids"] for row in rows), strict=False)
+    place = next((at for at, ids in enumerate(pairs) if len(set(ids)) > 1), 0)
+    one, other = (
+        " ".join(tokenizer.convert_ids_to_tokens(row["input_ids"][place : place + 3].tolist()))
+        for tokenizer, row in zip(tokenizers, rows, strict=True)
+    )
+    return (
+        f"the tokenizers of checkpoint and donor tokenize text {number} differently: from token {place} on, {one!r} "
+        f"against {other!r}; is one of them of another model, or is only one of them lower-casing?"
+    )
 
 
 def _compare_vocabularies(ours: dict[str, int], theirs: dict[str, int]) -> str:
@@ -256,6 +237,6 @@ def _tokenized(tokenizer, text: Text, max_length: int, number: int) -> dict[str,
     parts = (text,) if isinstance(text, str) else text
     try:
         row = tokenizer(*parts, truncation=True, max_length=max_length)
-    except (TypeError, UnicodeError) as error:  # half of a surrogate pair, say
+    except (TypeError, UnicodeError) as error:  # half of a surrogate pair, for example
         raise ValueError(f"text {number} can't be tokenized: {text!r:.80}") from error
     return {name: np.asarray(row[name], np.int32) for name in TOKENIZED if name in row}

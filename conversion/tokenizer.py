@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokenizer a folder has, told from its files alone, and what of it the output gets; none of its code is run."""
+"""Which tokenizer a folder has, as its files tell, and which of them are copied; none of the folder's code is run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .errors import ConversionError, first_line
 from .sources import TOKENIZER_FILES, Source, parse_json, read_bytes, read_json, to_json
 
 CONFIG = "tokenizer_config.json"
-STOCK = "BertTokenizer"  # what the model's type tells where nothing else does
-# The class of a folder without a tokenizer: its load fails, where transformers 5 makes a BertTokenizer of five tokens.
+STOCK = "BertTokenizer"  # the class that follows from the model's type, where no file names another
+# The class for a folder without a tokenizer: it fails to load, where transformers 5 makes a BertTokenizer of 5 tokens.
 NONE = "PreTrainedTokenizerFast"
 SAVED_BY_5 = {"TokenizersBackend": "PreTrainedTokenizerFast"}  # one class, whose older name every version reads
 VOCABULARIES = {
@@ -24,32 +24,32 @@ VOCABULARIES = {
 }  # fmt: skip
 WITHOUT_VOCABULARY = {"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"}  # they read bytes or code points
 SIZE_LIMIT = 64 << 20  # bytes; a tokenizer.json of 250,000 tokens has 17 MB
-# What a save leaves of the machine that it ran on: these fields, and whatever else is an absolute path.
+# These fields, and all other absolute paths, belong to the machine that saved the tokenizer, and are not copied.
 PATH_FIELDS = {"name_or_path", "tokenizer_file", "special_tokens_map_file", "cache_dir", "vocab_file"}
 PATH = re.compile(r"(/[^/\s]+/|[A-Za-z]:[\\/]|\\\\|~[\w-]*[\\/]|file:)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer as its files tell it, or why there is none."""
+    """A tokenizer as its files describe it, or the reason why there is none."""
 
-    source: Source | None  # where its files lie; None: there is none
+    source: Source | None  # where its files are; None: there is none
     class_name: str = NONE
     files: tuple[str, ...] = ()
     own_config: dict | None = None  # tokenizer_config.json, without code and paths
-    config: dict | None = None  # the same with its class, where the file itself does not say it so
+    config: dict | None = None  # the same with its class, where that differs from the file
     model_class: str | None = None  # config.json's tokenizer_class
     tokens: int | None = None  # the largest id, plus one
     reason: str = ""  # why there is none, and what to do
     needs_code: bool = False  # whether there is one that only the folder's own code reads
-    lent: bool = False  # whether it is the donor's
+    from_donor: bool = False
 
     def __str__(self) -> str:
         if self.source is None:
             return f"none: {self.reason}"
         count = f", {self.tokens} tokens" if self.tokens else ""
-        lent = ": the donor's, since the checkpoint has none; both have as many embeddings" if self.lent else ""
-        return f"{self.class_name}{count}{lent}"
+        donor = ": the donor's, since the checkpoint has none; both models have as many embeddings"
+        return f"{self.class_name}{count}{donor if self.from_donor else ''}"
 
     def contents(self) -> Iterator[tuple[str, bytes]]:
         """The files to write."""
@@ -60,7 +60,7 @@ class Tokenizer:
             yield CONFIG, to_json(self.config)
 
     def copy_to(self, folder: Path) -> None:
-        """Puts its files into a folder, from which `AutoTokenizer` reads what it reads from their own, less code."""
+        """Copies its files into a folder, from which `AutoTokenizer` reads the same tokenizer without any code."""
         folder.mkdir()
         for name, data in self.contents():
             (folder / name).write_bytes(data)
@@ -86,16 +86,16 @@ class Tokenizer:
             self.copy_to(copies)
             try:
                 return AutoTokenizer.from_pretrained(copies)
-            except Exception as error:  # the tokenizers library raises nothing more particular
-                where = self.source.where()
-                raise ConversionError(f"{where}: its tokenizer can't be read: {first_line(error)}") from error
+            except Exception as error:  # the tokenizers library raises nothing more specific
+                reason = f"its tokenizer can't be read: {first_line(error)}"
+                raise ConversionError(self.source.where(), reason) from error
 
 
 def read_tokenizer(source: Source, model_config: dict) -> Tokenizer:
-    """The tokenizer of a checkpoint, its class taken from where transformers takes it.
+    """The tokenizer of a checkpoint; its class comes from where transformers takes it.
 
     Args:
-        source: Where the files lie; of a repo, those of the tokenizer are fetched, which are small.
+        source: Where the files are; of a repo, those of the tokenizer are downloaded, which are small.
         model_config: config.json.
 
     Raises:
@@ -122,8 +122,8 @@ def read_tokenizer(source: Source, model_config: dict) -> Tokenizer:
     source = source.fetch(files)
     own = _without_paths({key: value for key, value in config.items() if key != "auto_map"})
     completed, name = dict(own), SAVED_BY_5.get(name, name)
-    # Where there is a tokenizer.json, transformers 5.0 takes a class from here for another kind of tokenizer than one
-    # from config.json, so that one stays where it is; elsewhere it moves here, where 4.x reads it without remote code.
+    # With a tokenizer.json, transformers 5.0 takes a class from this file for another kind of tokenizer than one from
+    # config.json, so it stays where it is; otherwise it is moved to this file, where 4.x reads it without remote code.
     if stated[CONFIG] or "tokenizer.json" not in files:
         completed["tokenizer_class"] = name
     return Tokenizer(
@@ -137,24 +137,10 @@ def read_tokenizer(source: Source, model_config: dict) -> Tokenizer:
     )
 
 
-def choose_tokenizer(own: Tokenizer, vocab_size: int, donor: tuple[Source, dict] | None) -> Tokenizer:
-    """The output's tokenizer: the checkpoint's own; where it has no files of one, the donor's, if that fits.
-
-    Args:
-        own: The checkpoint's.
-        vocab_size: Of the checkpoint.
-        donor: Where the donor's files lie, and its config.json.
-    """
-    if own.source is not None or own.needs_code or donor is None or donor[1]["vocab_size"] != vocab_size:
-        return own
-    lent = read_tokenizer(*donor)
-    return own if lent.source is None else dataclasses.replace(lent, lent=True)
-
-
 def _class_name(source: Source, file: str, config: dict) -> str | None:
     name = config.get("tokenizer_class")
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"(?!\d)\w*Token\w*", name)):
-        raise ConversionError(f"{source.where(file)}: tokenizer_class is {name!r}; expected a tokenizer's class")
+        raise ConversionError(source.where(file), f"tokenizer_class is {name!r:.100}; expected a tokenizer's class")
     return name
 
 
@@ -167,7 +153,7 @@ def _own_code(config: dict) -> str | None:
 
 
 def _without_paths(config: dict) -> dict:
-    """`config` without what tells of the machine it was written on; added tokens may look like paths."""
+    """`config` without the paths of the machine that saved it; added tokens may look like paths."""
     kept = {}
     for key, value in config.items():
         if isinstance(value, dict) and key != "added_tokens_decoder":
@@ -178,7 +164,7 @@ def _without_paths(config: dict) -> dict:
 
 
 def _count(source: Source, files: list[str], config: dict) -> int | None:
-    """How many embeddings the tokenizer's ids need, as far as its files say so in a way that is known here."""
+    """How many embeddings the tokenizer's ids need, as far as its files tell."""
     added = config.get("added_tokens_decoder")
     ids = [int(key) for key in added if key.isdecimal()] if isinstance(added, dict) else []
     if "added_tokens.json" in files:

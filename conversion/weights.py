@@ -1,23 +1,23 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's weights: safetensors, pickles or shards of either in, safetensors out.
+"""A checkpoint's weights: safetensors, pickles or shards of either are read, safetensors are written.
 
-safetensors is read and written here, and not by its library, for two measured reasons: the process of a bert-base
+safetensors' format is read and written here, not by its library, for two measured reasons: the process of a bert-base
 conversion takes 70 MB this way, and 446 to 862 MB through safetensors 0.8; and the library does not tell the byte
-offsets, by which a donor on the Hub is read in part. https://github.com/huggingface/safetensors#format
+offsets, by which a part of a donor on the Hub is downloaded. https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConversionError, listed
 from .pickles import read_pickle
-from .sources import WEIGHT_FILES, Source, is_count, parse_json, read_json, refuse_pointer, weights_file
+from .sources import WEIGHT_FILES, Source, check_no_pointer, is_count, parse_json, read_json, weights_file
 from .tensors import DTYPE_BYTES, FLOATS, Tensor
 
 HEADER_LIMIT = 8 << 20  # bytes; a BERT of 24 layers needs 0.05 MB
@@ -27,28 +27,26 @@ def read_header(source: Source, name: str) -> tuple[dict[str, Tensor], dict]:
     """The tensors of a safetensors file, from its header, and the header's metadata.
 
     Raises:
-        ConversionError: The header is damaged, lies about dtypes, shapes or offsets, or is larger than any BERT's.
+        ConversionError: The header is damaged, is wrong about dtypes, shapes or offsets, or is larger than any BERT's.
     """
     where, size = source.where(name), source.size(name)
     first = b"".join(map(bytes, source.chunks(name, 0, min(size, 8))))
-    refuse_pointer(source, name, first)
+    check_no_pointer(source, name, first)
     length = int.from_bytes(first, "little") if size >= 8 else size
     if size < 8 or 8 + length > size:
-        raise ConversionError(
-            f"{where}: a header of {length} bytes in a file of {size}: truncated, or not safetensors"
-        )
+        raise ConversionError(where, f"a header of {length} bytes in a file of {size}: truncated, or not safetensors")
     if length > HEADER_LIMIT:
-        raise ConversionError(f"{where}: a header of {length} bytes; expected at most {HEADER_LIMIT} of a BERT")
+        raise ConversionError(where, f"a header of {length} bytes; expected at most {HEADER_LIMIT} for a BERT")
     header = parse_json(b"".join(map(bytes, source.chunks(name, 8, length))), where)
     metadata = header.pop("__metadata__", None)
     tensors = {key: _entry(source, name, key, entry, 8 + length) for key, entry in header.items()}
     end = 8 + length
     for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if tensor.start != end:
-            raise ConversionError(f"{where}: {key} starts at byte {tensor.start}, expected {end}: overlap or gap")
+            raise ConversionError(where, f"{key} starts at byte {tensor.start}, expected {end}: overlap or gap")
         end += tensor.nbytes
     if end != size:
-        raise ConversionError(f"{where}: the header describes {end} bytes, the file has {size}: truncated or damaged")
+        raise ConversionError(where, f"the header describes {end} bytes, the file has {size}: truncated or damaged")
     return tensors, metadata if isinstance(metadata, dict) else {}
 
 
@@ -58,16 +56,15 @@ def _entry(source: Source, name: str, key: str, entry: object, data_start: int) 
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if len(entry) == 3:
             pass
         case _:
-            raise ConversionError(f"{where}: the header's entry of {key!r} is not one of a tensor; it is damaged")
+            raise ConversionError(where, f"the header's entry of {key!r} does not describe a tensor; it is damaged")
     if dtype not in DTYPE_BYTES:
-        raise ConversionError(f"{where}: {key} has the unknown dtype {dtype!r}; expected {', '.join(FLOATS.values())}")
+        raise ConversionError(where, f"{key} has the unknown dtype {dtype!r}; expected {', '.join(FLOATS.values())}")
     if len(shape) > 8 or not all(map(is_count, [*shape, begin, end])):
-        raise ConversionError(
-            f"{where}: {key} has the shape {str(shape)[:80]} at {begin} to {end}; expected a few whole numbers"
-        )
+        found = f"{key} has the shape {str(shape)[:80]} at {begin} to {end}"
+        raise ConversionError(where, f"{found}; expected a few whole numbers")
     tensor = Tensor(source, name, dtype, tuple(shape), data_start + begin)
     if end - begin != tensor.nbytes:
-        raise ConversionError(f"{where}: {key} ({tensor}) has {tensor.nbytes} bytes; the header says {end - begin}")
+        raise ConversionError(where, f"{key} ({tensor}) has {tensor.nbytes} bytes; the header says {end - begin}")
     return tensor
 
 
@@ -75,31 +72,30 @@ def read_tensors(source: Source) -> dict[str, Tensor]:
     """All tensors of a checkpoint, under the names that it stores.
 
     Raises:
-        ConversionError: No weights, or an index that does not fit its shards.
+        ConversionError: No weights, or an index that does not match its shards.
     """
     weights = weights_file(source)
     if weights is None:
-        raise ConversionError(f"{source.where()}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
+        raise ConversionError(source.where(), f"no weights; expected one of {', '.join(WEIGHT_FILES)}")
     read = read_pickle if ".bin" in weights else lambda source, name: read_header(source, name)[0]
-    if not weights.endswith(".index.json"):
+    if ".index." not in weights:
         return read(source, weights)
-    index = read_json(source, weights).get("weight_map")
+    index, where = read_json(source, weights).get("weight_map"), source.where(weights)
     if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
-        raise ConversionError(f"{source.where(weights)}: no weight_map of tensors to files; it is damaged")
+        raise ConversionError(where, "no weight_map of tensors to files; it is damaged")
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(index.values())):
         if shard != Path(shard).name or "\\" in shard or not shard.endswith((".safetensors", ".bin")):
-            raise ConversionError(
-                f"{source.where(weights)}: names the shard {shard!r}; expected a file in the same folder"
-            )
+            raise ConversionError(where, f"names the shard {shard!r}; expected a file in the same folder")
         if shard not in source.names():
-            raise ConversionError(f"{source.where(weights)}: names the shard {shard}, which is missing; copy it there")
+            raise ConversionError(where, f"names the shard {shard}, which is missing", "copy it into the folder")
         stored = read(source, shard)
         named = {key for key, file in index.items() if file == shard}
         if stored.keys() != named:
+            differing = listed(sorted(stored.keys() ^ named))
             raise ConversionError(
-                f"{source.where(shard)}: its tensors are not those that {weights} lists: "
-                f"{listed(sorted(stored.keys() ^ named))}; the index belongs to other shards"
+                source.where(shard),
+                f"its tensors are not those that {weights} lists: {differing}; the index belongs to other shards",
             )
         tensors.update(stored)
     return tensors
@@ -110,22 +106,22 @@ def write_safetensors(
     tensors: dict[str, Tensor],
     metadata: dict[str, str] | None = None,
     on_piece: Callable[[int], object] = lambda nbytes: None,
-    hashed: bool = False,
-) -> dict[str, str]:
-    """Writes tensors in safetensors' own order (widest dtype first, then by name), a bounded piece at a time.
+    checked: bool = False,
+) -> dict[str, int]:
+    """Writes tensors in safetensors' own order (widest dtype first, then by name), in pieces of bounded size.
 
     Args:
         file: Open for writing.
         tensors: By the names that they get.
-        metadata: Stands in the header besides the format.
-        on_piece: Is told how many bytes of tensors have just been written.
-        hashed: Hash the bytes on their way, which takes half as long again as copying them.
+        metadata: For the header, besides the format.
+        on_piece: Is called with the number of tensor bytes that have just been written.
+        checked: Compute checksums while the bytes are copied.
 
     Returns:
-        The sha256 of each tensor's bytes as they were read, if `hashed`.
+        The checksum of each tensor's bytes as they were read, if `checked`.
     """
     order = sorted(tensors, key=lambda key: (-DTYPE_BYTES[tensors[key].dtype], key))
-    header: dict = {"__metadata__": {"format": "pt", **(metadata or {})}}  # transformers 4.x refuses files without it
+    header: dict = {"__metadata__": {"format": "pt", **(metadata or {})}}  # transformers 4.x needs the format
     end = 0
     for key in order:
         tensor = tensors[key]
@@ -134,13 +130,13 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    digests = {}
+    checksums = {}
     for key in order:
-        digest = hashlib.sha256()
+        checksum = 0
         for piece in tensors[key].chunks():
             file.write(piece)
-            if hashed:
-                digest.update(piece)
+            if checked:
+                checksum = zlib.crc32(piece, checksum)
             on_piece(len(piece))
-        digests[key] = digest.hexdigest()
-    return digests if hashed else {}
+        checksums[key] = checksum
+    return checksums if checked else {}

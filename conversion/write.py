@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Step 5, write: every file of the output, into a folder that has another name until it is whole."""
+"""Step 5, write: every file of the output, into a staging folder."""
 
 from __future__ import annotations
 
@@ -11,51 +11,52 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .bert import POOLER
-from .formats import DENSE, DENSE_NAMES
+from .formats import DENSE, DENSE_NAMES, sentence_transformers_files
 from .plan import Plan
 from .sources import read_bytes, to_json
 from .staging import MANIFEST, flushed, sync_folder
 from .weights import write_safetensors
 
-# The two files that travel lie beside this package's folder.
-CODE = Path(__file__).resolve().parent.parent
+CODE = Path(__file__).resolve().parent.parent  # the folder of the two code files that pooled checkpoints get
 
 
-def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], hashed: bool) -> dict[str, str]:
+def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], checked: bool) -> dict[str, int]:
     """Writes every file of the output into `folder`, which exists and is empty, and flushes them to disk.
 
     Args:
         plan: What to write.
         folder: Where.
-        on_piece: Is told how many bytes of tensors have just been written.
-        hashed: Hash the tensors on their way.
+        on_piece: Is called with the number of tensor bytes that have just been written.
+        checked: Compute checksums of the tensors while they are copied.
 
     Returns:
-        The sha256 of each tensor as it was read, if `hashed`.
+        The checksum of each tensor as it was read, if `checked`.
     """
     for part in ("1_Pooling", "2_Dense"):
         (folder / part).mkdir()
-    manifest, digests = {}, {}
+    manifest, checksums = {}, {}
     for name, data in small_files(plan):
         with flushed(folder / name) as file:
             file.write(data)
         manifest[name] = hashlib.sha256(data).hexdigest()
     for name, tensors in plan.shards.items():
         with flushed(folder / name) as file:
-            digests |= write_safetensors(file, tensors, {MANIFEST: json.dumps(manifest)}, on_piece, hashed)
+            checksums |= write_safetensors(file, tensors, {MANIFEST: json.dumps(manifest)}, on_piece, checked)
     for part in (folder / "1_Pooling", folder / "2_Dense", folder):
         sync_folder(part)
-    return digests
+    return checksums
 
 
 def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
-    """Every file but the model's tensors, by its path in the output."""
+    """Every file but the model's weights, by its path in the output."""
     yield "config.json", to_json(plan.config)
     yield "README.md", plan.card.encode(errors="replace")
-    for name, value in sentence_transformers_files(plan):
+    hidden, length = plan.config["hidden_size"], plan.config["max_position_embeddings"]
+    model_args = {"return_logits": False} if plan.format.code_files else {}
+    for name, value in sentence_transformers_files(hidden, length, model_args).items():
         yield name, to_json(value)
     dense = io.BytesIO()
-    write_safetensors(dense, dict(zip(DENSE_NAMES, map(plan.pooler.get, POOLER), strict=True)))
+    write_safetensors(dense, dict(zip(DENSE_NAMES, map(plan.graft.pooler.get, POOLER), strict=True)))
     yield DENSE, dense.getvalue()
     yield from plan.tokenizer.contents()
     source = plan.checkpoint.source
@@ -69,26 +70,3 @@ def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
             "model.safetensors.index.json",
             to_json({"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map}),
         )
-
-
-def sentence_transformers_files(plan: Plan) -> Iterator[tuple[str, object]]:
-    """Transformer, [CLS] pooling, and the pooler as a Dense layer with tanh: `SentenceTransformer(folder)` just works.
-
-    In the spelling that sentence-transformers 3.0 to 6.2 and text-embeddings-inference all read.
-    """
-    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
-    yield (
-        "modules.json",
-        [
-            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for number, (path, kind) in enumerate(kinds)
-        ],
-    )
-    hidden, length = plan.config["hidden_size"], plan.config["max_position_embeddings"]
-    without_logits = {"model_args": {"return_logits": False}} if plan.format.code_files else {}
-    yield "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False, **without_logits}
-    modes = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "mean_tokens")
-    pooling = {f"pooling_mode_{mode}": mode == "cls_token" for mode in modes}
-    yield "1_Pooling/config.json", {"word_embedding_dimension": hidden, **pooling}
-    dense = {"in_features": hidden, "out_features": hidden, "bias": True}
-    yield "2_Dense/config.json", {**dense, "activation_function": "torch.nn.modules.activation.Tanh"}

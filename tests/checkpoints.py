@@ -1,4 +1,4 @@
-"""Tiny seeded checkpoints, and a fresh Python process to read them in, shared by all tests."""
+"""Tiny seeded checkpoints, and what the tests compare of folders and models."""
 
 import json
 import os
@@ -203,7 +203,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str | None]:
-    """What stands in a folder and below: bytes of files, targets of links, and directories."""
+    """What is in a folder and below: bytes of files, targets of links, and directories."""
     return {
         path.relative_to(folder).as_posix(): os.readlink(path)
         if path.is_symlink()
@@ -254,7 +254,7 @@ def modules_of(folder) -> dict[str, bytes]:
 
 
 def assert_modules(folder):
-    """All five files, and a Dense that is the pooler in the weights beside it, bit for bit."""
+    """All five files, and a Dense module that is the pooler of the weights, bit for bit."""
     assert modules_of(folder).keys() == MODULES
     dense, weights = load_file(folder / "2_Dense" / "model.safetensors"), stored(folder)
     assert dense.keys() == DENSE.keys()

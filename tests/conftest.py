@@ -13,8 +13,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (
-    "benchmark", "readme", "tokenizer", "hub_faults", "package", "requirements", "distributed", "examples_training",
-    "tools", "loading", "calibrate", "published", "signals", "kills", "terminal", "heads", "command_line", "push",
+    "published", "tools", "hub_faults", "package", "distributed", "examples_training", "loading", "calibrate",
+    "signals", "kills", "terminal", "heads", "command_line", "push", "tokenizer",
 )  # fmt: skip
 
 

@@ -29,7 +29,6 @@ ROUTES = {
     rf"/api/models/{REPO}(?:/revision/{REVISION})?": "info",
     rf"/api/models/{REPO}/tree/{REVISION}(?:/(?P<path>.+))?": "tree",
     rf"/api/models/{REPO}/paths-info/{REVISION}": "paths_info",
-    rf"/api/models/{REPO}/refs": "refs",
     rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)": "resolve",
     r"/api/whoami-v2": "whoami",
     r"/api/validate-yaml": "validate_yaml",
@@ -39,12 +38,10 @@ ROUTES = {
     r"/lfs/(?P<oid>[0-9a-f]{64})": "upload",
     r"/lfs/(?P<oid>[0-9a-f]{64})/verify": "verify",
     rf"/api/models/{REPO}/commit/{REVISION}": "write_commit",
-    rf"/api/models/{REPO}/branch/{REVISION}": "write_branch",
-    rf"/api/models/{REPO}/tag/{REVISION}": "write_tag",
 }
 
 
-class Refusal(Exception):
+class HubError(Exception):
     """An error as the Hub words it: the client chooses its exception by X-Error-Code more than by the status."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
@@ -120,7 +117,7 @@ class Repo:
         for commit in self.commits:
             if commit.sha == sha:
                 return commit
-        raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
     def commit(self, files: dict[str, Blob], title: str, description: str = "", branch: str = "main") -> str:
         names = "".join(f"{path} {blob.oid}\n" for path, blob in sorted(files.items()))
@@ -159,7 +156,6 @@ class HubServer:
     def clear(self) -> None:
         """As new, at the same address."""
         self.repos: dict[str, Repo] = {}
-        self.renamed = {"bert-base-chinese": "google-bert/bert-base-chinese"}
         self.objects: dict[str, bytes] = {}
         self.log: list[Request] = []
         self.cut_after: int | None = None
@@ -245,8 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             answer = self._route(url.path)
-        except Refusal as refusal:
-            self._send(refusal.status, refusal.body, **refusal.headers)
+        except HubError as error:
+            self._send(error.status, error.body, **error.headers)
         else:
             if answer is not None:
                 self._send(200, answer)
@@ -261,10 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if "repo" in found:
                     write = name.startswith("write_") and "create_pr" not in self.query
                     found["repo"] = self._repo(found["repo"], write)
-                    if found["repo"] is None:
-                        return None
                 return getattr(self, name)(**found)
-        raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+        raise HubError(404, "Sorry, we can't find the page you are looking for.")
 
     def _begin(self, status: int, size: int, **headers: str) -> Request:
         request = Request(self.command, urlsplit(self.path).path, self.headers.get("Range"), status)
@@ -287,26 +281,22 @@ class _Handler(BaseHTTPRequestHandler):
     def _token(self, needed: bool = False) -> str | None:
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         if token not in (None, self.hub.TOKEN, self.hub.STRANGER):
-            raise Refusal(401, "Invalid credentials in Authorization header")
+            raise HubError(401, "Invalid credentials in Authorization header")
         if token is None and needed:
-            raise Refusal(401, "Invalid username or password.")
+            raise HubError(401, "Invalid username or password.")
         return token
 
-    def _repo(self, repo_id: str, write: bool) -> Repo | None:
+    def _repo(self, repo_id: str, write: bool) -> Repo:
         """The Hub doesn't tell whether a private repository exists: 404 to a stranger, 401 to the anonymous.
 
-        (By 401 alone the client takes it for not found at https addresses only: hence the code.) A renamed
-        repository is answered here, with 307 and a relative address, whatever was asked.
+        (By 401 alone the client takes it for not found at https addresses only: hence the code.)
         """
         token = self._token()
         repo = self.hub.repos.get(repo_id)
-        if repo is None and repo_id in self.hub.renamed:
-            self._send(307, {}, Location=self.path.replace(repo_id, self.hub.renamed[repo_id], 1))
-            return None
         if repo is None or (repo.private and token != self.hub.TOKEN):
-            raise Refusal(404 if token else 401, "Repository not found", "RepoNotFound")
+            raise HubError(404 if token else 401, "Repository not found", "RepoNotFound")
         if write and self._token(needed=True) != self.hub.TOKEN:
-            raise Refusal(403, "Forbidden: you have no right to write here")
+            raise HubError(403, "Forbidden: you have no right to write here")
         return repo
 
     def whoami(self) -> dict:
@@ -347,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
     def tree(self, repo: Repo, revision: str, path: str = "") -> list[dict]:
         entries = self._entries(repo.at(revision), self.query.get("expand", ""))
         if path and not any((entry["path"], entry["type"]) == (path, "directory") for entry in entries):
-            raise Refusal(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
+            raise HubError(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
         prefix = path + "/" if path else ""
         below = [entry for entry in entries if entry["path"].startswith(prefix)]
         if self.query.get("recursive", "").lower() == "true":
@@ -360,12 +350,6 @@ class _Handler(BaseHTTPRequestHandler):
         entries = self._entries(repo.at(revision), form.get("expand", [""])[0])
         return [entry for entry in entries if entry["path"] in form.get("paths", [])]
 
-    def refs(self, repo: Repo) -> dict:
-        def listed(kind: str, refs: dict[str, str]) -> list[dict]:
-            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in refs.items()]
-
-        return {"branches": listed("heads", repo.branches), "tags": listed("tags", repo.tags), "converts": []}
-
     def resolve(self, repo: Repo, revision: str, path: str) -> None:
         """The file, whole or by range, with the headers that the client's cache is built on.
 
@@ -373,22 +357,22 @@ class _Handler(BaseHTTPRequestHandler):
         """
         if repo.gated and self._token() != self.hub.TOKEN:
             status = 403 if self._token() else 401
-            raise Refusal(status, f"Access to model {repo.id} is restricted.", "GatedRepo")
+            raise HubError(status, f"Access to model {repo.id} is restricted.", "GatedRepo")
         commit = repo.at(revision)
         headers = {"X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
         if path not in commit.files:
-            raise Refusal(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.sha})
+            raise HubError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.sha})
         blob = commit.files[path]
         headers["ETag"] = f'"{blob.etag}"'
         if blob.lfs:
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(blob.size)}
         start, stop, status = 0, blob.size, 200
-        if match := re.fullmatch(r"bytes=(?:(\d+)-(\d*)|-(\d+))", self.headers.get("Range", "")):
-            first, last, suffix = match.groups()
-            start = int(first) if first else max(0, blob.size - int(suffix))
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = match.groups()
+            start = int(first)
             stop = min(int(last) + 1, blob.size) if last else blob.size
             if start >= stop:
-                raise Refusal(416, "Range not satisfiable", **{"Content-Range": f"bytes */{blob.size}"})
+                raise HubError(416, "Range not satisfiable", **{"Content-Range": f"bytes */{blob.size}"})
             status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{blob.size}"
         request = self._begin(status, stop - start, **headers)
         if self.command != "HEAD":
@@ -419,11 +403,11 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.body)
         repo = Repo(f"{wanted.get('organization') or 'user'}/{wanted['name']}")
         if self._token(needed=True) != self.hub.TOKEN:
-            raise Refusal(403, f"You don't have the rights to create a model under the namespace of {repo.id}")
+            raise HubError(403, f"You don't have the rights to create a model under the namespace of {repo.id}")
         if repo.id in self.hub.repos:
-            refusal = Refusal(409, "You already created this model repo")
-            refusal.body["url"] = f"{self.hub.url}/{repo.id}"
-            raise refusal
+            error = HubError(409, "You already created this model repo")
+            error.body["url"] = f"{self.hub.url}/{repo.id}"
+            raise error
         repo.private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
         rules = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
         repo.commit({".gitattributes": Blob(".gitattributes", rules.encode())}, "initial commit")
@@ -458,13 +442,13 @@ class _Handler(BaseHTTPRequestHandler):
     def upload(self, oid: str) -> dict:
         """A PUT without a token, as to the storage host's signed address."""
         if hashlib.sha256(self.body).hexdigest() != oid:
-            raise Refusal(400, "The content does not match its sha256")
+            raise HubError(400, "The content does not match its sha256")
         self.hub.objects[oid] = self.body
         return {}
 
     def verify(self, oid: str) -> dict:
         if len(self.hub.objects.get(oid, b"")) != json.loads(self.body)["size"]:
-            raise Refusal(404, "Object not found")
+            raise HubError(404, "Object not found")
         return {}
 
     def write_commit(self, repo: Repo, revision: str) -> dict:
@@ -474,11 +458,11 @@ class _Handler(BaseHTTPRequestHandler):
         """
         self._token(needed=True)
         if self.hub.refuse_commits:
-            raise Refusal(500, "Internal Error")
+            raise HubError(500, "Internal Error")
         header, *operations = [json.loads(line) for line in self.body.splitlines()]
         head = repo.at(repo.branches.get(revision, revision))
         if header["value"].get("parentCommit", head.sha) != head.sha:
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+            raise HubError(412, "A commit has happened since. Please refresh and try again.")
         files = dict(head.files)
         for operation in operations:
             key, value = operation["key"], operation["value"]
@@ -490,7 +474,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif key in ("deletedFile", "deletedFolder"):
                 files = {name: blob for name, blob in files.items() if not (name + "/").startswith(path + "/")}
             else:
-                raise Refusal(400, f"Invalid operation {key!r} on {path}")
+                raise HubError(400, f"Invalid operation {key!r} on {path}")
         number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
         branch = f"refs/pr/{number}" if "create_pr" in self.query else revision
         sha = repo.commit(files, header["value"]["summary"], header["value"].get("description", ""), branch)
@@ -498,15 +482,3 @@ class _Handler(BaseHTTPRequestHandler):
         if branch != revision:
             answer["pullRequestUrl"] = f"{self.hub.url}/{repo.id}/discussions/{number}"
         return answer
-
-    def write_branch(self, repo: Repo, revision: str) -> dict:
-        return self._new_ref(repo.branches, revision, repo.at(json.loads(self.body).get("startingPoint", "main")))
-
-    def write_tag(self, repo: Repo, revision: str) -> dict:
-        return self._new_ref(repo.tags, json.loads(self.body)["tag"], repo.at(revision))
-
-    def _new_ref(self, refs: dict[str, str], name: str, commit: Commit) -> dict:
-        if name in refs:
-            raise Refusal(409, f"Reference {name} already exists")
-        refs[name] = commit.sha
-        return {}

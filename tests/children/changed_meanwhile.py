@@ -1,4 +1,4 @@
-"""Converts PLACE/checkpoint, whose weights change in the named way before they are copied; prints what is said."""
+"""Converts PLACE/checkpoint, whose weights change in the named way before they are copied; prints the status or the error."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from bert_pooled_mlm import ConversionError, conversion, convert
 
 place, way = Path(sys.argv[1]), sys.argv[2]
 file = place / "checkpoint" / "pytorch_model.bin"
-write_output = conversion.write.write_output
+write_output = conversion.pipeline.write_output
 
 
 def changing(*args, **options):
@@ -23,7 +23,7 @@ def changing(*args, **options):
     return write_output(*args, **options)
 
 
-conversion.write.write_output = changing
+conversion.pipeline.write_output = changing
 try:
     print(json.dumps(convert(place / "checkpoint", place / "out", pooler_from=place / "donor", verify=False).status))
 except ConversionError as error:

@@ -1,7 +1,6 @@
-"""Exports a folder's model to ONNX, with and without its logits."""
+"""Exports a folder's model to an ONNX file."""
 
 import sys
-from pathlib import Path
 
 import torch
 from bert_pooled_mlm import BertPooledMLMModel
@@ -19,15 +18,13 @@ class Outputs(torch.nn.Module):
 
 ids = torch.arange(14).reshape(2, 7) + 5
 axes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("sequence", min=2, max=64)}
-for return_logits in (True, False):
-    model = BertPooledMLMModel.from_pretrained(sys.argv[1], return_logits=return_logits).eval()
-    torch.onnx.export(
-        Outputs(model),
-        (ids, torch.ones_like(ids)),
-        dynamo=True,
-        dynamic_shapes=(axes, axes),
-        verbose=False,
-        input_names=["input_ids", "attention_mask"],
-        output_names=["last_hidden_state", "pooler_output", *["logits"] * return_logits],
-    ).save(Path(sys.argv[2], f"{return_logits}.onnx"))
+torch.onnx.export(
+    Outputs(BertPooledMLMModel.from_pretrained(sys.argv[1]).eval()),
+    (ids, torch.ones_like(ids)),
+    dynamo=True,
+    dynamic_shapes=(axes, axes),
+    verbose=False,
+    input_names=["input_ids", "attention_mask"],
+    output_names=["last_hidden_state", "pooler_output", "logits"],
+).save(sys.argv[2])
 say(True)

@@ -1,14 +1,13 @@
-"""Loads a repo by its id, trains it for a step, saves it, and pushes it where it is told to; then a private one."""
+"""Loads a repository by its id, both revisions pinned, trains it for a step and saves it; then opens a private one."""
 
-import json
 import sys
 
 import torch
 from common import outcome, say
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-options, out, *pushed = sys.argv[1:]
-options = {"trust_remote_code": True, **json.loads(options)}
+commit, token, out = sys.argv[1:]
+options = {"trust_remote_code": True, "revision": commit, "code_revision": commit}
 tokenizer = AutoTokenizer.from_pretrained("user/pooled", **options)
 inputs = tokenizer("word1 word2", return_tensors="pt")
 outputs = []
@@ -20,12 +19,11 @@ masked(**inputs, labels=torch.tensor([[-100, 7, 8, -100]])).loss.backward()
 torch.optim.AdamW(masked.parameters(), lr=1e-3).step()
 masked.save_pretrained(out)
 tokenizer.save_pretrained(out)
-for repo in pushed:
-    masked.push_to_hub(repo)
 say(
     {
         "same": torch.equal(*outputs),
         "pooler": model.bert.pooler.dense.weight.tolist(),
-        "private": outcome(AutoModel.from_pretrained, "user/private", trust_remote_code=True),
+        "private, no token": outcome(AutoModel.from_pretrained, "user/private", trust_remote_code=True),
+        "private": outcome(AutoModel.from_pretrained, "user/private", trust_remote_code=True, token=token),
     }
 )

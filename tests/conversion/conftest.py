@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from bert_pooled_mlm import ConversionReport, conversion
 from checkpoints import FORMATS, edit_json, save_donor, save_lost
-from grafting import COMMIT, Process, graft, sentences
+from grafting import COMMIT, graft, sentences
 from hub_server import HubServer
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import BertTokenizerFast
@@ -18,12 +18,12 @@ def asked(tmp_path, monkeypatch) -> list[str]:
     """The repositories that the Hub was asked for, which can't be reached; its cache and the table are empty."""
     names = []
 
-    def unreachable(repo_id, *args):
+    def unreachable(self, repo_id, revision):
         names.append(repo_id)
         raise OfflineModeIsEnabled("off")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(conversion.hub, "listing", unreachable)
+    monkeypatch.setattr(conversion.hub.HubRepo, "__init__", unreachable)
     monkeypatch.setattr(conversion.origins, "KNOWN_DONORS", ())
     return names
 
@@ -103,10 +103,23 @@ def rescued(report) -> Path:
     return Path(report.output)
 
 
+@pytest.fixture(scope="session")
+def verifier():
+    """A verification process for many calls: its imports take seconds."""
+
+    class Shared(conversion.verify.Verifier):
+        def close(self) -> None:  # at the end of a call
+            pass
+
+    verifier = Shared()
+    yield verifier
+    conversion.verify.Verifier.close(verifier)
+
+
 @pytest.fixture
-def forked(monkeypatch) -> None:
-    """The verification's process is a fork of one that has imported transformers, which takes seconds."""
-    Process.stands_in(monkeypatch)
+def forked(monkeypatch, verifier) -> None:
+    """All conversions of the test verify in that process."""
+    monkeypatch.setattr(conversion.pipeline, "Verifier", lambda: verifier)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bert_pooled_mlm import conversion
+from bert_pooled_mlm import ConversionError, conversion
 from checkpoints import bits, save_weights, state, stored
 from grafting import expected_of, graft, refused
 from programs import answer
@@ -29,16 +29,12 @@ def truncated(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-def emptied(file: Path) -> None:
-    file.write_bytes(b"")
-
-
 def extended(file: Path) -> None:
     with file.open("ab") as open_file:
         open_file.write(b"more")
 
 
-def gone(file: Path) -> None:
+def removed(file: Path) -> None:
     file.unlink()
 
 
@@ -46,85 +42,53 @@ def folder_renamed(file: Path) -> None:
     file.parent.rename(file.parent.with_name("elsewhere"))
 
 
-WAYS = (replaced, rewritten, truncated, emptied, extended, gone, folder_renamed)
+WEIGHTS, DONOR = "checkpoint/model.safetensors", "donor/model.safetensors"
+CHANGES = [
+    *((WEIGHTS, change) for change in (replaced, rewritten, truncated, extended, removed, folder_renamed)),
+    *((DONOR, change) for change in (replaced, truncated, removed)),
+    *((name, replaced) for name in ("checkpoint/config.json", "checkpoint/vocab.txt", "donor/config.json")),
+    ("checkpoint/README.md", rewritten),
+    ("checkpoint/model-00002-of-00003.safetensors", replaced),
+    ("checkpoint/model.safetensors.index.json", replaced),
+    ("checkpoint/pytorch_model-00002-of-00003.bin", replaced),
+    ("checkpoint/pytorch_model.bin.index.json", replaced),
+]
 
 
-@pytest.fixture
-def meanwhile(monkeypatch):
-    """Lets something happen after all headers are read and the plan is made, and before the first byte is copied."""
+@pytest.mark.parametrize(("name", "change"), CHANGES, ids=lambda it: getattr(it, "__name__", it))
+def test_a_file_that_changes_while_it_is_read_gives_an_error_and_no_output(name, change, place, monkeypatch):
+    """After all headers are read and the plan is made, and before the first byte is copied."""
+    file, before = place / name, {}
+    if not file.exists() and "README" not in name:
+        save_weights(file.parent, stored(file.parent), shards=3, kind="bin" if "bin" in name else "safetensors")
+    if "README" in name:
+        file.write_text("# A model\n\nits text")
+    original = conversion.pipeline.write_output
 
-    def use(change) -> None:
-        original = conversion.write.write_output
+    def write_output(*args, **options):
+        change(file)
+        before.update({path: found for path, found in state(place).items() if not path.startswith((".out", "."))})
+        return original(*args, **options)
 
-        def write_output(*args, **options):
-            change()
-            meanwhile_state.append(True)
-            return original(*args, **options)
-
-        monkeypatch.setattr(conversion.write, "write_output", write_output)
-
-    meanwhile_state = []
-    yield use
-    assert meanwhile_state, "premise: it happened"
-
-
-def refused_meanwhile(place: Path, file: str, way, meanwhile) -> None:
-    """Like `grafting.refused`, which would take the change itself for one of the converter's."""
-    seen = {}
-
-    def change() -> None:
-        way(place / file)
-        seen.update({name: found for name, found in state(place).items() if name.partition("/")[0][:4] != ".out"})
-
-    meanwhile(change)
-    with pytest.raises(conversion.errors.ConversionError) as refusal:
+    monkeypatch.setattr(conversion.pipeline, "write_output", write_output)
+    with pytest.raises(ConversionError, match=r"changed while it was read|was it changed\?") as error:
         graft(place / "checkpoint", place / "donor", place / "out")
-    assert "changed while it was read" in str(refusal.value) or "was it changed?" in str(refusal.value)
-    assert Path(file).name in str(refusal.value)
-    seen.pop(".")
-    assert {name: found for name, found in state(place).items() if name != "."} == seen
+    assert file.name in str(error.value)
+    assert before, "premise: it happened"
+    assert {path: found for path, found in state(place).items() if path != "."} == before
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_weights_that_are_replaced_are_no_output(way, place, meanwhile):
-    refused_meanwhile(place, "checkpoint/model.safetensors", way, meanwhile)
-
-
-@pytest.mark.parametrize("way", [replaced, rewritten, truncated, gone])
-@pytest.mark.parametrize(
-    "file", ["checkpoint/config.json", "checkpoint/vocab.txt", "donor/model.safetensors", "donor/config.json"]
-)
-def test_the_other_files_and_the_donors_are_watched_too(file, way, place, meanwhile):
-    refused_meanwhile(place, file, way, meanwhile)
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-@pytest.mark.parametrize("part", ["shard", "index"])
-def test_shards_and_their_index_are_watched_too(part, kind, place, meanwhile):
-    save_weights(place / "checkpoint", stored(place / "checkpoint"), shards=3, kind=kind)
-    pattern = f"*-00002-of-00003.{kind}" if part == "shard" else "*.index.json"
-    (file,) = (place / "checkpoint").glob(pattern)
-    refused_meanwhile(place, f"checkpoint/{file.name}", replaced, meanwhile)
-
-
-def test_the_readme_is_watched_too(place, meanwhile):
-    (place / "checkpoint" / "README.md").write_text("# A model\n\nits text")
-    refused_meanwhile(place, "checkpoint/README.md", replaced, meanwhile)
-
-
-@pytest.mark.parametrize(
-    ("layout", "way"),
-    [("plain", "truncated"), ("plain", "replaced"), ("plain", "rewritten"), ("strided", "truncated")],
-)
-def test_a_mapped_file_that_is_cut_is_one_line_and_no_dead_process(layout, way, place, tmp_path):
+@pytest.mark.parametrize(("layout", "way"), [("plain", "truncated"), ("plain", "replaced"), ("strided", "truncated")])
+def test_a_mapped_file_that_is_cut_gives_an_error_and_does_not_end_the_process(layout, way, place, tmp_path):
     """In a process of its own, which a fault in the mapping would end by SIGBUS."""
     tensors = stored(place / "checkpoint")
-    save_weights(place / "checkpoint", tensors, kind="bin")
     if layout == "strided":  # then it is read whole, at once
-        strided = {"cls.predictions.bias": torch.arange(256.0)[::2]}
-        torch.save(tensors | strided, place / "checkpoint" / "pytorch_model.bin")
-    said = answer("changed_meanwhile", tmp_path, place, way)
-    assert "changed while it was read" in said or "was it changed?" in said
+        tensors["cls.predictions.bias"] = torch.arange(256.0)[::2]
+    for file in (place / "checkpoint").glob("model*.safetensors"):
+        file.unlink()
+    torch.save(tensors, place / "checkpoint" / "pytorch_model.bin")
+    found = answer("changed_meanwhile", tmp_path, place, way)
+    assert "changed while it was read" in found or "was it changed?" in found
     assert not (place / "out").exists()
 
 
@@ -134,8 +98,7 @@ def test_a_pickle_is_read_as_torch_reads_it(layout, place):
     folder = place / "checkpoint"
     tensors = stored(folder)
     save_weights(folder, tensors, kind="bin")
-    file, name = folder / "pytorch_model.bin", "cls.predictions.bias"
-    kept = dict(tensors)
+    name, kept = "cls.predictions.bias", dict(tensors)
     if layout == "views of one storage":
         whole = torch.randn(300)
         kept |= {name: whole[17:145], "bert.embeddings.LayerNorm.bias": whole[200:232]}
@@ -144,7 +107,7 @@ def test_a_pickle_is_read_as_torch_reads_it(layout, place):
         assert not kept[name].is_contiguous(), "premise"
     elif layout == "an unused storage":
         kept["bert.embeddings.position_ids"] = torch.arange(64)[None]
-    torch.save(kept, file, _use_new_zipfile_serialization=layout != "older")
+    torch.save(kept, folder / "pytorch_model.bin", _use_new_zipfile_serialization=layout != "older")
     assert graft(folder, place / "donor", place / "out").status == "converted"
     expected = {name: tensor.contiguous() for name, tensor in kept.items() if "position_ids" not in name}
     written = {key: value for key, value in stored(place / "out").items() if ".pooler." not in key}
@@ -152,20 +115,20 @@ def test_a_pickle_is_read_as_torch_reads_it(layout, place):
 
 
 def test_what_changes_after_it_was_copied_does_not_matter(place, monkeypatch):
-    """The output is the whole earlier state; the verification holds it against what was read when it was read."""
+    """The output is the whole earlier state; the verification compares it with what was read when it was read."""
     expected = expected_of(place / "checkpoint", place / "donor")
-    original = conversion.verify.check_unchanged
+    original = conversion.pipeline.check_unchanged
 
     def check_unchanged(plan) -> None:
         original(plan)
         shutil.rmtree(place / "checkpoint")
 
-    monkeypatch.setattr(conversion.verify, "check_unchanged", check_unchanged)
+    monkeypatch.setattr(conversion.pipeline, "check_unchanged", check_unchanged)
     assert graft(place / "checkpoint", place / "donor", place / "out").status == "converted"
     assert bits(stored(place / "out")) == expected
 
 
-def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(place):
+def test_a_pipe_in_the_place_of_a_file_is_an_error_at_once(place):
     (place / "checkpoint" / "vocab.txt").unlink()
     os.mkfifo(place / "checkpoint" / "vocab.txt")
     refused(place, r"vocab.txt: expected a file")

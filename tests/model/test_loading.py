@@ -235,7 +235,7 @@ def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configurati
     modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
     standard = {"dataclasses", "importlib", "inspect", "pathlib", "shlex"}
     assert {*get_imports(modeling)} <= {"safetensors", "torch", "transformers", *standard}
-    assert {*get_imports(configuration)} <= {"transformers", "json", "math"}
+    assert {*get_imports(configuration)} <= {"transformers", "json", "math", "pathlib"}
     assert [ROOT / name for name in CODE_FILES[:1]] == [
         ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)
     ]

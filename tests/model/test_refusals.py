@@ -29,7 +29,7 @@ def test_the_message_says_what_was_lost_why_and_where_the_tool_is_to_be_had(url,
     message = str(refusal.value)
     assert message.startswith(f"{lost} has no usable pooler: ")
     assert "lost in training: BertForMaskedLM has no pooler" in message
-    assert (f"bert-pooled-mlm ({url}) gives" if url else "bert-pooled-mlm gives") in message
+    assert (f"bert-pooled-mlm ({url}) restores" if url else "bert-pooled-mlm restores") in message
     assert f"`python convert.py {lost}`" in message
     assert "\n" not in message
     assert inspect.getsource(modeling).count("PROJECT_URL = ") == 1
@@ -125,62 +125,21 @@ def test_an_argument_that_is_not_honoured_is_an_error(head, name):
 
 # Packed rows.
 
-PACKED = {
-    "two texts": [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6],
-    "a text of one token": [0, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
-    "counted from 1": [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4],
-    "the first was cut": [7, 8, 9, 0, 1, 2, 0, 1, 2, 3, 4, 5],
-}
-NOT_PACKED = {
-    "as ever": [*range(12)],
-    "backwards": [*range(11, -1, -1)],
-    "all zero": [0] * 12,
-    "rolled": [*range(5, 12), *range(5)],
-    "padded on the left with ones": [1, 1, 1, *range(9)],
-    "padded on the left with zeros": [0, 0, 0, *range(9)],
-}
 
-
-@each_head
-@pytest.mark.parametrize("row", PACKED)
-def test_rows_packed_by_restarting_position_ids_are_refused_in_one_line(head, row):
-    inputs = inputs_of(head)
-    length = inputs["input_ids"].shape[-1]
-    row = (PACKED[row] + [*range(13, 21)])[:length]
-    del inputs["attention_mask"]
-    with pytest.raises(ValueError, match="start anew within a row") as refusal:
-        make(head)(**inputs, position_ids=torch.tensor(row).expand(inputs["input_ids"].shape))
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("row", NOT_PACKED)
-def test_other_position_ids_are_bert_s_business(row):
-    model, positions = make("ForMaskedLM"), torch.tensor([NOT_PACKED[row]])
-    inputs = {"input_ids": batch()["input_ids"], "position_ids": positions}
-    assert torch.equal(model(**inputs).logits, stock_of(model)(**inputs).logits)
-
-
-def test_padding_is_no_new_text_and_a_mask_of_blocks_says_what_belongs_together():
+def test_a_mask_of_blocks_keeps_packed_texts_apart_and_the_pooler_reads_the_first():
     # A mask of blocks is 3-D in transformers 4, and 4.41 reads one in eager attention alone.
-    model, inputs = make("ForMaskedLM", attn_implementation="eager" if V4 else "sdpa"), batch()
-    model(**inputs, position_ids=torch.arange(12) * inputs["attention_mask"])
-    packed = torch.tensor(PACKED["two texts"]).unsqueeze(0)
-    blocks = (packed.eq(0).cumsum(1).unsqueeze(1) == packed.eq(0).cumsum(1).unsqueeze(2)).unsqueeze(1)
-    ids = inputs["input_ids"][:1]
-    if V4:
-        blocks = blocks.squeeze(1)
-    together = model(input_ids=ids, position_ids=packed, attention_mask=blocks).last_hidden_state
+    model = make("ForMaskedLM", attn_implementation="eager" if V4 else "sdpa")
+    ids, positions = batch()["input_ids"][:1], torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]])
+    text = positions.eq(0).cumsum(1)
+    blocks = text.unsqueeze(1) == text.unsqueeze(2)
+    packed = model(input_ids=ids, position_ids=positions, attention_mask=blocks if V4 else blocks.unsqueeze(1))
+    first, second = model(input_ids=ids[:, :5]), model(input_ids=ids[:, 5:])
+    alone = torch.cat([first.last_hidden_state, second.last_hidden_state], 1)
     # Rows of other lengths: matrix kernels round differently.
-    torch.testing.assert_close(together[:, 5:], model(input_ids=ids[:, 5:]).last_hidden_state, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:Using `DataCollatorWithFlattening`")
-@pytest.mark.skipif(not hasattr(transformers, "DataCollatorWithFlattening"), reason="new in transformers 4.44")
-def test_what_the_flattening_collator_of_transformers_makes_is_refused():
-    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
-    packed = transformers.DataCollatorWithFlattening(return_tensors="pt")(rows)
-    with pytest.raises(ValueError, match="start anew within a row"):
-        make("ForMaskedLM")(**{name: packed[name] for name in ("input_ids", "position_ids", "labels")})
+    torch.testing.assert_close(packed.last_hidden_state, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed.pooler_output, first.pooler_output, rtol=1e-4, atol=1e-5)
+    mixed = model(input_ids=ids, position_ids=positions).last_hidden_state
+    assert (mixed - alone).abs().max() > 1e-3, "premise: position ids alone do not"
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

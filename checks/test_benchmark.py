@@ -1,0 +1,148 @@
+"""The benchmark: that it runs and compares like with like, and that the documents quote its record."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+import benchmark
+import documents
+import figures
+import memory_cost
+import pytest
+import report
+import torch
+from checkpoints import ROOT, is_whole
+from measuring import IDLE
+from subjects import TwoEncoderPasses, Work, encoder_passes, new, sharing
+from transformers import BertForMaskedLM
+
+SHAPE = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 301,
+}  # fmt: skip
+RESULTS = ROOT / "benchmarks" / "results"
+RECORDED = json.loads((RESULTS / "cpu-2-cores.json").read_text(encoding="utf-8"))
+FIGURES = ("cpu-2-cores.png", "cpu-2-cores-growth.png")
+
+
+def test_what_is_compared_computes_the_same_on_the_same_memory():
+    work = Work(SHAPE, torch.device("cpu"), rows=4, length=20)
+    ours, inputs = new(work), work.batch(labels=True)
+    stock, twice = (sharing(cls(work.stock_config()), ours) for cls in (BertForMaskedLM, TwoEncoderPasses))
+    with torch.no_grad():
+        found = [model(**inputs)["logits"] for model in (ours, stock, twice)]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert len({model.get_input_embeddings().weight.data_ptr() for model in (ours, stock, twice)}) == 1
+    passes = [encoder_passes(model, lambda model=model: model(**inputs)) for model in (ours, twice)]
+    assert passes == [1, 2]
+
+
+@pytest.mark.parametrize(("way", "subject"), [("plain", "dense"), ("plain", "encoder"), ("evaluation", "loss")])
+def test_each_peak_is_measured(way, subject, monkeypatch):
+    """That it runs: in this process, which was larger before, its figure has no meaning."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    described = {"shape": SHAPE, "rows": 2, "length": 8, "share": 0.15, "way": way}
+    found = memory_cost.main(subject, described | {"device": "cpu", "dtype": "torch.float32", "threads": 1})
+    assert isinstance(found, int)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The whole program on the smallest models: its output, and the folder that it wrote."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    argv = [sys.executable, ROOT / "benchmarks" / "benchmark.py", "--preset", "tiny", "--threads", "1", "-o", folder]
+    done = subprocess.run(argv, env={**os.environ, "HF_HUB_OFFLINE": "1"}, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done, folder
+
+
+def test_it_measures_every_row_of_the_record(ran):
+    done, folder = ran
+    result = json.loads((folder / "cpu-1-cores.json").read_text())
+    assert set(result["parts"]) == set(result["seconds"]) == set(result["others"]) == set(benchmark.PARTS)
+    other = {row["key"] for row in result["rows"]} ^ {row["key"] for row in RECORDED["rows"]}
+    assert other <= {"trainer_bfloat16", "memory_plain_dense", "memory_evaluation"}, "not of every CPU, and too large"
+    assert all(row["measured"] is not None for row in result["rows"])
+    assert json.loads(json.dumps(report.rows(result))) == result["rows"]
+    assert "not the figures that the documents quote" in done.stdout
+
+
+def test_it_draws_figures_and_gives_its_tables_as_markdown(ran):
+    _, folder = ran
+    for name in ("cpu-1-cores.png", "cpu-1-cores-growth.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    found = report.blocks(json.loads((folder / "cpu-1-cores.json").read_text()))
+    marked = "".join(f"<!-- benchmark.py: {name} -->\nold\n<!-- end -->\ntext\n" for name in found)
+    filled = documents.filled(marked, "benchmark.py", found)
+    assert "old" not in filled
+    assert filled.count("text\n") == len(found)
+    assert all(text in filled for text in found.values())
+
+
+def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch, capsys):
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else spec(name))
+    assert benchmark.main(["--quick"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert 'onnxruntime; run `pip install -e ".[bench]"`' in error
+
+
+@pytest.mark.parametrize(
+    "argv", [["--only", "forward,speed"], ["--device", "cuda", "--only", "conversion"], ["--quick", "--update-docs"]]
+)
+def test_arguments_that_do_not_fit_are_rejected(argv, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.parse(argv)
+    assert re.search(rf"{argv[-2]}|{argv[-1]}", capsys.readouterr().err)
+
+
+def test_a_ratio_of_one_is_reached_within_the_spread_of_stock_against_itself():
+    stock = [1.0, 1.0, 1.0, 1.0]
+    noisy = {"stock": stock, "again": [0.97, 0.99, 1.01, 1.03], "ours": [1.01, 1.02, 1.01, 1.02]}
+    assert report.of_times(noisy, "ours", "stock")["reached"]
+    quiet = noisy | {"again": [1.0, 1.0, 1.001, 1.0]}
+    assert not report.of_times(quiet, "ours", "stock")["reached"]
+    faster = quiet | {"ours": [0.9, 0.9, 0.9, 0.9]}
+    assert report.of_times(faster, "ours", "stock")["reached"]
+
+
+# The record, and what quotes it.
+
+
+def test_the_record_is_of_a_full_run_on_an_idle_machine():
+    assert RECORDED["preset"] == "full"
+    assert set(RECORDED["parts"]) == set(benchmark.PARTS)
+    assert sum(RECORDED["seconds"].values()) < 25 * 60
+    assert max(RECORDED["others"].values()) < IDLE
+    assert json.loads(json.dumps(report.rows(RECORDED))) == RECORDED["rows"]
+
+
+@pytest.mark.parametrize("name", [path.name for path in benchmark.DOCUMENTS])
+def test_the_documents_quote_the_record(name):
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert "<!-- benchmark.py: " in text
+    assert documents.filled(text, "benchmark.py", report.blocks(RECORDED)) == text, "run benchmark.py --update-docs"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_quotes_the_record(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    items = re.findall(r"^- .*?(?=^- |^$|\Z)", text, re.DOTALL | re.MULTILINE)
+    quoted = [it for item in items if "docs/performance.md" in item for it in re.findall(r"\d\.\d\d(?!\d)", item)]
+    assert quoted
+    assert {*quoted} <= {f"{row['measured']:.2f}" for row in RECORDED["rows"]}
+
+
+@pytest.mark.parametrize("draw", ["draw_ratios", "draw_growth"])
+def test_the_figures_of_the_full_run_are_there_and_nothing_of_them_is_cut_off(draw, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    getattr(figures, draw)(None, RECORDED)
+    (figure,) = drawn
+    assert is_whole(figure)
+    figures.plt.close(figure)
+    assert all((RESULTS / name).stat().st_size > 10_000 for name in FIGURES)

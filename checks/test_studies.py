@@ -1,0 +1,121 @@
+"""The programs of the studies: what their records rest on."""
+
+import copy
+import dataclasses
+import sys
+
+import bert_pooled_mlm
+import clients
+import fidelity
+import heads
+import pytest
+import run
+import torch
+import training
+from bert_pooled_mlm import convert
+from checkpoints import differing, make_donor
+from transformers import AutoTokenizer, BertForMaskedLM, BertModel
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_masking_leaves_special_tokens_alone_and_draws_the_same_again(first, donor):
+    tokenizer = AutoTokenizer.from_pretrained(donor)
+    blocks = torch.randint(5, len(tokenizer), (300, 12), generator=torch.Generator().manual_seed(1))
+    blocks[:, 0], blocks[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+
+    def draw():
+        return next(training.masked(blocks, tokenizer, 300, torch.Generator().manual_seed(0), first))
+
+    (inputs, labels), (again, _) = draw(), draw()
+    ids, chosen = inputs["input_ids"], labels != -100
+    assert torch.equal(ids, again["input_ids"])
+    assert not chosen[:, [0, -1]].any()
+    assert chosen[0, 1] or not first
+    # 3,000 tokens, 450 of them chosen: standard deviations of 0.007 and 0.02
+    assert abs(chosen[:, 1:-1].float().mean() - training.MASKED) < 0.03
+    assert abs((ids[chosen] == tokenizer.mask_token_id).float().mean() - 0.8) < 0.08
+    assert torch.equal(torch.sort(torch.where(chosen, labels, ids), 0)[0], torch.sort(blocks, 0)[0]), "else unchanged"
+
+
+def test_the_training_loop_learns_stops_at_its_steps_and_resumes_bit_for_bit(donor, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(donor)
+    blocks = torch.tensor([[2, *range(5 + row, 15 + row), 3] for row in range(6)])
+
+    def train(keep, stops=None):
+        torch.manual_seed(0)
+        model, told = BertForMaskedLM(make_donor().config), []
+
+        def reached(step, losses):
+            told.append((step, list(losses)))
+            if step == stops:
+                raise KeyboardInterrupt
+
+        dice = torch.Generator().manual_seed(0)
+        batches = training.masked(blocks, tokenizer, 4, dice, first=True)
+        training.train("t", model, batches, training.mlm_loss, 1e-3, 0, [150, 220], reached, keep=keep)
+        return model.state_dict(), told
+
+    whole, told = train(tmp_path / "whole.pt")
+    assert [(step, len(losses)) for step, losses in told] == [(150, 150), (220, 220)]
+    assert training.mean_of_last(told[-1][1], 5) < 0.9 * told[0][1][0]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut.pt", stops=150)
+    assert not differing(train(tmp_path / "cut.pt")[0], whole)
+
+
+@pytest.mark.parametrize("name", ["pooler_output", "raw [CLS]", "mean of the tokens"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_vector_is_called_what_it_is(name, normalized, donor):
+    known = run.references(donor)
+    vectors = known[name]
+    if normalized:
+        vectors = torch.nn.functional.normalize(vectors)
+    assert run.judged(vectors.tolist(), known) == {"gives": name, "normalized": normalized, "difference": 0}
+    near = run.judged((vectors + 1e-3).tolist(), known)
+    assert near["gives"] == f"near {name}"
+    assert 0.9 < near["cosine"] < 1
+    assert run.judged(vectors[:, :-1].tolist(), known)["gives"].startswith("neither")
+
+
+def test_a_client_is_asked_in_a_process_of_its_own(donor, lost, tmp_path, monkeypatch):
+    """The client that the tests have installed; what does not open is recorded with its error."""
+    program, opened = clients.ST, clients.OPENED
+    asked = clients.Client(("sentence-transformers",), program, (("bert", opened), ("missing", opened)))
+    monkeypatch.setitem(clients.CLIENTS, "it", asked)
+    monkeypatch.setattr(run, "installed", lambda *_: ([sys.executable, run.HERE / "programs" / program], {}))
+    convert(lost, tmp_path / "bert", pooler_from=donor, format="bert", verify=False)
+    first, second = run.asked("it", tmp_path, keep=True)["runs"]
+    assert first["gives"] == "pooler_output"
+    assert first["difference"] < run.TOLERANCE
+    assert "FOLDER" in second["error"]
+    assert str(tmp_path) not in second["error"]
+
+
+def test_the_studies_fit_on_kept_states_is_that_of_the_package(donor):
+    texts = [f"word{n % 23} word{n % 7} word{n % 11}" for n in range(300)]
+    tokenizer, theirs = AutoTokenizer.from_pretrained(donor), BertModel.from_pretrained(donor)
+    ours, states = copy.deepcopy(theirs), []
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in ours.encoder.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    for model in (ours.eval(), theirs.eval()):
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        states.append(model(**batch).last_hidden_state[:, 0].detach())
+    dense = theirs.pooler.dense
+    (weight, bias), report = heads.calibrate(*states, (dense.weight.detach(), dense.bias.detach()))
+    found = bert_pooled_mlm.calibrate_pooler(ours, theirs, tokenizer, texts, max_length=32)
+    assert found.improved
+    assert report["penalty"] == found.penalty
+    torch.testing.assert_close(weight, ours.pooler.dense.weight.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(bias, ours.pooler.dense.bias.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_each_run_of_the_fidelity_study_has_a_name_and_a_plain_run_to_be_compared_with():
+    assert len({(it.name, it.steps) for it in fidelity.RUNS}) == len(fidelity.RUNS)
+    runs = {dataclasses.replace(it, steps=fidelity.STEPS) for it in fidelity.RUNS}
+    for reference, named in fidelity.TABLES.values():
+        for shown in named.values():
+            seeds = {it.seed for it in runs if dataclasses.replace(it, seed=shown.seed) == shown}
+            assert seeds, shown.name
+            assert {dataclasses.replace(reference, seed=seed) for seed in seeds} <= runs
