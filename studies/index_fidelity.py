@@ -8,17 +8,15 @@ passages, and the adapted model the second halves, with the pooler unchanged (gr
 
     python studies/index_fidelity.py prepare --work-dir DIR          # texts and weights (float16), without a GPU
     python studies/index_fidelity.py run --work-dir DIR -o OUTPUT    # on a GPU in minutes; resumes from OUTPUT
-    python studies/index_fidelity.py show                            # the tables of the record
+    python studies/index_fidelity.py show                            # the tables of the record, and of the page
 
 Corpora: "python" is the text of the other studies, on which the losses were chosen. Not chosen on: "reference" trains
 on the docstrings of Python and searches its language reference; "packages" is the docstrings of installed packages.
 """
 
 import argparse
-import importlib.util
 import multiprocessing
 import random
-import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,124 +24,25 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import documents
+import index_data
+import index_donors
 import index_runs
 import records
 import torch
 import transformers
-from corpus import HELD_OUT, docstrings, read_documents
-from index_runs import FULL, QUICK, Run
-from texts import minilm, paragraphs
+from index_plan import CORPORA, REFITTED, TODAY, VARIANCE, plan
+from index_runs import Run
+from index_tables import tables
 
-PACKAGES = ("networkx", "numpy", "sympy", "torch")
-MOST = 16000  # paragraphs of the packages
-CORPORA = ("python", "reference", "packages")
-DONORS = ("sentence", "nsp")
-TODAY = {"anchors": 4}  # the package's loss, with its default weight
-VARIANCE = {"anchors": 4, "unit": "variance"}
-COMMON = [  # on every corpus and donor
-    {},
-    TODAY,
-    VARIANCE | {"weight": 0.3},
-    VARIANCE | {"search": 0.1},
-    VARIANCE | {"search": 0.3},
-    {"masked": 16, "unit": "variance", "weight": 0.3},
-]
-
-
-def plan() -> list[Run]:
-    """The runs in the order of their value."""
-    variants = [
-        {},
-        TODAY,
-        VARIANCE,
-        VARIANCE | {"weight": 0.3},
-        VARIANCE | {"weight": 0.0, "search": 0.1},
-        VARIANCE | {"search": 0.1},
-        {"masked": 16, "unit": "variance"},
-        {"masked": 16, "unit": "variance", "weight": 0.3},
-        VARIANCE | {"weight": 1.0},
-        VARIANCE | {"weight": 0.3, "pool": 10000},
-        {"masked": 16, "unit": "variance", "search": 0.1},
-        {"masked": 16, "unit": "variance", "weight": 1.0},
-        VARIANCE | {"search": 0.3},
-        VARIANCE | {"weight": 0.3, "schedule": "late"},
-        VARIANCE | {"weight": 0.03},
-        VARIANCE | {"relational": 0.1},
-        VARIANCE | {"relational": 1.0},
-        VARIANCE | {"tokens": 0.1},
-        VARIANCE | {"tokens": 1.0},
-        {"anchors": 4, "unit": "dimension"},
-        {"anchors": 4, "unit": "dimension", "weight": 0.3},
-        VARIANCE | {"weight": 0.3, "drift": True},
-        {"masked": 4, "unit": "variance", "weight": 0.3},
-        {"anchors": 2, "unit": "variance", "weight": 0.3},
-        {"anchors": 1, "unit": "variance", "weight": 0.3},
-        VARIANCE | {"masked": 16, "weight": 0.3},
-        {"towards_start": 1e-3},
-        VARIANCE | {"towards_start": 1e-3},
-        VARIANCE | {"search": 1.0},
-        {"masked": 16, "unit": "variance", "weight": 0.3, "schedule": "late"},
-        {"masked": 16, "unit": "variance", "weight": 0.3, "search": 0.3},
-        VARIANCE | {"weight": 0.3, "schedule": "rising"},
-        VARIANCE | {"weight": 0.3, "schedule": "early"},
-        {"anchors": 8, "unit": "variance", "weight": 0.3},
-        VARIANCE | {"pool": 10000},
-        VARIANCE | {"weight": 0.3, "pool": 10000, "search": 0.3},
-    ]
-    runs = [Run(**it) for it in variants[:9]]
-    runs += [Run(donor="nsp", **it) for it in variants[:9]]
-    runs += [Run(**it) for it in variants[9:18]]
-    runs += [Run(seed=2, **it) for it in COMMON]
-    for corpus in CORPORA[1:]:
-        runs += [Run(corpus=corpus, donor=donor, **it) for donor in DONORS for it in COMMON]
-    runs += [Run(donor="nsp", seed=2, **it) for it in COMMON]
-    runs += [Run(**it) for it in variants[18:]]
-    runs.insert(9, Run(eager=True))  # is a replayed graph the same training?
-    return list(dict.fromkeys(runs))
-
-
-# --- Preparation -----------------------------------------------------------------------------------------------------
-
-
-def split(documents: dict[str, list[str]]) -> dict[str, dict]:
-    names = sorted(documents)
-    random.Random(0).shuffle(names)
-    cut = round(HELD_OUT * len(names))
-    parts = {"held_out": names[:cut], "train": names[cut:]}
-    return {part: {name: documents[name] for name in sorted(those)} for part, those in parts.items()}
-
-
-def package_docstrings() -> dict[str, list[str]]:
-    found = {}
-    for name in PACKAGES:
-        root = Path(importlib.util.find_spec(name).submodule_search_locations[0])
-        found |= {f"{name}/{module}": texts for module, texts in docstrings(root).items()}
-    found, kept, count = paragraphs(found), {}, 0
-    names = sorted(found)
-    random.Random(0).shuffle(names)
-    for name in names:
-        if count < MOST:
-            kept[name], count = found[name], count + len(found[name])
-    return kept
-
-
-def stage_prepare(args) -> None:
-    """Writes texts and weights, half as large, into the work folder."""
-    documents = read_documents()
-    modules = {name: it for name, it in documents.items() if not name.startswith("topic/")}
-    topics = {name: it for name, it in documents.items() if name.startswith("topic/")}
-    corpora = {
-        "python": split(documents),
-        "reference": {"train": modules, "held_out": topics},
-        "packages": split(package_docstrings()),
-    }
-    for name, parts in corpora.items():
-        records.write_json(args.work_dir / f"texts-{name}.json", parts)
-    folder, base = args.work_dir / "model", args.model or minilm()
-    transformers.BertModel.from_pretrained(base, dtype=torch.float16).save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copy(Path(base) / file, folder)
-
+FULL = {
+    "length": 64, "blocks": 16, "nsp_steps": 360, "head_steps": 500, "passages": 1500, "calibration": 1000,
+    "texts": 10000, "held_out_blocks": 400, "held_out_pairs": 1500, "most": 100000, "steps": (100, 300, 1000),
+}  # fmt: skip
+QUICK = FULL | {
+    "nsp_steps": 2, "head_steps": 2, "passages": 40, "calibration": 100, "texts": 200,
+    "held_out_blocks": 8, "held_out_pairs": 20, "most": 60, "steps": (1, 2, 4),
+}  # fmt: skip
 
 # --- Runs ------------------------------------------------------------------------------------------------------------
 
@@ -159,7 +58,7 @@ def begin_worker(threads: int) -> None:
 def probe_graph(work_dir: Path, options: dict) -> float:
     """Seconds of ten steps that are replayed from a graph; raises what CUDA raises if that does not work."""
     data, begin = index_runs.loaded(work_dir, "python", "sentence")
-    model = index_runs.load_base(work_dir)
+    model = index_donors.load_base(work_dir)
     training = index_runs.Training(Run(**VARIANCE, search=0.1), data, begin, model, options)
     training.until(14)
     torch.cuda.synchronize()
@@ -190,7 +89,7 @@ def time_steps(work_dir: Path, options: dict, rounds: int) -> dict[str, dict[str
         trainings = {}
         for name, fields in TIMED.items():
             grown = {key: scale * it if key in ("anchors", "masked") else it for key, it in fields.items()}
-            model = index_runs.load_base(work_dir)
+            model = index_donors.load_base(work_dir)
             trainings[name] = index_runs.Training(Run(eager=True, **grown), data, begin, model, larger)
         times = {name: [] for name in trainings}
         for number in range(rounds + 2):
@@ -208,14 +107,16 @@ def time_steps(work_dir: Path, options: dict, rounds: int) -> dict[str, dict[str
 
 def start(work_dir: Path, corpus: str, donor: str, options: dict) -> float:
     began = time.perf_counter()
-    index_runs.start(work_dir, corpus, donor, options)
+    index_donors.start(work_dir, corpus, donor, options)
     return time.perf_counter() - began
 
 
 def execute(work_dir: Path, run: Run, options: dict, fits: bool, graph: bool) -> dict:
     began = time.perf_counter()
     found = index_runs.execute(work_dir, run, options, fits, graph)
-    return records.six_digits(found) | {"seconds": round(time.perf_counter() - began, 1)}
+    return records.rounded(found, lambda value: float(f"{value:.4g}")) | {
+        "seconds": round(time.perf_counter() - began, 1)
+    }
 
 
 def described(args, options: dict) -> dict:
@@ -239,8 +140,7 @@ def stage_run(args) -> None:
     began, options = time.monotonic(), QUICK if args.quick else FULL
     file = args.output_dir / "index_fidelity.json"
     record = records.read_json(file) if file.exists() else described(args, options) | {"runs": {}, "failed": {}}
-    wanted = [Run(**it) for it in records.read_json(args.plan)] if args.plan else plan()
-    runs = [run for run in wanted[: args.runs] if run.name not in record["runs"]]
+    runs = [run for run in plan()[: args.runs] if run.name not in record["runs"]]
     starts = list(dict.fromkeys((run.corpus, run.donor) for run in runs))
     corpora = list(dict.fromkeys(corpus for corpus, _ in starts))
     spawn = multiprocessing.get_context("spawn")
@@ -252,7 +152,7 @@ def stage_run(args) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
     with ProcessPoolExecutor(args.workers, spawn, initializer=begin_worker, initargs=(args.threads,)) as pool:
-        list(pool.map(index_runs.prepare, *zip(*((args.work_dir, it, options) for it in corpora), strict=True)))
+        list(pool.map(index_data.tokenize, *zip(*((args.work_dir, it, options) for it in corpora), strict=True)))
         told("texts are tokenized")
         jobs = {pool.submit(start, args.work_dir, *it, options): it for it in starts}
         for job in as_completed(jobs):
@@ -275,11 +175,10 @@ def stage_run(args) -> None:
             begin = torch.load(args.work_dir / f"{corpus}-{donor}.pt", map_location="cpu")
             record["starts"][f"{corpus} {donor}"] = {"held_out": begin["held_out"]}
         waiting, jobs, failures = list(runs), {}, 0
-        refitted = {Run(donor=donor, **it) for donor in DONORS for it in COMMON}
         while jobs or (waiting and not over()):
             while waiting and len(jobs) < args.workers and not over():
                 run = waiting.pop(0)
-                jobs[pool.submit(execute, args.work_dir, run, options, run in refitted, graph)] = run
+                jobs[pool.submit(execute, args.work_dir, run, options, run in REFITTED, graph)] = run
             job = next(as_completed(jobs))
             run = jobs.pop(job)
             try:
@@ -307,13 +206,6 @@ def line(found: dict) -> str:
     return f"kept/own {' -> '.join(shown)} (donor {donor:.3f}), loss {point['held_out']:.3f}, {found['seconds']:.1f} s"
 
 
-# --- Tables ----------------------------------------------------------------------------------------------------------
-
-
-def tables(record: dict) -> dict[str, str]:
-    raise NotImplementedError
-
-
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("prepare", "run", "show"))
@@ -324,16 +216,18 @@ def main(argv=None) -> int:
     parser.add_argument("--workers", type=int, default=6, help="runs at a time; default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="of each run; default: %(default)s")
     parser.add_argument("--runs", type=int, help="only the first N; default: all")
-    parser.add_argument("--plan", type=Path, help="a JSON file with a list of the fields of runs, instead of all")
     parser.add_argument("--no-graph", action="store_true", help="no CUDA graphs")
     parser.add_argument("--quick", action="store_true", help="a few steps and texts, as a smoke test")
     args = parser.parse_args(argv)
     if args.stage == "prepare":
-        stage_prepare(args)
+        index_data.prepare(args.work_dir, args.model)
     elif args.stage == "run":
         stage_run(args)
     else:
-        records.show(tables(records.read_json(args.output_dir / "index_fidelity.json")))
+        made = tables(records.read_json(args.output_dir / "index_fidelity.json"))
+        records.show(made)
+        if args.output_dir == records.RESULTS:
+            documents.update(records.PAGE, "index_fidelity.py", made)
     return 0
 
 
