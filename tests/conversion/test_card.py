@@ -57,12 +57,6 @@ def test_every_card_is_well_formed(format, source, has_tokenizer):
     assert ("config.json states it" in text) == bool(source and source.stated)
 
 
-def test_the_card_links_to_the_project_once_it_is_published(checkpoint, donor, out, monkeypatch):
-    monkeypatch.setattr(conversion.card, "PROJECT_URL", "https://somewhere.example")
-    graft(checkpoint, donor)
-    assert f"[bert-pooled-mlm](https://somewhere.example) {__version__}" in card_of(out).text
-
-
 @pytest.mark.versions
 def test_the_cards_lines_run(rescued, donor, monkeypatch):
     """Vectors, filled masks, and the model to train on, whose pooler is frozen."""
@@ -88,7 +82,6 @@ HEADS = {
     "Windows": ("---\r\nlicense: mit\r\n---\r\n", {"license": "mit"}),
     "an empty line first": ("\n---\nlicense: mit\n---\n", {"license": "mit"}),
     "keys that are not text": ("---\nlicense: mit\n1: a\ntrue: b\n---\n", {"license": "mit"}),
-    "keys of Python's": ("---\nself: 1\nignore_metadata_errors: 1\n---\n", {"self": 1}),
     "results in no known form": ("---\nmodel-index: [1]\nlicense: mit\n---\n", {"license": "mit"}),
 }
 
@@ -106,12 +99,6 @@ def test_a_readme_is_kept_and_its_metadata_completed(head, checkpoint, donor, ou
     assert {key: data.get(key) for key in wanted} == wanted
     own = ["bert", "mine"] if head == "tags of its own" else ["bert"]
     assert data["tags"] == [*own, "bert-pooled-mlm", "sentence-transformers"]
-
-
-def test_a_readme_of_metadata_alone_is_kept_once(checkpoint, donor, out):
-    (checkpoint / "README.md").write_text("---\nlicense: mit\n---", encoding="utf-8")
-    graft(checkpoint, donor)
-    assert (out / "README.md").read_text("utf-8").count("license: mit") == 1
 
 
 def test_the_section_is_there_once_whatever_is_converted(checkpoint, donor, tmp_path):
