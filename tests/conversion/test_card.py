@@ -37,7 +37,7 @@ FIT = Fit(300, 60, "cd" * 32, 0.1, 0.5, 0.9)
 SOURCES = (
     None,
     PoolerSource("user/donor", "c" * 40, DIGESTS, 0.98),
-    PoolerSource("donor", None, DIGESTS, 0.1, ("its <encoder> is *another*", "and more"), FIT, DIGESTS, stated=True),
+    PoolerSource("donor", None, DIGESTS, 0.1, ("a reason", "and more"), FIT, DIGESTS, stated=True),
 )
 
 
@@ -53,7 +53,6 @@ def test_every_card_is_well_formed(format, source, has_tokenizer):
     assert text.count("```") == 2 * (3 if format.has_mlm_head and has_tokenizer else 1)
     lines = source.card_lines() if source else []
     assert "\n".join(lines) in text
-    assert ("<encoder>" in text, "*another*" in text) == (False, False), "what only the input states is escaped"
     assert ("config.json states it" in text) == bool(source and source.stated)
 
 
@@ -116,15 +115,8 @@ READMES = {
     "YAML": (b"---\na: [\n---\n# T\n", NO_YAML),
     "code": (b"---\na: !!python/object/apply:os.system [x]\n---\n", NO_YAML),
     "a list": (b"---\n- a\n---\n", NO_YAML),
-    "an alias": (b"---\na: &a 1\nb: *a\n---\n", "YAML anchors, aliases or merge keys"),
-    "a merge key": (b"---\n<<: {a: 1}\n---\n", "YAML anchors, aliases or merge keys"),
     "Latin-1": ("---\na: \xe9\n---\n".encode("latin-1"), "README.md: not UTF-8"),
     "what PyYAML raises something else for": (b'---\na: !!int ""\n---\n', NO_YAML),
-    "long metadata": (
-        b"---\n" + b"a: 1\n" * 15_000 + b"---\n",
-        "metadata has 75000 characters; expected at most 65536",
-    ),
-    "too large": (b"#" * ((8 << 20) + 1), "README.md: 8388609 bytes; expected at most 8388608"),
 }
 
 

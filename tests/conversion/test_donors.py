@@ -65,13 +65,6 @@ def test_a_named_model_of_the_hub_is_found(name, shelved, where, checkpoint, don
     assert (source["donor"], source["revision"]) == (shelved, COMMIT)
 
 
-def test_each_base_model_of_a_list_is_tried(checkpoint, donor, stranger, shelve):
-    shelve("user/right", donor)
-    shelve("user/wrong", stranger)
-    name_it(checkpoint, "base_model", ["user/wrong", "user/right"])
-    assert graft(checkpoint).donor == "user/right"
-
-
 def test_what_the_user_names_comes_before_what_the_checkpoint_names(checkpoint, donor, out, tmp_path):
     name_it(checkpoint, "_name_or_path", str(moved(donor, tmp_path / "close", 1e-5, seed=4)))
     assert graft(checkpoint, donor).found_by == "--pooler-from"
@@ -222,9 +215,8 @@ def test_a_donor_of_another_depth_is_compared_by_its_own_last_layer(layers, plac
     refused(place, f"of bert.encoder.layer.{layers - 1}.attention.output.dense.weight", pooler_from=giver)
 
 
-def test_a_named_donor_that_is_unrelated_gives_way_to_one_that_fits(checkpoint, donor, stranger, out, table):
-    table({"user/right": donor})
-    name_it(checkpoint, "_name_or_path", str(stranger))
+def test_of_several_names_the_one_that_fits_is_taken(checkpoint, donor, stranger, out):
+    name_it(checkpoint, "base_model", [str(stranger), str(donor)])
     report = graft(checkpoint)
     assert took(out, donor)
     (note,) = report.notes

@@ -114,7 +114,6 @@ DAMAGED_FILES = {
         lambda data: (9 << 20).to_bytes(8, "little") + b" " * (9 << 20) + data,
         "a header of 9437184 bytes; expected at most 8388608",
     ),
-    "another format": (lambda data: b"GGUF\x03\0\0\0" + b"\0" * 16, "not safetensors"),
     "no JSON": (lambda data: join(b"{" * 8, split(data)[1]), "not valid JSON"),
     "no object": (lambda data: join(b"[]      ", split(data)[1]), "found list"),
     "nested too deeply": (lambda data: join(b"[" * 200_000, b""), "not valid JSON .*recursion"),
@@ -124,7 +123,6 @@ DAMAGED_FILES = {
     ),
     "an entry of another kind": (with_header(lambda header: header.update(x=5)), f"entry of 'x' {KIND}"),
     "an entry without shape": (with_header(lambda header: header[QUERY].pop("shape")), KIND),
-    "one offset": (with_entry(data_offsets=[0]), KIND),
     **{
         f"a size of {size!r:.10}": (with_entry(shape=[size, 32]), "expected a few whole numbers")
         for size in (-32, 32.0, True, "32", None, 10**400)
@@ -136,7 +134,6 @@ DAMAGED_FILES = {
     "another shape": (with_entry(shape=[32, 31]), "has 3968 bytes; the header says 4096"),
     "sizes that overflow": (with_entry(shape=[HUGE, HUGE]), "the header says 4096"),
     "offsets backwards": (with_entry(data_offsets=[4096, 0]), "has 4096 bytes; the header says -4096"),
-    "offsets beyond the end": (with_entry(data_offsets=[HUGE, HUGE + 4096]), r"starts at byte \d+, expected \d+"),
     "a gap": (with_offsets_of(QUERY, 4), r"starts at byte \d+, expected \d+"),
     "an overlap": (with_offsets_of(QUERY.replace("query", "key"), 0), r"starts at byte \d+, expected \d+"),
 }
