@@ -258,9 +258,12 @@ def test_a_tie_of_different_poolers_is_an_error(place, donor, stranger, tmp_path
     assert graft(place / "checkpoint", "user/two").donor == "user/two", "the remedy works"
 
 
-def test_a_tie_of_equal_poolers_is_none(checkpoint, donor, table):
-    table({"user/one": donor, "user/copy": donor})
-    assert graft(checkpoint).donor == "user/one"
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_copy_of_a_donor_is_no_tie_and_the_finer_one_is_taken(dtype, checkpoint, donor, giver, table):
+    save_weights(checkpoint, without("pooler", "seq_relationship")(stored(donor)))  # as close to both
+    save_weights(giver, {name: tensor.to(dtype) for name, tensor in stored(giver).items()})
+    table({"user/copy": giver, "user/one": donor})
+    assert graft(checkpoint).donor == ("user/copy" if dtype == torch.float32 else "user/one")
 
 
 # --- A pooler of no use ----------------------------------------------------------------------------------------------
