@@ -64,8 +64,7 @@ KNOWN_DONORS = (
     KnownDonor("deepset/gbert-large", 31102, 1024, 24),
     KnownDonor("dbmdz/bert-base-turkish-cased", 32000),
     KnownDonor("dbmdz/bert-base-turkish-128k-uncased", 128000),
-    KnownDonor("dbmdz/bert-base-italian-xxl-cased", 31102),
-    KnownDonor("dbmdz/bert-base-italian-xxl-cased", 32102),
+    KnownDonor("dbmdz/bert-base-italian-xxl-cased", 31102),  # by its tokenizer; its config.json has 32102
     KnownDonor("DeepPavlov/rubert-base-cased", 119547),
     KnownDonor("indobenchmark/indobert-base-p1", 50000),
     KnownDonor("indolem/indobert-base-uncased", 31923),
