@@ -1,6 +1,5 @@
 """The model family in one process: what it loads and refuses, and that its outputs are stock BERT's."""
 
-import json
 import shutil
 
 import pytest
@@ -14,7 +13,7 @@ from bert_pooled_mlm import (
     BertPooledMLMModelOutput,
     BertPooledMLMOutput,
 )
-from checkpoints import POOLER, SHAPE, batch, differing, gradients, make_donor, mlm_batch, pooler_of
+from checkpoints import POOLER, SHAPE, batch, differing, make_donor, mlm_batch, pooler_of
 from checkpoints import make_pooled as make
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -27,7 +26,6 @@ from transformers import (
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
-    BertPreTrainedModel,
 )
 
 pytestmark = pytest.mark.versions
@@ -109,58 +107,7 @@ def test_stock_bert_for_masked_lm_loses_the_pooler(donor, lost):
     assert not [name for name in load_file(lost / "model.safetensors") if "pooler" in name]
 
 
-def test_two_stock_loads_of_such_a_checkpoint_differ_in_the_pooler_output_alone(lost):
-    first, second = (BertModel.from_pretrained(lost).eval()(**batch()) for _ in range(2))
-    assert torch.equal(first.last_hidden_state, second.last_hidden_state)
-    assert not torch.allclose(first.pooler_output, second.pooler_output, atol=0.01)
-
-
 # What is in a checkpoint, and what comes out of it.
-
-
-@each_mlm_class
-def test_the_state_dict_is_that_of_bert_for_masked_lm_plus_the_pooler(cls):
-    stock = BertForMaskedLM(BertConfig(**SHAPE)).state_dict()
-    assert make(cls).state_dict().keys() == stock.keys() | {*POOLER}
-    assert not stock.keys() & {*POOLER}, "premise"
-
-
-def test_the_classifiers_state_dict_is_that_of_bert_for_sequence_classification():
-    stock = BertForSequenceClassification(BertConfig(**SHAPE)).state_dict()
-    assert make(BertPooledMLMForSequenceClassification).state_dict().keys() == stock.keys()
-
-
-@each_class
-def test_save_load_save_keeps_every_tensor_and_the_config(cls, tmp_path):
-    model = make(cls, sparse_prediction=True, num_labels=3)
-    model.save_pretrained(tmp_path / "first")
-    loaded, info = cls.from_pretrained(tmp_path / "first", output_loading_info=True)
-    loaded.save_pretrained(tmp_path / "second")
-    reloaded = cls.from_pretrained(tmp_path / "second")
-    assert not differing(model.state_dict(), loaded.state_dict())
-    assert not differing(model.state_dict(), reloaded.state_dict())
-    assert not any(info.values())
-    first, second = (json.loads((tmp_path / d / "config.json").read_text("utf-8")) for d in ("first", "second"))
-    for config in (first, second):  # notes of 4.x: the folder that the weights came from, who chose the attention
-        config.pop("_name_or_path", None)
-        config.pop("_attn_implementation_autoset", None)
-    assert first == second
-
-
-@each_class
-def test_two_loads_of_one_folder_give_identical_outputs(cls, tmp_path):
-    make(cls).save_pretrained(tmp_path)
-    first, second = (cls.from_pretrained(tmp_path)(**batch()) for _ in range(2))
-    assert same(first.to_tuple(), second.to_tuple())
-
-
-@each_class
-def test_what_is_missing_is_reported_missing(cls, tmp_path):
-    gone = "bert.encoder.layer.1.attention.self.query.weight"
-    make(cls).save_pretrained(tmp_path / "whole")
-    holed = edit(tmp_path / "whole", tmp_path / "holed", lambda t: {k: v for k, v in t.items() if k != gone})
-    _, info = cls.from_pretrained(holed, output_loading_info=True)
-    assert set(info["missing_keys"]) == {gone}
 
 
 @each_mlm_class
@@ -171,15 +118,6 @@ def test_the_decoder_is_tied_to_the_word_embeddings_as_in_stock_bert(cls, tmp_pa
         assert tied.get_output_embeddings().weight is tied.get_input_embeddings().weight
         assert tied.cls.predictions.decoder.bias is tied.cls.predictions.bias
     assert "cls.predictions.decoder.weight" not in load_file(tmp_path / "model.safetensors")
-
-
-@each_mlm_class
-def test_an_untied_decoder_stays_untied_through_save_and_load(cls, tmp_path):
-    model = make(cls, tie_word_embeddings=False)
-    model.save_pretrained(tmp_path)
-    loaded = cls.from_pretrained(tmp_path)
-    assert not torch.equal(model.cls.predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)
-    assert not differing(model.state_dict(), loaded.state_dict())
 
 
 # Promise: never a random pooler.
@@ -222,12 +160,6 @@ def test_allow_missing_pooler_lets_it_through_with_transformers_own_warning(cls,
     assert torch.equal(model.bert.pooler.dense.bias, torch.zeros(SHAPE["hidden_size"]))
 
 
-def test_allow_missing_pooler_passes_through_the_auto_classes(pooled, tmp_path):
-    folder = edit(pooled, tmp_path / "lost", lambda t: {k: v for k, v in t.items() if k not in POOLER})
-    for auto in AUTO.values():
-        assert auto.from_pretrained(folder, allow_missing_pooler=True).bert.pooler is not None
-
-
 def test_add_pooling_layer_false_is_refused_in_one_line_that_names_the_alternative(pooled):
     for refused in (
         lambda: BertPooledMLMModel(BertPooledMLMConfig(**SHAPE), add_pooling_layer=False),
@@ -239,30 +171,7 @@ def test_add_pooling_layer_false_is_refused_in_one_line_that_names_the_alternati
     BertModel.from_pretrained(pooled, add_pooling_layer=False)  # the alternative works
 
 
-def test_add_pooling_layer_true_is_accepted(pooled):
-    assert AutoModel.from_pretrained(pooled, add_pooling_layer=True).bert.pooler is not None
-
-
 # Promise: the pooler is frozen in MLM training, and trainable elsewhere.
-
-
-@each_class
-@pytest.mark.parametrize("source", ["class", "from_config", "from_pretrained", "a stock checkpoint", "no pooler"])
-def test_the_pooler_alone_is_frozen_and_for_masked_lm_alone_unless_it_is_new(cls, source, donor, lost, tmp_path):
-    if source == "class":
-        model = make(cls)
-    elif source == "from_config":
-        model = AUTO[cls].from_config(BertPooledMLMConfig(**SHAPE))
-    elif source == "from_pretrained":
-        make(cls).save_pretrained(tmp_path)
-        model = AUTO[cls].from_pretrained(tmp_path)
-    elif source == "a stock checkpoint":
-        model = cls.from_pretrained(donor)
-    else:
-        model = cls.from_pretrained(lost, allow_missing_pooler=True)
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert type(model) is cls
-    assert frozen == ({*POOLER} if cls is BertPooledMLMForMaskedLM and source != "no pooler" else set())
 
 
 # Promise: stock checkpoints that have a pooler are taken, with THEIR pooler.
@@ -299,18 +208,6 @@ def test_a_stock_checkpoint_keeps_its_own_pooler_and_is_read_without_noise(
     assert "seq_relationship" not in text
     assert "position_ids" not in text
     assert "pooler" not in text.replace("bert_pooled_mlm", "")
-
-
-@each_mlm_class
-def test_a_stock_checkpoint_keeps_its_own_mlm_head(cls, donor):
-    model = cls.from_pretrained(donor)
-    stock = BertForPreTraining.from_pretrained(donor).eval()
-    assert not differing(model.cls.state_dict(), stock.cls.state_dict()) - {
-        "seq_relationship.weight",
-        "seq_relationship.bias",
-    }
-    # The two read one file, so the arithmetic is the same.
-    assert torch.equal(model(**batch()).logits, stock(**batch()).prediction_logits)
 
 
 @each_class
@@ -392,23 +289,6 @@ def test_every_output_is_bit_for_bit_that_of_stock_bert(cls, case, dtype):
     assert [field for field in ours if not same(ours[field], stock[field])] == []
 
 
-@each_class
-@pytest.mark.parametrize("case", ["eager", "all at once"])
-@pytest.mark.parametrize("through", ["argument", "config"])
-def test_a_tuple_holds_the_fields_of_the_output_in_order(cls, case, through):
-    model = make(cls, **CASES[case][0])
-    inputs = case_inputs(case)
-    if cls in MLM_CLASSES:
-        inputs["labels"] = mlm_batch()["labels"]
-    by_name = model(**inputs)
-    if through == "config":
-        twin_config = BertPooledMLMConfig(**SHAPE, return_dict=False, **CASES[case][0])
-        model.config.return_dict = model.bert.config.return_dict = twin_config.return_dict
-    elements = model(**inputs) if through == "config" else model(**inputs, return_dict=False)
-    assert type(elements) is tuple
-    assert same(elements, tuple(by_name.values()))
-
-
 def test_the_two_outputs_differ_in_nothing_but_their_order():
     fields = {cls: list(output.__dataclass_fields__) for cls, output in OUTPUT.items()}
     encoders = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
@@ -425,39 +305,6 @@ def test_element_by_element_the_model_gives_what_bert_model_gives_then_the_logit
     assert len(elements) == len(stock) + 1 == 5
     assert same(elements[:-1], stock)
     assert elements[-1].shape == (3, 12, SHAPE["vocab_size"])
-
-
-def test_for_masked_lm_gives_the_logits_where_stock_bert_for_masked_lm_gives_them():
-    model = make(BertPooledMLMForMaskedLM)
-    stock = twin(model, BertForMaskedLM)
-    assert same(model(**batch())[0], stock(**batch())[0])
-    assert same(model(**mlm_batch())[1], stock(**mlm_batch())[1])
-
-
-@each_class
-def test_torchscript_asks_for_tuples_where_it_asks_stock_bert_for_them(cls):
-    """transformers 4; since 5.0 a config may still hold the word, which means nothing any more."""
-    model = make(cls)
-    stock = twin(model, STOCK[cls])
-    model.config.torchscript = stock.config.torchscript = True
-    assert (type(model(**batch())) is tuple) is (type(stock(**batch())) is tuple)
-    assert (type(stock(**batch())) is tuple) is transformers.__version__.startswith("4."), "premise"
-
-
-@each_class
-def test_a_row_alone_gives_what_it_gives_in_a_batch(cls):
-    model, inputs = make(cls), batch()
-    with torch.no_grad():
-        together = model(**inputs)
-        for row in range(3):
-            alone = model(**{name: tensor[row : row + 1] for name, tensor in inputs.items()})
-            valid = int(inputs["attention_mask"][row].sum())
-            for field, tensor in alone.items():
-                pair = tensor[0], together[field][row]
-                if tensor.dim() == 3:  # one state or score per token; those of the padding mean nothing
-                    pair = tuple(states[:valid] for states in pair)
-                # Matrix kernels block batches of other sizes differently: a few last bits of float32.
-                torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-6)
 
 
 @each_mlm_class
@@ -553,33 +400,6 @@ def test_return_logits_can_be_chosen_while_loading(pooled):
 # Whatever stock BERT supports.
 
 
-@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-@each_class
-@pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not reentrant"])
-def test_gradient_checkpointing_recomputes_and_gives_the_same_loss_and_gradients(cls, use_reentrant, sparse):
-    inputs = mlm_batch() if cls in MLM_CLASSES else {**batch(), "labels": torch.tensor([0, 1, 0])}
-    losses, grads, recomputed = [], [], []
-    for checkpointing in (False, True):
-        model = make(cls, sparse_prediction=sparse).train()
-        if checkpointing:
-            # The old name is deprecated in transformers 5.23, the new one unknown to 4.x.
-            old = BertPreTrainedModel.gradient_checkpointing_enable
-            enable = getattr(BertPreTrainedModel, "activation_checkpointing_enable", old)
-            enable(model, {"use_reentrant": use_reentrant})
-            if use_reentrant:  # its first layer's input needs a gradient: Trainer and PEFT do the same
-                model.enable_input_require_grads()
-        calls = count_calls(model.bert.encoder.layer[0].attention)
-        torch.manual_seed(1)  # dropout is on: checkpointing replays it
-        for kept, found in zip((losses, grads), gradients(model, **inputs), strict=True):
-            kept.append(found)
-        recomputed.append(len(calls))
-    assert recomputed == [1, 2], "premise: one pass without checkpointing, two with it"
-    assert losses[0] == losses[1]
-    assert not differing(*grads)
-    assert len(grads[0]) > 30
-    assert any("pooler" in name for name in grads[0]) is (cls not in MLM_CLASSES)
-
-
 RESIZES = {"larger": (150, None), "smaller": (100, None), "a multiple": (130, 64), "only padded": (None, 48)}
 
 
@@ -614,25 +434,6 @@ def test_resize_token_embeddings_does_what_it_does_to_stock_bert_and_it_trains_o
         assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
         assert loaded.cls.predictions.bias.shape == loaded.cls.predictions.decoder.bias.shape == (rows,)
         assert loaded(**{**batch(), "input_ids": batch()["input_ids"] % 100}).logits.shape == (3, 12, rows)
-
-
-@each_class
-def test_half_precision_is_loaded_as_asked(cls, tmp_path):
-    model = make(cls)
-    model.save_pretrained(tmp_path)
-    loaded = cls.from_pretrained(tmp_path, **{DTYPE: torch.bfloat16})
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
-    expected = model.to(torch.bfloat16)
-    assert not differing(expected.state_dict(), loaded.state_dict())
-    assert all(not output.isnan().any() for output in loaded(**batch()).values())
-
-
-@each_class
-def test_weights_saved_in_half_come_back_in_half(cls, tmp_path):
-    model = make(cls).to(torch.float16)
-    model.save_pretrained(tmp_path)
-    loaded = cls.from_pretrained(tmp_path, **{DTYPE: "auto"})
-    assert not differing(model.state_dict(), loaded.state_dict())
 
 
 @each_class
