@@ -105,12 +105,6 @@ def test_vectors_are_predicted_where_there_are_no_logits(why, pooled, tmp_path):
     assert "vectors_only" not in config
 
 
-@pytest.mark.parametrize("cls", [BertPooledMLMForMaskedLM, BertPooledMLMModel])
-def test_logits_alone_are_predicted_where_there_are_any(cls, pooled, tmp_path):
-    model = cls.from_pretrained(pooled, output_hidden_states=True)
-    assert predictions(model, tmp_path, mlm_rows(4)).shape == (4, 12, SHAPE["vocab_size"])
-
-
 # Half precision.
 
 

@@ -163,21 +163,11 @@ def test_the_pooler_is_bit_identical_after_100_steps_with_weight_decay():
     assert not torch.allclose(encoder, model.bert.encoder.layer[1].output.dense.weight, atol=1e-3), "it trained"
 
 
-@pytest.mark.parametrize(
-    ("cls", "thaw"),
-    [
-        (BertPooledMLMForMaskedLM, lambda m: m.bert.pooler.requires_grad_(True)),
-        (BertPooledMLMForMaskedLM, lambda m: m.requires_grad_(True)),
-        (BertPooledMLMModel, lambda m: m),
-    ],
-    ids=["the pooler thawed", "the model thawed", "the model's own"],
-)
-def test_a_thawed_pooler_trains_and_so_does_the_models_own(cls, thaw):
-    model = make(cls)
-    before = pooler_of(model)
-    thaw(model)
-    train(model, 1, use_pooler=True)
-    assert differing(before, pooler_of(model)) == {"dense.weight", "dense.bias"}
+def test_a_thawed_pooler_trains_and_so_does_the_models_own():
+    for model in (make().requires_grad_(True), make(BertPooledMLMModel)):
+        before = pooler_of(model)
+        train(model, 1, use_pooler=True)
+        assert differing(before, pooler_of(model)) == {"dense.weight", "dense.bias"}
 
 
 # Trainer.
