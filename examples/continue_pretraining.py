@@ -122,7 +122,7 @@ def load_model(args: argparse.Namespace, name: str):
 
     fields = PretrainedConfig.get_config_dict(name)[0]
     if fields.get("model_type") not in ("bert", "bert_pooled_mlm"):
-        raise ValueError(f"{name} is no BERT: its model_type is {fields.get('model_type')!r}")
+        raise ValueError(f"{name} is not a BERT: its model_type is {fields.get('model_type')!r}")
     need_length(args.length, name, fields.get("max_position_embeddings", 512))
     options = {"pooler_loss_weight": args.anchor_weight} if args.anchor else {}
     return BertPooledMLMForMaskedLM.from_pretrained(name, **options)
