@@ -415,16 +415,15 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    first = int(os.environ.get("RANK", 0)) == 0
-    quiet(first)
+    quiet(first=int(os.environ.get("RANK", 0)) == 0)
     try:
         return run(args)
     except (OSError, ValueError, pickle.UnpicklingError) as error:
-        if first:
-            message = first_line(error)
-            if isinstance(error, pickle.UnpicklingError):
-                message = "this transformers reads its own checkpoints only with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
-            tqdm.write(f"continue_pretraining.py: error: {message}", file=sys.stderr)  # on a line below any bar
+        message = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):
+            message = "this transformers reads its own checkpoints only with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+        # On a line below any bar; in each process, since a launcher stops all others when the first one fails.
+        tqdm.write(f"continue_pretraining.py: error: {message}", file=sys.stderr)
         return 1
 
 
