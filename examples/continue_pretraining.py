@@ -346,15 +346,44 @@ def build_trainer(args: argparse.Namespace, model, tokenizer, corpus: Corpus) ->
     return trainer, plan
 
 
-def save(trainer: Trainer, tokenizer, folder: Path) -> dict[str, torch.Tensor]:
+def is_sharded(trainer: Trainer) -> bool:
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+def shard_tied_weights_together(trainer: Trainer, model) -> None:
+    """Lets FSDP2 shard BERT, whose decoder shares its weight with the embeddings and its bias with the MLM head.
+
+    accelerate (from 1.13 to at least 1.15) shards embeddings and decoder apart from the rest of the head; PyTorch 2.13
+    rejects a parameter in two groups. It does not do so where the model does not name its embeddings.
+    """
+    prepare = trainer.accelerator.prepare
+
+    def prepare_without_names(*args, **kwargs):
+        model.get_input_embeddings = model.get_output_embeddings = lambda: None
+        try:
+            return prepare(*args, **kwargs)
+        finally:
+            del model.get_input_embeddings, model.get_output_embeddings
+
+    trainer.accelerator.prepare = prepare_without_names
+
+
+def save(trainer: Trainer, model, tokenizer, folder: Path) -> dict[str, torch.Tensor]:
     """Saves the whole model with its code and tokenizer.
 
     Returns:
         The pooler in the folder.
     """
-    if trainer.is_fsdp_enabled:  # whatever the checkpoints hold
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model()
+    from bert_pooled_mlm import BertPooledMLMForMaskedLM
+
+    if is_sharded(trainer):  # gathered by all processes, saved by the first
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if trainer.is_world_process_zero():
+            whole = BertPooledMLMForMaskedLM(model.config)
+            whole.load_state_dict(weights)
+            whole.save_pretrained(folder)
+    else:
+        trainer.save_model()
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
@@ -387,18 +416,22 @@ def run(args: argparse.Namespace) -> int:
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer, plan = build_trainer(args, model, tokenizer, corpus)
+    if calibration and is_sharded(trainer):
+        raise ValueError("--calibrate needs a model that is not sharded; run convert.py --calibrate afterwards")
     if calibration:
         trainer.add_callback(calibration)
+    if trainer.is_fsdp_enabled:
+        shard_tied_weights_together(trainer, model)
     print(f"{plan}\n{speed_line}")
     start = ""
     if last:
         print(f"Resumed from {last}.")
-    else:
+    elif not is_sharded(trainer):  # FSDP cannot evaluate before it trains
         start = f"{perplexity_of(trainer, args.seed):.2f} -> "
     trainer.train(resume_from_checkpoint=last)
     print(f"Held-out perplexity: {start}{perplexity_of(trainer, args.seed):.2f}")
 
-    after = save(trainer, tokenizer, args.output_dir)
+    after = save(trainer, model, tokenizer, args.output_dir)
     same = after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in POOLER)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
