@@ -9,8 +9,8 @@
 # `LayerNorm.weight/bias`, the names of 2018, although no file held them. `from_pretrained` reads both spellings;
 # `Trainer.train(resume_from_checkpoint=...)` does not: the encoder's first dense layer is the checkpoint's, LayerNorm is
 # that of the model that was given. On 5.23.0, the second run here, the names are weight/bias, and both are restored.
-# Why it surprises: weights, optimizer and step are resumed, a warning aside nothing fails, and the loss looks plausible,
-# since LayerNorm is near what it was.
+# Why it surprises: the other weights, the optimizer and the step are resumed and no error is raised; LayerNorm near its
+# starting value looks plausible.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
