@@ -15,6 +15,7 @@ from . import hub
 from .bert import POOLER, SIZES, lineage_key
 from .checkpoint import Checkpoint, read_part
 from .errors import ConversionError, HubError, HubUnreachable, printable
+from .opening import open_source
 from .origins import Candidate, FoundBy, known_donors, named_donors
 from .sources import checkpoint_files, weights_file
 from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
@@ -115,7 +116,7 @@ class Donors:
         return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections), notes)
 
     def _open(self, name: str, revision: str | None, found_by: FoundBy) -> Checkpoint:
-        source = hub.open_source(name, revision)
+        source = open_source(name, revision)
         for known in self._opened.values():
             if source.commit and (known.source.label, known.source.commit) == (source.label, source.commit):
                 return known  # under an older name of the same repo
