@@ -199,7 +199,7 @@ def hub_errors(repo_id: str, prefix: str = "") -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise ConversionError(repo_id, f"{prefix}not a repository id of the Hub") from error
-    except (OSError, Unreachable, *HTTP_ERRORS) as error:
+    except (OSError, ValueError, KeyError, Unreachable, *HTTP_ERRORS) as error:  # an answer may be no listing
         raise _explained(repo_id, prefix, error) from error
 
 
@@ -252,11 +252,12 @@ def server_message(error: BaseException) -> str:
     return first_line(ValueError(own or reason or response.status_code))
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def _chain(error: BaseException | None) -> list[BaseException]:
     """An exception and its causes; the last one is an HTTP client's reason."""
-    chain = [error]
-    while inner := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(inner)
+    chain = []
+    while error is not None and error not in chain:  # one that is raised again can be among its own causes
+        chain.append(error)
+        error = error.__cause__ or error.__context__
     return chain
 
 
