@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint, read_part
 from .errors import ConversionError, HubError, HubUnreachable, printable
 from .known_donors import without_pooler
 from .lineage import compare
+from .opening import open_source
 from .origins import Candidate, FoundBy, known_donors, named_donors
 from .sources import checkpoint_files, local_path, weights_file
 from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
@@ -117,7 +118,7 @@ class Donors:
     def _open(self, name: str, revision: str | None, found_by: FoundBy) -> Checkpoint:
         if without_pooler(name) and not os.path.isdir(local_path(name)):
             raise PublishedWithoutPooler(name, "was published without a pooler", TAKE_THE_MEAN)
-        source = hub.open_source(name, revision)
+        source = open_source(name, revision)
         for known in self._opened.values():
             if source.commit and (known.source.label, known.source.commit) == (source.label, source.commit):
                 return known  # under an older name of the same repo
