@@ -1,12 +1,18 @@
-"""Runs each program in a fork that has imported torch alone, and tells what the Auto classes then read a folder as."""
+"""Runs each program in a fork that has not imported transformers, and prints what the Auto classes load a folder as."""
 
+import importlib
 import json
 import os
 import sys
 import traceback
 
-import numpy  # noqa: F401
-import safetensors.torch  # noqa: F401 - with torch, most of the time that importing transformers takes
+# What transformers imports of other packages takes most of its time, and is imported once.
+for name in ("accelerate", "scipy", "sklearn", "torchvision"):
+    sys.modules[name] = None  # as if it were not installed
+for name in ("huggingface_hub.file_download", "jinja2.sandbox", "regex", "safetensors.torch", "tokenizers",
+             "torch._dynamo.utils", "torch.distributed.checkpoint", "torch.nn.attention.flex_attention"):  # fmt: skip
+    importlib.import_module(name)
+assert "transformers" not in sys.modules
 
 AUTO = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification", "AutoConfig", "AutoTokenizer")
 

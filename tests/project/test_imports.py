@@ -26,12 +26,12 @@ try:
 except ImportError:
     pass
 """,
-    "threads": """
+    "two threads": """
 import threading
 import bert_pooled_mlm
 def use(name):
-    getattr(__import__("transformers"), name).from_pretrained(folder)
-threads = [threading.Thread(target=use, args=[name]) for name in ("AutoModel", "AutoModelForMaskedLM")]
+    getattr(__import__("transformers"), name)
+threads = [threading.Thread(target=use, args=[name]) for name in ("AutoModel", "pipeline")]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 """,
