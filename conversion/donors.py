@@ -212,8 +212,8 @@ class Rejected:
         if unreachable is not None and [*self._names] == [unreachable.reason]:
             return ConversionError(
                 where,
-                f"{unreachable.reason}, so no donor was found for its pooler; not looked at: "
-                + ", ".join(self._names[unreachable.reason]),
+                f"no donor found for its pooler; not looked at: {', '.join(self._names[unreachable.reason])} "
+                f"({unreachable.reason})",
                 "name a folder with the model that its training started from: --pooler-from FOLDER",
             )
         return ConversionError(

@@ -6,9 +6,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from bert_pooled_mlm import ConversionReport, conversion
-from bert_pooled_mlm.conversion import hub, known_donors, origins  # noqa: F401 - attributes of `conversion`
 from checkpoints import FORMATS, edit_json, save_donor, save_lost
-from grafting import COMMIT, Process, graft, sentences
+from grafting import COMMIT, graft, sentences
 from hub_server import HubServer
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import BertTokenizerFast
@@ -104,10 +103,23 @@ def rescued(report) -> Path:
     return Path(report.output)
 
 
+@pytest.fixture(scope="session")
+def verifier():
+    """A verification process for many calls: its imports take seconds."""
+
+    class Shared(conversion.verify.Verifier):
+        def close(self) -> None:  # at the end of a call
+            pass
+
+    verifier = Shared()
+    yield verifier
+    conversion.verify.Verifier.close(verifier)
+
+
 @pytest.fixture
-def forked(monkeypatch) -> None:
-    """The verification's process is a fork of one that has imported transformers, which takes seconds."""
-    Process.stands_in(monkeypatch)
+def forked(monkeypatch, verifier) -> None:
+    """All conversions of the test verify in that process."""
+    monkeypatch.setattr(conversion.pipeline, "Verifier", lambda: verifier)
 
 
 @pytest.fixture(scope="session")

@@ -1,45 +1,47 @@
-"""The formats: what each one's config names, and the way from one to the other."""
+"""The formats: the tables that the code files repeat, and the way from one format to the other."""
 
 import pytest
-from bert_pooled_mlm import conversion
-from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import bits, contents, edit_json, stored, todays
+from bert_pooled_mlm import BertPooledMLMConfig, configuration_bert_pooled_mlm, conversion, modeling_bert_pooled_mlm
+from bert_pooled_mlm.conversion.formats import AUTO_MAP, CODE_FILES, FORMATS, PROJECT_URL, sentence_transformers_files
+from bert_pooled_mlm.conversion.sources import to_json
+from checkpoints import SHAPE, bits, contents, edit_json, stored, todays
 from grafting import config_of, expected_of, graft
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 
 @pytest.mark.versions
-def test_the_defaults_and_the_auto_map_are_those_of_the_configurations():
-    config = BertConfig()
-    assert {name: getattr(config, name) for name in conversion.bert.SIZES} == conversion.bert.SIZES
-    assert conversion.formats.AUTO_MAP == AUTO_MAP
-    assert set(conversion.formats.CODE_FILES) == {f"{target.split('.')[0]}.py" for target in AUTO_MAP.values()}
+def test_what_the_code_files_define_as_well_is_the_same_there():
+    assert configuration_bert_pooled_mlm.AUTO_MAP == AUTO_MAP
+    assert {f"{target.split('.')[0]}.py" for target in AUTO_MAP.values()} == set(CODE_FILES)
+    assert modeling_bert_pooled_mlm.PROJECT_URL == PROJECT_URL
+    config, defaults = BertPooledMLMConfig(**SHAPE), FORMATS["pooled"].config_defaults
+    assert {name: getattr(config, name) for name in defaults} == defaults
+    files = sentence_transformers_files(config.hidden_size, config.max_position_embeddings, {"return_logits": False})
+    assert config.sentence_transformers_files() == {name: to_json(value) for name, value in files.items()}
+
+
+@pytest.mark.versions
+def test_sizes_default_to_those_of_bert():
+    assert {name: getattr(BertConfig(), name) for name in conversion.bert.SIZES} == conversion.bert.SIZES
 
 
 @pytest.mark.versions
 @pytest.mark.parametrize(("first", "second"), [("pooled", "bert"), ("bert", "pooled")])
 def test_changing_the_format_keeps_the_pooler_and_needs_no_donor(first, second, lost, donor, tmp_path):
     graft(lost, donor, tmp_path / "a" / "out", format=first)
-    source = config_of(tmp_path / "a" / "out")["pooler_source"]
     report = graft(tmp_path / "a" / "out", None, tmp_path / "b" / "out", format=second)
-    assert report.donor is None
-    assert report.missing == []
+    assert (report.status, report.donor, report.missing) == ("converted", None, [])
     assert report.kept_tensors == len(todays(lost)) + 2
-    direct = graft(lost, donor, tmp_path / "c" / "out", format=second)
-    assert direct.status == report.status == "converted"
+    graft(lost, donor, tmp_path / "c" / "out", format=second)
     other, again = tmp_path / "b" / "out", tmp_path / "c" / "out"
     assert bits(stored(other)) == bits(stored(again))
+    assert config_of(other)["pooler_source"] == config_of(tmp_path / "a" / "out")["pooler_source"]
     for output in (other, again):  # the pooled format needs it, stock BERT reads it as well
         edit_json(output / "config.json", "tokenizer_class")
         (output / "model.safetensors").unlink()  # its header holds the hashes of config and card
-    card = (other / "README.md").read_text()
-    said = (
-        "(As the checkpoint's own config.json states it. Only the two hashes were checked when this was written.)\n\n"
-    )
-    assert said in card
-    (other / "README.md").write_text(card.replace(said, ""))
+    *_, stated = (line for line in (other / "README.md").read_text().splitlines() if line.startswith("(As the"))
+    (other / "README.md").write_text((other / "README.md").read_text().replace(f"{stated}\n\n", ""))
     assert contents(other) == contents(again)
-    assert config_of(other)["pooler_source"] == source
 
 
 @pytest.mark.versions
@@ -55,9 +57,3 @@ def test_stock_classes_load_the_bert_format_with_nothing_missing(cls, lost, dono
     shared = loaded.keys() & expected.keys()
     assert {name: loaded[name] for name in shared} == {name: expected[name] for name in shared}
     assert len(shared) > 30
-
-
-def test_the_earliest_configs_name_no_model_type(checkpoint, donor, out):
-    edit_json(checkpoint / "config.json", "model_type", "tie_word_embeddings")
-    graft(checkpoint, donor, format="bert")
-    assert config_of(out)["model_type"] == "bert"

@@ -1,4 +1,4 @@
-"""Tensors as byte ranges: every dtype and layout, and every damage to a file that holds them."""
+"""Tensors as byte ranges: every dtype and file layout, and every damage to a file that holds them."""
 
 import json
 import os
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from bert_pooled_mlm import ConversionError, conversion
+from bert_pooled_mlm.conversion.sources import Folder
 from checkpoints import POOLER, bits, save_weights, stored, todays
-from grafting import QUERY, expected_of, graft, join, refused, split
+from grafting import QUERY, expected_of, graft, join, refused, rejected, split
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -25,25 +26,21 @@ def test_the_pooler_is_cast_to_the_checkpoints_dtype_as_torch_casts(of_checkpoin
     report = graft(checkpoint, giver)
     pooler = {name: todays(giver)[name].to(target) for name in POOLER}
     assert bits(stored(out)) == bits(todays(checkpoint) | pooler)
-    told = f"the pooler from {source} to the checkpoint's {target}".replace("torch.", "")
-    assert report.cast == (None if of_donor == of_checkpoint else told)
-    assert (told in str(report)) == (of_donor != of_checkpoint)
+    cast = f"the pooler from {source} to the checkpoint's {target}".replace("torch.", "")
+    assert report.cast == (None if of_donor == of_checkpoint else cast)
 
 
 @pytest.mark.parametrize("to", DTYPES)
 @pytest.mark.parametrize("of", DTYPES)
-def test_casting_is_torchs_for_every_kind_of_value(of, to):
-    """Random bit patterns: halfway cases, subnormals and signed zeros; what would overflow is refused."""
-    generator = np.random.default_rng(0)
-    raw = generator.bytes(40_000 * DTYPES[of].itemsize)
-    tensor = torch.frombuffer(bytearray(raw), dtype=DTYPES[of])
-    near_one = (torch.arange(-4096, 4096, dtype=torch.float64) / 4096 * 1.001).to(DTYPES[of])
-    halfway = (1 + torch.arange(0, 4096, dtype=torch.float64) / 4096).to(DTYPES[of])
-    values = torch.cat([tensor, near_one, halfway])
+def test_casting_is_torchs_for_every_kind_of_value(of, to, tmp_path):
+    """Random bit patterns: halfway cases, subnormals and signed zeros; what would overflow is an error."""
+    raw = np.random.default_rng(0).bytes(40_000 * DTYPES[of].itemsize)
+    halfway = (1 + torch.arange(4096, dtype=torch.float64) / 4096).to(DTYPES[of])
+    values = torch.cat([torch.frombuffer(bytearray(raw), dtype=DTYPES[of]), halfway])
     values = values[values.to(DTYPES[to]).isfinite()]
     assert len(values) > 10_000, "premise"
     data = memoryview(values.view(torch.uint8).numpy())
-    cast = conversion.tensors.Tensor(None, "", of, (len(values),), 0, data).cast(to)
+    cast = conversion.tensors.Tensor(Folder(tmp_path), "", of, (len(values),), 0, data).cast(to)
     assert (cast.dtype, cast.shape) == (to, (len(values),))
     assert cast.read() == values.to(DTYPES[to]).view(torch.uint8).numpy().tobytes()
 
@@ -58,7 +55,7 @@ def test_a_checkpoint_of_mixed_dtypes_keeps_each(checkpoint, donor, out):
     report = graft(checkpoint, donor)
     pooler = {name: todays(donor)[name].to(torch.bfloat16) for name in POOLER}  # as the dense layers around it
     assert bits(stored(out)) == bits(mixed | pooler)
-    assert report.cast == "the pooler from float32 to the checkpoint's bfloat16"
+    assert "bfloat16" in report.cast
 
 
 @pytest.mark.versions
@@ -111,71 +108,70 @@ def overlapping(header: dict) -> None:
 
 
 HUGE = 1 << 47
+KIND = "does not describe a tensor"
+NUMBERS = "expected a few whole numbers"
 DAMAGED_FILES = {
-    "empty": (lambda data: b"", r"a header of 0 bytes in a file of 0: truncated, or not safetensors"),
-    "7 bytes": (lambda data: data[:7], r"in a file of 7: truncated"),
-    "truncated header": (lambda data: data[:100], r"a header of \d+ bytes in a file of 100: truncated"),
-    "truncated data": (lambda data: data[:-1], r"describes \d+ bytes, the file has \d+: truncated or damaged"),
+    "empty": (lambda data: b"", "a header of 0 bytes in a file of 0"),
+    "7 bytes": (lambda data: data[:7], "in a file of 7"),
+    "truncated header": (lambda data: data[:100], r"a header of \d+ bytes in a file of 100"),
+    "truncated data": (lambda data: data[:-1], r"describes \d+ bytes, the file has \d+"),
     "longer than described": (lambda data: data + b"\0", r"describes \d+ bytes, the file has \d+"),
-    "a header without end": (lambda data: b"\xff" * 8 + data[8:], r"a header of 18446744073709551615 bytes"),
+    "a header without end": (lambda data: b"\xff" * 8 + data[8:], "a header of 18446744073709551615 bytes"),
     "a gigantic header": (
         lambda data: (9 << 20).to_bytes(8, "little") + b" " * (9 << 20) + data,
-        r"a header of 9437184 bytes; expected at most 8388608",
+        "a header of 9437184 bytes; expected at most 8388608",
     ),
-    "another format": (lambda data: b"GGUF\x03\0\0\0" + b"\0" * 16, r"not safetensors"),
-    "no JSON": (lambda data: join(b"{" * 8, split(data)[1]), r"not valid JSON .*; the file is damaged"),
-    "no UTF-8": (lambda data: join(b'{"\xff": 1}', split(data)[1]), r"not valid JSON \('utf-8' codec"),
-    "no object": (lambda data: join(b"[]      ", split(data)[1]), r"expected a JSON object, found list"),
-    "nested too deeply": (lambda data: join(b"[" * 200_000, b""), r"not valid JSON .*recursion"),
+    "another format": (lambda data: b"GGUF\x03\0\0\0" + b"\0" * 16, "not safetensors"),
+    "no JSON": (lambda data: join(b"{" * 8, split(data)[1]), "not valid JSON"),
+    "no UTF-8": (lambda data: join(b'{"\xff": 1}', split(data)[1]), "not valid JSON"),
+    "no object": (lambda data: join(b"[]      ", split(data)[1]), "found list"),
+    "nested too deeply": (lambda data: join(b"[" * 200_000, b""), "not valid JSON .*recursion"),
     "a key twice": (
         lambda data: join(data[8:].split(b"}}")[0] + b'},"__metadata__":{}}', split(data)[1]),
-        r"not valid JSON \(the key '__metadata__' stands there twice\)",
+        "not valid JSON .*'__metadata__'",
     ),
-    "an entry of another kind": (with_header(lambda header: {**header, "x": 5}), r"entry of 'x' is not one of a ten"),
-    "an entry without shape": (with_header(lambda header: header[QUERY].pop("shape") and None), r"is not one of a t"),
-    "an entry with more": (with_entry(extra=1), r"the header's entry of '.*' is not one of a tensor; it is damaged"),
-    "one offset": (with_entry(data_offsets=[0]), r"is not one of a tensor"),
-    "an unknown dtype": (
-        with_entry(dtype="F4"),
-        r"has the unknown dtype 'F4'; expected float64, float",
-    ),
-    "another dtype": (with_entry(dtype="F16"), r"query.weight \(float16 \[32, 32\]\) has 2048 bytes; the header says"),
-    "another shape": (with_entry(shape=[32, 31]), r"has 3968 bytes; the header says 4096"),
-    "a negative size": (with_entry(shape=[-32, -32]), r"has the shape \[-32, -32\] at .*; expected a few whole num"),
-    "a broken size": (with_entry(shape=[32.0, 32]), r"has the shape \[32.0, 32\] at"),
-    "a truth for a size": (with_entry(shape=[True, 1024]), r"has the shape \[True, 1024\] at"),
-    "a size without bound": (with_entry(shape=[10**400, 0]), r"expected a few whole numbers"),
-    "many dimensions": (with_entry(shape=[1] * 10_000), r"has the shape \[1, 1, 1.* at .*; expected a few whole nu"),
-    "sizes that overflow": (with_entry(shape=[HUGE, HUGE]), r"the header says 4096"),
-    "offsets backwards": (with_entry(data_offsets=[4096, 0]), r"has 4096 bytes; the header says -4096"),
+    "an entry of another kind": (with_header(lambda header: {**header, "x": 5}), f"entry of 'x' {KIND}"),
+    "an entry without shape": (with_header(lambda header: header[QUERY].pop("shape") and None), KIND),
+    "an entry with more": (with_entry(extra=1), KIND),
+    "one offset": (with_entry(data_offsets=[0]), KIND),
+    "an unknown dtype": (with_entry(dtype="F4"), "the unknown dtype 'F4'"),
+    "another dtype": (with_entry(dtype="F16"), r"\(float16 \[32, 32\]\) has 2048 bytes; the header says 4096"),
+    "another shape": (with_entry(shape=[32, 31]), "has 3968 bytes; the header says 4096"),
+    "a negative size": (with_entry(shape=[-32, -32]), rf"the shape \[-32, -32\] at .*{NUMBERS}"),
+    "a fraction": (with_entry(shape=[32.0, 32]), rf"the shape \[32.0, 32\] at .*{NUMBERS}"),
+    "a flag for a size": (with_entry(shape=[True, 1024]), rf"the shape \[True, 1024\] at .*{NUMBERS}"),
+    "a size without bound": (with_entry(shape=[10**400, 0]), NUMBERS),
+    "many dimensions": (with_entry(shape=[1] * 10_000), rf"the shape \[1, 1, 1.* at .*{NUMBERS}"),
+    "sizes that overflow": (with_entry(shape=[HUGE, HUGE]), "the header says 4096"),
+    "offsets backwards": (with_entry(data_offsets=[4096, 0]), "has 4096 bytes; the header says -4096"),
     "offsets beyond the end": (with_entry(data_offsets=[HUGE, HUGE + 4096]), r"starts at byte \d+, expected \d+"),
-    "offsets of text": (with_entry(data_offsets=["0", "4096"]), r"expected a few whole numbers"),
-    "a gap": (with_header(shifted), r"starts at byte \d+, expected \d+: overlap or gap"),
-    "an overlap": (with_header(overlapping), r"starts at byte \d+, expected \d+: overlap or gap"),
+    "offsets of text": (with_entry(data_offsets=["0", "4096"]), NUMBERS),
+    "a gap": (with_header(shifted), r"starts at byte \d+, expected \d+"),
+    "an overlap": (with_header(overlapping), r"starts at byte \d+, expected \d+"),
 }
 
 
 @pytest.mark.parametrize("part", ["checkpoint", "donor"])
 @pytest.mark.parametrize("damage", DAMAGED_FILES)
-def test_a_damaged_safetensors_file_is_refused(damage, part, place):
+def test_a_damaged_safetensors_file_is_rejected(damage, part, place):
     change, match = DAMAGED_FILES[damage]
     file = place / part / "model.safetensors"
     file.write_bytes(change(file.read_bytes()))
-    text = refused(place, match)
-    assert text.startswith(f"{file}: "), "the message names the file"
+    assert refused(place, match).startswith(f"{file}: ")
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_refused(place, monkeypatch):
-    """Between plan and write, as when the training run is still going on."""
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(place, monkeypatch):
+    """Between plan and write, as when the training is still running."""
     mkdir, file = os.mkdir, place / "checkpoint" / "model.safetensors"
     data = file.read_bytes()
 
-    def shrink(*args, **kwargs):  # the first thing that is written is a folder
-        file.write_bytes(data[:-1000])
-        mkdir(*args, **kwargs)
+    def shrink(path, *args, **kwargs):
+        if Path(path).parent == place:  # the first thing that is written is a folder
+            file.write_bytes(data[:-1000])
+        mkdir(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "mkdir", shrink)
-    with pytest.raises(ConversionError, match=r"model.safetensors: ended \d+ bytes early; was it changed\?"):
+    with pytest.raises(ConversionError, match=r"model.safetensors: ended \d+ bytes early"):
         graft(place / "checkpoint", place / "donor")
     assert {path.name for path in place.iterdir()} == {"checkpoint", "donor"}
 
@@ -192,35 +188,41 @@ def moved_to(shard):
     return damage
 
 
+NO_MAP = "no weight_map of tensors to files"
+SHARDS = {
+    "a parent's": "../x.safetensors",
+    "an absolute path": "/etc/x.safetensors",
+    "in a folder": "in/x.safetensors",
+    "of Windows": "..\\x.safetensors",
+    "of another kind": "config.json",
+    "empty": "",
+}
 INDEXES = {
-    "no weight_map": (lambda index: index.pop("weight_map"), r"no weight_map of tensors to files; it is dam"),
-    "an empty weight_map": (lambda index: index.update(weight_map={}), r"no weight_map of tensors to files"),
-    "a list": (lambda index: index.update(weight_map=[1]), r"no weight_map of tensors to files"),
-    "a shard that is a number": (moved_to(5), r"no weight_map of tensors to files"),
-    "a parent's shard": (moved_to("../x.safetensors"), r"names the shard '../x.safetensors'; expected a file in the"),
-    "an absolute shard": (moved_to("/etc/x.safetensors"), r"names the shard '/etc/x.safetensors'; expected a file"),
-    "a shard in a folder": (moved_to("in/x.safetensors"), r"names the shard 'in/x.safetensors'; expected a file"),
-    "a shard of Windows": (moved_to("..\\x.safetensors"), r"names the shard .*; expected a file in the same folder"),
-    "a shard of another kind": (moved_to("config.json"), r"names the shard 'config.json'; expected a file in the sam"),
-    "an empty name": (moved_to(""), r"names the shard ''; expected a file"),
-    "a missing shard": (moved_to("model-0.safetensors"), r"names the shard model-0.safetensors, which is missing; "),
+    "no weight_map": (lambda index: index.pop("weight_map"), NO_MAP),
+    "an empty weight_map": (lambda index: index.update(weight_map={}), NO_MAP),
+    "a list": (lambda index: index.update(weight_map=[1]), NO_MAP),
+    "a shard that is a number": (moved_to(5), NO_MAP),
+    **{
+        f"a shard: {name}": (moved_to(it), f"the shard {re.escape(repr(it))}; expected") for name, it in SHARDS.items()
+    },
+    "a missing shard": (moved_to("model-0.safetensors"), "the shard model-0.safetensors, which is missing"),
     "a tensor in another shard": (
         lambda index: index["weight_map"].update(
             {QUERY: min(set(index["weight_map"].values()) - {index["weight_map"][QUERY]})}
         ),
-        r"its tensors are not those that model.safetensors.index.json lists: .*query.weight; the index belongs to",
+        "not those that model.safetensors.index.json lists: .*query.weight",
     ),
     "a tensor that is nowhere": (
         lambda index: index["weight_map"].update(extra=index["weight_map"][QUERY]),
-        r"its tensors are not those that .* lists: extra; the index belongs to other shards",
+        "not those that .* lists: extra",
     ),
-    "a tensor that is not listed": (lambda index: index["weight_map"].pop(QUERY), r"lists: .*query.weight; the"),
+    "a tensor that is not listed": (lambda index: index["weight_map"].pop(QUERY), "lists: .*query.weight"),
 }
 
 
 @pytest.mark.parametrize("part", ["checkpoint", "donor"])
 @pytest.mark.parametrize("damage", INDEXES)
-def test_an_index_that_does_not_fit_its_shards_is_refused(damage, part, place):
+def test_an_index_that_does_not_match_its_shards_is_rejected(damage, part, place):
     change, match = INDEXES[damage]
     save_weights(place / part, stored(place / part), 3)
     file = place / part / "model.safetensors.index.json"
@@ -230,7 +232,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(damage, part, place):
     assert refused(place, match).startswith(str(place / part))
 
 
-def test_a_tensor_in_two_shards_is_refused(place):
+def test_a_tensor_in_two_shards_is_rejected(place):
     folder = place / "checkpoint"
     save_weights(folder, stored(folder), 3)
     first, second = sorted(folder.glob("*.safetensors"))[:2]
@@ -238,7 +240,7 @@ def test_a_tensor_in_two_shards_is_refused(place):
     name = next(key for key in split(first.read_bytes())[0] if key != "__metadata__")
     header[name] = {"dtype": "F32", "shape": [1], "data_offsets": [len(body), len(body) + 4]}
     second.write_bytes(join(header, body + b"\0\0\0\0"))
-    refused(place, rf"its tensors are not those that .* lists: {re.escape(name)}")
+    refused(place, f"lists: {re.escape(name)}")
 
 
 # --- Pickles ---------------------------------------------------------------------------------------------------------
@@ -263,44 +265,44 @@ def as_bin(folder: Path, value) -> None:
 @pytest.mark.parametrize("written_by", ["torch", "pickle"])
 def test_code_in_a_pickle_is_not_executed(written_by, part, place, tmp_path):
     mark, bin = tmp_path / "executed", place / part / "pytorch_model.bin"
-    if written_by == "torch":
-        as_bin(place / part, {"x": Payload(mark)})
-    else:
-        (place / part / "model.safetensors").unlink()
+    as_bin(place / part, {"x": Payload(mark)})
+    if written_by == "pickle":
         bin.write_bytes(pickle.dumps({"x": Payload(mark)}))
-    refused(place, r"pytorch_model.bin: torch.load\(weights_only=True\) refused it .*could run code.*save_pretrained")
+    error = rejected(place)
+    assert error.subject == str(bin)
+    assert "not unpickled" in error.reason
+    assert "weights_only" not in str(error), "no advice to load it unsafely"
     assert not mark.exists()
     if written_by == "torch":
         torch.load(bin, weights_only=False)["x"].close()
         assert mark.exists(), "premise: the payload works"
 
 
+DICT = "expected a dict of tensors"
 BINS = {
-    "no pickle": (b"hello", r"refused it .*It is damaged, or holds more than tensors"),
-    "empty": (b"", r"refused it"),
-    "a training checkpoint": ({"model": {"a": torch.ones(1)}, "step": 1}, r"expected a dict of tensors; found some"),
-    "a list": ([torch.ones(1)], r"expected a dict of tensors; found something else \(a training checkpoint\?\); save"),
-    "a tensor": (torch.ones(1), r"expected a dict of tensors"),
-    "truths": ({"x": torch.ones(3, dtype=torch.bool)}, r"x is bool, strided, on cpu; expected values of float64"),
-    "complex": ({"x": torch.ones(3, dtype=torch.complex64)}, r"x is complex64"),
-    "sparse": ({"x": torch.eye(3).to_sparse()}, r"pytorch_model.bin: x "),
-    "on no device": ({"x": torch.ones(3, device="meta")}, r"pytorch_model.bin: x "),
-    "expanded": ({"x": torch.ones(1).expand(1 << 40)}, r"pytorch_model.bin: x "),
+    "no pickle": (b"hello", "damaged"),
+    "empty": (b"", "damaged"),
+    "truncated": (None, "damaged"),
+    "a training checkpoint": ({"model": {"a": torch.ones(1)}, "step": 1}, DICT),
+    "a list": ([torch.ones(1)], DICT),
+    "a tensor": (torch.ones(1), DICT),
+    "flags": ({"x": torch.ones(3, dtype=torch.bool)}, "x is bool, strided, on cpu; expected values of float64"),
+    "complex": ({"x": torch.ones(3, dtype=torch.complex64)}, "x is complex64"),
+    "sparse": ({"x": torch.eye(3).to_sparse()}, "x is "),
+    "on no device": ({"x": torch.ones(3, device="meta")}, "x is "),
+    "expanded": ({"x": torch.ones(1).expand(2)}, "x is an expanded view"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse")  # torch warns about checks of sparse tensors that are off
 @pytest.mark.parametrize("kind", BINS)
-def test_a_bin_of_something_else_is_refused(kind, place):
+def test_a_bin_of_something_else_is_rejected(kind, place):
     value, match = BINS[kind]
-    as_bin(place / "checkpoint", value)
-    if isinstance(value, bytes):
-        (place / "checkpoint" / "pytorch_model.bin").write_bytes(value)
-    refused(place, match)
-
-
-def test_a_truncated_bin_is_refused(place):
-    as_bin(place / "checkpoint", stored(place / "checkpoint"))
     file = place / "checkpoint" / "pytorch_model.bin"
-    file.write_bytes(file.read_bytes()[:-500])
-    refused(place, r"pytorch_model.bin: torch.load\(weights_only=True\) refused it")
+    as_bin(place / "checkpoint", stored(place / "checkpoint") if kind == "truncated" else value)
+    if kind == "truncated":
+        value = file.read_bytes()[:-500]
+    if isinstance(value, bytes):
+        file.write_bytes(value)
+    assert rejected(place).subject == str(file)
+    refused(place, match)

@@ -12,14 +12,12 @@ from transformers import BertModel
 @pytest.mark.versions
 def test_the_output_is_these_files(rescued, lost):
     tokenizer = {"vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
-    copied = tokenizer & contents(lost).keys()
+    copied = dict.fromkeys(tokenizer & contents(lost).keys(), lost)
     assert "vocab.txt" in copied, "premise: the checkpoint has a tokenizer"
-    code = set(CODE_FILES) if rescued.name == "pooled" else set()
-    assert contents(rescued).keys() == WRITTEN | copied | code
-    for name in copied:
-        assert (rescued / name).read_bytes() == (lost / name).read_bytes()
-    for name in code:
-        assert (rescued / name).read_bytes() == (ROOT / name).read_bytes()
+    copied |= dict.fromkeys(CODE_FILES if rescued.name == "pooled" else (), ROOT)
+    assert contents(rescued).keys() == {*WRITTEN, *copied}
+    for name, folder in copied.items():
+        assert (rescued / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.mark.versions
