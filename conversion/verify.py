@@ -154,10 +154,9 @@ class Loads:
         Raises:
             ConversionError: The output could not be loaded.
         """
-        while (code := self.process.code_of(self)) is None:
-            if self.process.blamed is not self:  # another request ended that process
-                self._verifier.send(self)
-                continue
+        while (code := self.process.code_of(self)) is None and self.process.blamed is not self:
+            self._verifier.send(self)  # another request ended that process
+        if code is None:
             code = self.process.exit_code
         if code < 0:
             raise ConversionError(

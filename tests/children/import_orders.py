@@ -1,4 +1,4 @@
-"""Runs each program in a fork that has not imported transformers, and prints what the Auto classes load a folder as."""
+"""Runs each program in a fork without transformers, and prints what the Auto classes then load a folder as."""
 
 import importlib
 import json
@@ -14,10 +14,10 @@ for name in ("huggingface_hub.file_download", "jinja2.sandbox", "regex", "safete
     importlib.import_module(name)
 assert "transformers" not in sys.modules
 
-AUTO = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification", "AutoConfig", "AutoTokenizer")
+AUTO = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification", "AutoConfig")
 
 
-def found(program: str, folder: str) -> dict[str, str]:
+def found(program: str, folder: str) -> dict:
     names = {"folder": folder}
     exec(program, names)
     import pickle
@@ -29,6 +29,7 @@ def found(program: str, folder: str) -> dict[str, str]:
         loaded = getattr(transformers, name).from_pretrained(folder)
         again = pickle.loads(pickle.dumps(loaded))
         modules[name] = f"{type(again).__module__}.{type(again).__name__}"
+    modules["AutoTokenizer"] = transformers.AutoTokenizer.from_pretrained(folder)("word7")["input_ids"]
     fill = transformers.pipeline("fill-mask", model=folder)
     modules["pipeline"] = f"{type(fill.model).__module__}.{type(fill.model).__name__}"
     assert len(fill("word3 [MASK]")) == 5

@@ -14,6 +14,7 @@ from grafting import graft, refused
 
 
 @pytest.mark.versions
+@pytest.mark.usefixtures("forked")
 def test_the_default_verifies_and_writes_what_a_conversion_without_it_writes(rescued, report, lost, donor, tmp_path):
     output = tmp_path / rescued.name
     verified = convert(lost, output, pooler_from=donor, format=rescued.name)
@@ -24,6 +25,7 @@ def test_the_default_verifies_and_writes_what_a_conversion_without_it_writes(res
     assert verified.to_dict() == report.to_dict() | own
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_disk_that_changes_bits_is_noticed(place, monkeypatch):
     """It does so once the file is on it."""
     size, changed = (place / "checkpoint" / "model.safetensors").stat().st_size, []
@@ -37,6 +39,7 @@ def test_a_disk_that_changes_bits_is_noticed(place, monkeypatch):
     assert changed == [1], "premise"
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_transformers_cannot_load_is_not_moved_into_place(place):
     """A config that the converter accepts, and `BertModel` does not."""
     edit_json(place / "checkpoint" / "config.json", hidden_dropout_prob=7)
@@ -48,13 +51,14 @@ def test_without_what_the_verification_needs_nothing_is_begun(lost, donor, out, 
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find_spec(name, *rest)
     )
-    with pytest.raises(ConversionError, match="needs torch; .*--no-verify"):
+    with pytest.raises(ConversionError, match=r"needs torch; .*--no-verify"):
         convert(lost, out, pooler_from=donor)
     assert not out.exists()
     assert graft(lost, donor, out).status == "converted"
 
 
 @pytest.mark.versions
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("field", [{"return_dict": False}, {"torchscript": True}], ids=str)
 def test_a_config_that_gives_tuples_is_verified_as_any_other(field, place, tmp_path):
     edit_json(place / "checkpoint" / "config.json", **field)
