@@ -133,12 +133,25 @@ def run_of(folder: Path, donor: Path, count: int) -> list[str]:
 
 
 @pytest.mark.versions
-def test_one_process_verifies_every_output_of_a_call(donor, tmp_path, processes, capfd):
+def test_one_process_verifies_every_output_of_a_call(donor, tmp_path, processes, monkeypatch, capfd):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     checkpoints = run_of(tmp_path / "run", donor, 3)
+    memory, code_of = [], conversion.verify._Process.code_of
+
+    def watched_code_of(self, loads):
+        code = code_of(self, loads)
+        status = Path(f"/proc/{processes[0].pid}/status").read_text()
+        memory.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
+        return code
+
+    monkeypatch.setattr(conversion.verify._Process, "code_of", watched_code_of)
     arguments = [*checkpoints, "-o", str(tmp_path / "out"), "--pooler-from", str(donor), "--json"]
     assert main(arguments) == 0
     results = json.loads(capfd.readouterr().out)["results"]
     assert [len(processes), processes[0].poll()] == [1, 0]
+    assert len(memory) == 3
+    assert max(memory) - min(memory) < 10, "each load is a fork"
+    assert not (tmp_path / "modules").exists(), "the user's module cache"
     for checkpoint, result in zip(checkpoints, results, strict=True):
         assert result["verified"]
         report = graft(Path(checkpoint), donor, tmp_path / "alone" / Path(checkpoint).name)
