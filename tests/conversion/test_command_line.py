@@ -76,7 +76,9 @@ def test_an_error_of_several_checkpoints_stands_once(cause, run, capsys):
     assert main([*checkpoints, *options, "--no-verify"]) == 1
     first, *others = capsys.readouterr().err.splitlines()
     assert words in first
-    assert others == [f"error: {name}: not converted for the same reason as {checkpoints[0]}" for name in checkpoints[1:]]
+    assert others == [
+        f"error: {name}: not converted for the same reason as {checkpoints[0]}" for name in checkpoints[1:]
+    ]
 
 
 def test_json_of_several_is_one_object_too(run, donor, tmp_path, capsys):
