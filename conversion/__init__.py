@@ -28,7 +28,8 @@ A module imports only from those above it:
     opening       what a checkpoint's name names, and its config.json
     checkpoint    step 1: read a checkpoint
     origins       which donors to try
-    donors        step 2: find the donor, check its lineage
+    lineage       whether a checkpoint descends from a donor
+    donors        step 2: find the donor
     graft         which pooler the output gets, and from where
     plan          step 3: plan everything that is written
     calibrate     step 4, if asked: refit the pooler

@@ -22,6 +22,8 @@ DROPPED = {
 }
 # Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing add to names.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# SimCSE's names: its `mlp` is a dense layer and tanh on [CLS], trained in the place of the pooler.
+SIMCSE = {"mlp.dense.": "bert.pooler.dense.", "lm_head.": "cls.predictions."}
 OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # How tensor names begin where BertModel saves them, without "bert.".
 BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
@@ -50,6 +52,8 @@ def current_names(stored: Iterable[str]) -> dict[str, str]:
         for old, new in OLD_SUFFIXES.items():
             if name.endswith(old):
                 name = name.removesuffix(old) + new
+        for old, new in SIMCSE.items():
+            name = new + name.removeprefix(old) if name.startswith(old) else name
         names[key] = ENCODER + name if name.startswith(BARE_PREFIXES) else name
     return names
 

@@ -16,6 +16,7 @@ from .bert import (
     MLM_BIAS,
     POOLER,
     TIED,
+    WORD_EMBEDDINGS,
     WRAPPERS,
     current_names,
     expected_shapes,
@@ -42,6 +43,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # stored name -> reason
     stored_bare: bool = False  # as BertModel saves it, without `bert.` in the names
+    simcse: bool = False  # whether its pooler is SimCSE's `mlp`
     renamed: bool = False  # whether names were stored with the prefix of a wrapper, as DDP or torch.compile add it
 
     @functools.cached_property
@@ -145,7 +147,8 @@ def read_part(source: Source, as_donor: bool = False) -> Checkpoint:
         tensors[name] = stored[key]
     bare = any(name == ENCODER + key for key, name in names.items())
     renamed = any(WRAPPERS & set(key.split(".")) for key in names)
-    return Checkpoint(source, config, tensors, stored_bare=bare, renamed=renamed)
+    simcse = any(key.startswith("mlp.dense.") for key in names)
+    return Checkpoint(source, config, tensors, stored_bare=bare, simcse=simcse, renamed=renamed)
 
 
 def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:
@@ -175,9 +178,23 @@ def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:
             else "no MLM head (cls.predictions.*); it was not saved from BertForMaskedLM",
             "load it with BertModel" if has_pooler else "to graft the pooler into its encoder alone: --format encoder",
         )
+    _check_vocabulary(source, config, tensors)
     tensors, settled = _settle_tied(source, config, tensors)
     _check_shapes(source, config, tensors, part.has_mlm_head)
     return dataclasses.replace(part, tensors=tensors, dropped=dropped | settled)
+
+
+def _check_vocabulary(source: Source, config: dict, tensors: dict[str, Tensor]) -> None:
+    """Raises ConversionError where tokens were added to some of the tensors that have a row for each token."""
+    names = [name for name in (WORD_EMBEDDINGS, DECODER, MLM_BIAS, DECODER_BIAS) if name in tensors]
+    sizes = {name: tensors[name].shape[0] for name in names if tensors[name].shape}
+    if len({*sizes.values(), config["vocab_size"]}) > 1 and WORD_EMBEDDINGS in sizes:
+        found = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise ConversionError(
+            source.where(),
+            f"the vocabulary was resized in part: config.json has vocab_size {config['vocab_size']}, {found}",
+            f"where it was trained, run model.resize_token_embeddings({sizes[WORD_EMBEDDINGS]}) and save it again",
+        )
 
 
 def _check_shapes(source: Source, config: dict, tensors: dict[str, Tensor], has_mlm_head: bool) -> None:

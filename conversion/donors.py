@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,18 +15,26 @@ from . import hub
 from .bert import POOLER, SIZES, lineage_key
 from .checkpoint import Checkpoint, read_part
 from .errors import ConversionError, HubError, HubUnreachable, printable
+from .known_donors import without_pooler
+from .lineage import compare
+from .opening import open_source
 from .origins import Candidate, FoundBy, known_donors, named_donors
-from .sources import checkpoint_files, weights_file
+from .sources import checkpoint_files, local_path, weights_file
 from .tensors import COARSENESS, FLOATS, Tensor, same_pooler
 from .terminal import log
 
-# Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98; of unrelated models it is below 0.02.
-LINEAGE_THRESHOLD = 0.5
 # Two donors whose distances (1 - cosine; below the floor, rounding) are within the factor can't be told apart.
 TIE_FACTOR, DISTANCE_FLOOR = 2, 5e-6
 VANISHED = 0.01  # of the values that were not zero
 RESIZED = {"hidden_size", "vocab_size", "max_position_embeddings"}  # the first is checked, the others may grow
 SAME_AS_DONOR = {"hidden_act": "gelu", "layer_norm_eps": 1e-12} | {k: SIZES[k] for k in SIZES if k not in RESIZED}
+
+
+TAKE_THE_MEAN = "take the mean of the last hidden states instead of pooler_output"
+
+
+class PublishedWithoutPooler(ConversionError):
+    """The donor never had a pooler."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,14 +106,7 @@ class Donors:
                 name,
                 f"hidden_size is {hidden}, the checkpoint's is {expected}: its training started from another model",
             )
-        similarity = cosine(checkpoint.lineage.values(), candidate.lineage.values())
-        objections = []
-        if similarity < LINEAGE_THRESHOLD:
-            objections.append(
-                f"its encoder is not related to the checkpoint's (cosine {similarity:.3f} of "
-                f"{lineage_key(candidate.config)}, expected at least {LINEAGE_THRESHOLD}): on this encoder, its "
-                "pooler's output is noise"
-            )
+        similarity, objections = compare(checkpoint, candidate)
         if not candidate.has_trained_pooler:
             objections.append(
                 "its pooler was never trained (the bias is exactly zero, and any training step moves it): take [CLS] "
@@ -115,7 +116,9 @@ class Donors:
         return Donor(candidate, found_by, similarity, checkpoint.dtype, tuple(objections), notes)
 
     def _open(self, name: str, revision: str | None, found_by: FoundBy) -> Checkpoint:
-        source = hub.open_source(name, revision)
+        if without_pooler(name) and not os.path.isdir(local_path(name)):
+            raise PublishedWithoutPooler(name, "was published without a pooler", TAKE_THE_MEAN)
+        source = open_source(name, revision)
         for known in self._opened.values():
             if source.commit and (known.source.label, known.source.commit) == (source.label, source.commit):
                 return known  # under an older name of the same repo
@@ -176,6 +179,8 @@ class Donors:
                 donor = self.examine(checkpoint, name, None, found_by)
             except ConversionError as error:
                 rejected.add(error.reason, name)
+                if isinstance(error, PublishedWithoutPooler):
+                    rejected.without_pooler = name
                 if isinstance(error, HubError) and found_by is not FoundBy.TABLE:
                     rejected.unread = error, found_by
                 elif isinstance(error, HubUnreachable):
@@ -195,6 +200,7 @@ class Rejected:
         self._names: dict[str, list[str]] = {}
         self.unread: tuple[HubError, FoundBy] | None = None  # named by the checkpoint, not read
         self.unreachable: HubUnreachable | None = None
+        self.without_pooler: str | None = None  # named by the checkpoint
 
     def add(self, reason: str, name: str) -> None:
         self._names.setdefault(reason, []).append(name)
@@ -208,6 +214,12 @@ class Rejected:
             error, found_by = self.unread
             remedy = f"{error.remedy} (named by {found_by.value}; to take another donor: --pooler-from)"
             return ConversionError(error.subject, error.reason, remedy.strip())
+        if self.without_pooler is not None:
+            return ConversionError(
+                checkpoint.source.where(),
+                f"it descends from {self.without_pooler}, which was published without a pooler: none was lost",
+                TAKE_THE_MEAN,
+            )
         where, unreachable = checkpoint.source.where(), self.unread[0] if self.unread else self.unreachable
         if unreachable is not None and [*self._names] == [unreachable.reason]:
             return ConversionError(
@@ -221,15 +233,6 @@ class Rejected:
             f"no donor found for its pooler; not taken: {' | '.join(self.lines()) or 'nothing to try'}",
             "name the model that its training started from with --pooler-from FOLDER_OR_HUB_ID",
         )
-
-
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two flat float64 arrays; 0 where one of them has no direction."""
-    if one.shape != other.shape:
-        return 0.0
-    with np.errstate(all="ignore"):
-        product = float(one @ other / np.sqrt((one @ one) * (other @ other)))
-    return product if math.isfinite(product) else 0.0
 
 
 def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:

@@ -76,7 +76,7 @@ def choose_pooler(checkpoint: Checkpoint, donors: Donors, options: Options) -> G
 def _check_own_pooler(checkpoint: Checkpoint, replace: bool) -> None:
     """Raises ConversionError where the checkpoint has a pooler, and nobody has asked to replace or to keep it."""
     where, pooler = checkpoint.source.where(), checkpoint.pooler
-    if not pooler or replace:
+    if not pooler or replace or checkpoint.simcse:
         return
     if not checkpoint.is_converted:
         if len(pooler) == len(POOLER) and not checkpoint.has_trained_pooler:

@@ -29,15 +29,49 @@ from .sources import (
 )
 
 
+def may_be_repo(name: str) -> bool:
+    """Whether `name` has the form of a Hub id, and is not a path that exists."""
+    return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not os.path.exists(local_path(name))
+
+
+def open_source(name: str, revision: str | None = None) -> Source:
+    """The folder, cached snapshot or Hub repo that `name` names.
+
+    Raises:
+        ConversionError: There is none, or the Hub did not answer.
+    """
+    path = local_path(name)
+    if os.path.isdir(path):
+        if revision is not None:
+            raise ConversionError(name, f"a folder has no revision {revision!r}", "leave the revision out")
+        return Folder(path)
+    if os.path.exists(path):
+        if re.search(r"\.(zip|tar|tgz|gz|bz2|xz|zst|7z|rar)$", path.name):
+            raise ConversionError(name, "an archive", "unpack it, and pass the folder that was in it")
+        raise ConversionError(name, "a file", f"pass the folder that holds it: {path.parent}")
+    if not may_be_repo(name):
+        raise ConversionError(name, "no such folder", _instead(name))
+    with hub.hub_errors(name, "no such folder, and "):
+        return hub.cached_snapshot(name, revision) or hub.HubRepo(name, revision)
+
+
+def _instead(name: str) -> str:
+    """What to pass instead of a name that is neither a path nor an id, as far as its form tells."""
+    if re.match(r"\w+://|git@", name):
+        return f"nor is it a page of {hub.endpoint()} (a mirror: HF_ENDPOINT); download it, and pass the folder"
+    if found := re.fullmatch(r"([\w.-]+/[\w.-]+)[@:]([\w./-]+)", name):
+        return f"of a repository on the Hub, pass {found[1]}, and {found[2]} after --revision or --pooler-revision"
+    return ""
+
+
 def open_checkpoint(name: str, revision: str | None) -> Folder:
     """The folder that `name` names; a repo on the Hub is downloaded, or taken from the cache when offline.
 
     Raises:
         ConversionError: There is none, or the Hub did not answer.
     """
-    is_repo = hub.may_be_repo(name) and not os.path.isdir(local_path(name))
     with _suggesting(name):
-        return _download(name, revision) if is_repo else hub.open_source(name, revision)
+        return _download(name, revision) if may_be_repo(name) else open_source(name, revision)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,9 @@ from .sources import Folder, config_file, local_path, read_json
 NAMES_LIMIT = 8  # of a checkpoint's own: each costs a look at a folder or a request
 
 
+NEIGHBOURS_LIMIT = 16  # of the table, in each direction: each costs a few megabytes
+
+
 class FoundBy(enum.Enum):
     """How a donor was found; the values are for the report."""
 
@@ -89,8 +92,10 @@ def _as_donors(name: str) -> list[str]:
 
 
 def known_donors(config: dict) -> Iterator[list[Candidate]]:
-    """Known BERTs of the same shape: those with this vocabulary, then those whose vocabulary it may extend."""
-    shape = (config["hidden_size"], config["num_hidden_layers"])
+    """Known BERTs of the same shape: with this vocabulary; then those it may extend; then those that grew later."""
+    shape, size = (config["hidden_size"], config["num_hidden_layers"]), config["vocab_size"]
     fitting = [known for known in KNOWN_DONORS if (known.hidden_size, known.num_hidden_layers) == shape]
-    yield [Candidate(it.repo_id, FoundBy.TABLE) for it in fitting if it.vocab_size == config["vocab_size"]]
-    yield [Candidate(it.repo_id, FoundBy.TABLE) for it in fitting if it.vocab_size < config["vocab_size"]]
+    near = sorted(fitting, key=lambda known: abs(known.vocab_size - size))
+    yield [Candidate(it.repo_id, FoundBy.TABLE) for it in fitting if it.vocab_size == size]
+    yield [Candidate(it.repo_id, FoundBy.TABLE) for it in near if it.vocab_size < size][:NEIGHBOURS_LIMIT]
+    yield [Candidate(it.repo_id, FoundBy.TABLE) for it in near if it.vocab_size > size][:NEIGHBOURS_LIMIT]

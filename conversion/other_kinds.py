@@ -92,7 +92,24 @@ KINDS = (
 WEIGHTS = re.compile(
     r"(?!(optimizer|scheduler|scaler|rng_state|training_args|random_states)).+\.(safetensors|bin|ckpt|pth?)"
 )
-PEFT_NAME = re.compile(r"(^|\.)(base_layer|lora_A|lora_B|lora_embedding_A)(\.|$)")  # in tensor names
+# Parts of tensor names: what the weights are, what to run first.
+NAMES = (
+    (
+        r"(^|\.)(base_layer|lora_A|lora_B|lora_embedding_A)(\.|$)",
+        "the state dict of a PEFT model around a BERT",
+        "merge it first: peft_model.merge_and_unload().save_pretrained(OUT)",
+    ),
+    (
+        r"encoderLayer\.\d+\.multiHeadAttention\.",
+        "the names of bert4torch's own models",
+        "save it with transformers' names: model.save_pretrained(OUT) of bert4torch 0.4 and newer",
+    ),
+    (
+        r"\.Wqkv\.",
+        "a BERT whose query, key and value are one tensor (flash-attn, MosaicBERT)",
+        "split each Wqkv into query, key and value, in the names of transformers' BertForMaskedLM",
+    ),
+)
 ROBERTA = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl"}
 WITHOUT_POOLER = {
     "distilbert", "electra", "deberta", "deberta-v2", "modernbert", "convbert", "roformer", "mpnet", "xlnet",
@@ -161,12 +178,9 @@ def _folders_below(source: Source) -> Iterator[str]:
 
 def check_names(source: Source, names: Iterable[str]) -> None:
     """Raises ConversionError where tensor names tell that these are not the weights of a plain model."""
-    if (example := next(filter(PEFT_NAME.search, names), None)) is not None:
-        raise ConversionError(
-            source.where(),
-            f"the state dict of a PEFT model around a BERT (it holds {example})",
-            "merge it first: peft_model.merge_and_unload().save_pretrained(OUT)",
-        )
+    for pattern, what, remedy in NAMES:
+        if (example := next((name for name in names if re.search(pattern, name)), None)) is not None:
+            raise ConversionError(source.where(), f"{what} (it holds {example})", remedy)
 
 
 def check_not_empty(source: Source, empty: list[str]) -> None:
@@ -206,6 +220,13 @@ def check_model_type(where: str, config: dict) -> None:
             where,
             f"its weights are quantised ({method or 'quantization_config'}), and can't be converted without loss",
             "convert the checkpoint that was quantised, and quantise the result",
+        )
+    if config.get("pruned_heads"):
+        raise ConversionError(
+            where,
+            f"attention heads were pruned ({config['pruned_heads']!r:.100}), which transformers 5 no longer reads",
+            "with transformers 4.x: model = BertModel.from_pretrained(FOLDER); model.pooler.load_state_dict("
+            "BertModel.from_pretrained(DONOR).pooler.state_dict()); model.save_pretrained(OUT)",
         )
     for field in ("is_decoder", "add_cross_attention"):
         if config.get(field):

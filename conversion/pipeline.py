@@ -100,6 +100,8 @@ def write(name: str, options: Options, session: Session, progress: bool = False)
             return _already_pooled(name, read, options, output)
         if not options.dry_run:
             staging.remove_stale(output)
+        staging.check_apart(output, read.source.path, "the checkpoint")
+        staging.check_output(output, options.overwrite)  # before a donor is looked for, which can take long
         graft = choose_pooler(read, session.donors, options)
         plan, fit = make_plan(graft, output, options), None
         if options.calibrate is not None:

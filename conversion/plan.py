@@ -18,7 +18,7 @@ from .graft import Graft
 from .options import Options
 from .provenance import PoolerSource
 from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path
-from .staging import check_apart, check_output, existing_parent
+from .staging import check_apart, existing_parent
 from .tensors import Tensor
 from .tokenizer import STOCK, Tokenizer
 
@@ -110,13 +110,11 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
 
 
 def _check_destination(graft: Graft, output: Path, options: Options) -> None:
-    """Raises ConversionError where the output would overlap something that is read, or replace what must stay."""
-    check_apart(output, graft.checkpoint.source.path, "the checkpoint")
+    """Raises ConversionError where the output would overlap something that is read."""
     if graft.donor and isinstance(graft.donor.checkpoint.source, Folder):
         check_apart(output, graft.donor.checkpoint.source.path, "the donor")
     if options.calibrate is not None and local_path(options.calibrate).exists():
         check_apart(output, local_path(options.calibrate), "the texts")
-    check_output(output, options.overwrite)
 
 
 def choose_tokenizer(graft: Graft) -> Tokenizer:

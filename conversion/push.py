@@ -42,7 +42,7 @@ def push(folder: Path, upload: Upload, message: str) -> tuple[str, list[str]]:
         ConversionError: The upload failed. The local folder is complete; the remedy is the command that tries again.
     """
     try:
-        with hub.connected(), hub.hub_errors(upload.repo_id), hub.waiting_for(f"upload to {upload.repo_id}"):
+        with hub.hub_errors(upload.repo_id), hub.waiting_for(f"upload to {upload.repo_id}"):
             upload, private = _prepared(upload, folder)
             try:
                 commit = HfApi().upload_folder(

@@ -191,7 +191,9 @@ def _remarks(plan: Plan) -> list[str]:
             f"the tokenizer has {plan.tokenizer.tokens} tokens, the model {size} embeddings: a larger id is an error; "
             "model.resize_token_embeddings(len(tokenizer)) adds embeddings, for training"
         )
-    if plan.graft.donor is None and plan.format is plan.checkpoint.format:
+    if plan.checkpoint.simcse and plan.graft.donor is None:
+        remarks.append("its pooler is mlp.dense, as SimCSE names it, trained in this model: kept as bert.pooler.dense")
+    elif plan.graft.donor is None and plan.format is plan.checkpoint.format:
         repaired = plan.checkpoint.cannot_load or (NO_MODULES if plan.checkpoint.lacks_modules else "no tokenizer")
         remarks.append(f"the checkpoint has its pooler already; repaired in the output: {repaired}")
     if is_splade(plan.checkpoint.source):

@@ -127,9 +127,12 @@ class Folder:
         buffer = memoryview(bytearray(min(length, CHUNK)))  # one for all pieces: new ones cost more than the copying
         while length:
             file.seek(start)  # each time, since several readers may take turns
-            count = file.readinto(buffer[: min(length, CHUNK)])
-            if not count:
-                raise ConversionError(self.where(name), f"ended {length} bytes early", "was it changed? Run it again")
+            wanted, count = min(length, CHUNK), 0
+            while count < wanted:  # a network file system may return less than it is asked for
+                if not (read := file.readinto(buffer[count:wanted])):
+                    reason = f"ended {length - count} bytes early"
+                    raise ConversionError(self.where(name), reason, "was it changed? Run it again")
+                count += read
             yield buffer[:count]
             start, length = start + count, length - count
 

@@ -59,6 +59,11 @@ class Tensor:
     def in_memory(self) -> Tensor:
         return self if self.data is not None else dataclasses.replace(self, data=memoryview(self.read()))
 
+    def head(self, rows: int) -> Tensor:
+        """The first rows of a matrix."""
+        part = dataclasses.replace(self, shape=(min(rows, self.shape[0]), *self.shape[1:]), data=None)
+        return part if self.data is None else dataclasses.replace(part, data=self.data[: part.nbytes])
+
     def values(self) -> np.ndarray:
         """The values, float64, flat."""
         raw = self.read()
@@ -108,6 +113,17 @@ class Tensor:
         for piece in self.chunks():
             checksum = zlib.crc32(piece, checksum)
         return checksum
+
+
+def is_finite(piece: memoryview, dtype: str) -> bool:
+    """Whether bytes of a tensor, in whole values, hold neither NaN nor infinity."""
+    if dtype in ("F64", "F32"):
+        values = np.frombuffer(piece, NUMPY[dtype])
+        with np.errstate(all="ignore"):
+            # A product is several times as fast as a look at each value, and finite if all of them are (and small).
+            return bool(np.isfinite(values @ values) or np.isfinite(values).all())
+    exponent = {"F16": 0x7C00, "BF16": 0x7F80}.get(dtype)
+    return exponent is None or not ((np.frombuffer(piece, "<u2") & exponent) == exponent).any()
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:

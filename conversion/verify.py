@@ -105,11 +105,13 @@ class Verifier:
 
     def __init__(self, classes: tuple[str, ...] = ("AutoModel", "AutoModelForMaskedLM")):
         self._classes = classes
-        self._folder = tempfile.TemporaryDirectory(prefix="bert-pooled-mlm-")
+        self._folder: tempfile.TemporaryDirectory | None = None
         self._processes: list[_Process] = []
 
     def start(self) -> None:
         """Starts the process, if none is running that takes further requests."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="bert-pooled-mlm-")
         if not self._processes or not self._processes[-1].takes_requests:
             self._processes.append(_Process(Path(self._folder.name), self._classes))
 
@@ -137,7 +139,8 @@ class Verifier:
     def close(self) -> None:
         for process in self._processes:
             process.close()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 class Loads:

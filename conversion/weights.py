@@ -18,7 +18,7 @@ from typing import BinaryIO
 from .errors import ConversionError, listed
 from .pickles import read_pickle
 from .sources import WEIGHT_FILES, Source, check_no_pointer, is_count, parse_json, read_json, weights_file
-from .tensors import DTYPE_BYTES, FLOATS, Tensor
+from .tensors import DTYPE_BYTES, FLOATS, Tensor, is_finite
 
 HEADER_LIMIT = 8 << 20  # bytes; a BERT of 24 layers needs 0.05 MB
 
@@ -119,6 +119,9 @@ def write_safetensors(
 
     Returns:
         The checksum of each tensor's bytes as they were read, if `checked`.
+
+    Raises:
+        ConversionError: A tensor holds NaN or infinity.
     """
     order = sorted(tensors, key=lambda key: (-DTYPE_BYTES[tensors[key].dtype], key))
     header: dict = {"__metadata__": {"format": "pt", **(metadata or {})}}  # transformers 4.x needs the format
@@ -130,13 +133,20 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    checksums = {}
+    checksums, damaged = {}, []
     for key in order:
         checksum = 0
         for piece in tensors[key].chunks():
             file.write(piece)
             if checked:
                 checksum = zlib.crc32(piece, checksum)
+            if key not in damaged and not is_finite(piece, tensors[key].dtype):
+                damaged.append(key)
             on_piece(len(piece))
         checksums[key] = checksum
+    if damaged:
+        where = tensors[damaged[0]].source.where(tensors[damaged[0]].file)
+        raise ConversionError(
+            where, f"{listed(damaged)} hold NaN or infinity", "no pooler repairs that: convert an earlier checkpoint"
+        )
     return checksums if checked else {}

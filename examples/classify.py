@@ -1,14 +1,14 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is a checkpoint's pooler worth on YOUR texts? Classifies them, and compares the pooler with doing without.
+"""Measures how useful a checkpoint's pooler is for classifying YOUR texts.
 
     python classify.py reviews.csv --model my-bert-pooled
     python classify.py reviews.jsonl --model my-bert-pooled --finetune
 
 By default the encoder is frozen, and a linear classifier (logistic regression) is trained on each of four sentence
-vectors: the checkpoint's own pooler, the raw [CLS] state, the mean over the tokens, and random poolers, as
-transformers makes them up where a checkpoint has none. --finetune trains the whole model instead. It needs the package
-and `datasets`, which reads the files; where one is missing, it says how to get it.
+vectors: the output of the checkpoint's own pooler, the raw [CLS] state, the mean over the tokens, and the output of
+random poolers, initialised as transformers does where a checkpoint has none. --finetune trains the whole model
+instead. Requires this package and `datasets`, which reads the files.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 OWN, CLS, MEAN, RANDOM = "own pooler", "raw [CLS]", "mean of the tokens", "random pooler"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-# Of the linear classifier's regularization, chosen on a part of the training data.
+# Candidates for the L2 regularization of the linear classifier; chosen on a part of the training data.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -41,50 +41,50 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("data", type=Path, help="UTF-8: .csv, .tsv (with a header line) or .jsonl")
     add("--model", required=True, help="a BERT with a pooler, stock or pooled: folder or Hub id")
-    add("--test", type=Path, help="file to test on; default: a part of the data, another one for each seed")
+    add("--test", type=Path, help="file to test on; default: a part of the data, different for each seed")
     add("--test-share", type=between(0, 1), default=0.25, help="default: %(default)s")
     add("--text-column", default="text", help="default: %(default)s")
     add("--label-column", default="label", help="default: %(default)s")
-    add("--seeds", type=at_least(2), default=5, help="runs to take mean and spread of; default: %(default)s")
-    add("--length", type=at_least(8), default=128, help="tokens of a text that are read; default: %(default)s")
+    add("--seeds", type=at_least(2), default=5, help="number of runs; default: %(default)s")
+    add("--length", type=at_least(8), default=128, help="maximum number of tokens per text; default: %(default)s")
     add("--batch-size", type=at_least(1), default=32, help="default: %(default)s")
-    add("--finetune", action="store_true", help="train the whole model; without the mean, which has no such class")
-    add("--epochs", type=at_least(1), default=3, help="of --finetune; default: %(default)s")
-    add("--lr", type=between(0, math.inf), default=5e-5, help="of --finetune; default: %(default)s")
-    add("--json", type=Path, metavar="FILE", help="also write the figures of every seed")
-    add("--cpu", action="store_true", help="compute on the CPU, whatever there is")
+    add("--finetune", action="store_true", help="train the whole model; not available for the mean of the tokens")
+    add("--epochs", type=at_least(1), default=3, help="with --finetune; default: %(default)s")
+    add("--lr", type=between(0, math.inf), default=5e-5, help="with --finetune; default: %(default)s")
+    add("--json", type=Path, metavar="FILE", help="also write the scores of each run")
+    add("--cpu", action="store_true", help="do not use a GPU")
     return parser.parse_args(argv)
 
 
-# The data.
+# Reading the data.
 
 
 def read_rows(file: Path, args: argparse.Namespace) -> list[dict]:
-    """The rows of a table, by the names of its columns."""
+    """The rows of a file, as dictionaries by column name."""
     content, kind = read_text(file), file.suffix.lower()
     if kind not in (*SEPARATORS, ".jsonl", ".ndjson"):
-        raise ValueError(f"{file}: expected .csv, .tsv or .jsonl, found {kind or 'no ending'}")
+        raise ValueError(f"{file}: expected .csv, .tsv or .jsonl, found {kind or 'no suffix'}")
     if not content.strip("\ufeff \r\n"):
         return []
-    if kind in SEPARATORS:  # as they are spelt: "NA" is a text, and "01" is another label than "1"
-        as_text = dict.fromkeys((args.text_column, args.label_column), str)
-        how = {"sep": SEPARATORS[kind], "converters": as_text, "na_filter": False, "index_col": False}
+    if kind in SEPARATORS:  # no conversion: "NA" is a text, and the labels "01" and "1" differ
+        converters = dict.fromkeys((args.text_column, args.label_column), str)
+        options = {"sep": SEPARATORS[kind], "converters": converters, "na_filter": False, "index_col": False}
     else:
-        how = {}
+        options = {}
     import datasets  # takes seconds
 
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below, in one line
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported below, in one line
     try:
-        if not how and not content.lstrip("\ufeff \r\n").startswith("{"):
-            raise ValueError("expected one object a line")
-        source = {"path": "csv" if how else "json", "data_files": glob.escape(str(file)), **how}
-        return list(datasets.load_dataset(split="train", streaming=True, **source))  # without a copy in the cache
+        if not options and not content.lstrip("\ufeff \r\n").startswith("{"):
+            raise ValueError("expected one JSON object per line")
+        source = {"path": "csv" if options else "json", "data_files": glob.escape(str(file)), **options}
+        return list(datasets.load_dataset(split="train", streaming=True, **source))  # streaming writes no cache
     except ValueError as error:
-        raise ValueError(f"{file}{'' if how else broken_line(content)}: {first_line(error)}") from error
+        raise ValueError(f"{file}{'' if options else broken_line(content)}: {first_line(error)}") from error
 
 
 def broken_line(content: str) -> str:
-    """Which line of a .jsonl is not an object: `datasets` counts rows, and those of a block."""
+    """The first line of a .jsonl that is not an object; `datasets` does not name it."""
     for number, line in enumerate(content.removeprefix("\ufeff").split("\n"), 1):
         try:
             if line.strip() and not isinstance(json.loads(line), dict):
@@ -95,17 +95,17 @@ def broken_line(content: str) -> str:
 
 
 def read_examples(file: Path, args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Texts and their labels. Rows without one of them are refused: what they are is for their owner to say."""
+    """Texts and their labels; a row without one of them is an error."""
     examples, rows = [], read_rows(file, args)
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     for option, column in (("--text-column", args.text_column), ("--label-column", args.label_column)):
         if rows and column not in columns:
-            raise ValueError(f"{file}: no column {column!r}; name one of {', '.join(columns)} with {option}")
+            raise ValueError(f"{file}: no column {column!r}; choose one of {', '.join(columns)} with {option}")
     for number, row in enumerate(rows, 1):
         for column in (args.text_column, args.label_column):
             if row.get(column) in (None, ""):
                 found = ", ".join(str(name) for name in row if row[name] not in (None, ""))
-                raise ValueError(f"{file}, row {number}: nothing in column {column!r}; it has: {found}")
+                raise ValueError(f"{file}, row {number}: column {column!r} is empty; the row has: {found}")
         examples.append((str(row[args.text_column]), str(row[args.label_column])))
     if not examples:
         raise ValueError(f"{file} has no rows")
@@ -113,7 +113,7 @@ def read_examples(file: Path, args: argparse.Namespace) -> list[tuple[str, str]]
 
 
 def split(labels: list[int], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Positions to train and to test on: of each label its share, at least one on both sides."""
+    """Indices to train and to test on, stratified by label; at least one of each label in both."""
     by_label, rng = defaultdict(list), random.Random(seed)
     for position, label in enumerate(labels):
         by_label[label].append(position)
@@ -126,15 +126,15 @@ def split(labels: list[int], share: float, seed: int) -> tuple[list[int], list[i
     return train, test
 
 
-# The scores.
+# Scores.
 
 
-def scores(guessed: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[float, float]:
-    """Accuracy, and the mean F1 of the classes that occur among the labels or the guesses."""
-    table = torch.bincount(labels * classes + guessed, minlength=classes * classes).view(classes, classes).double()
-    right, occurs = table.diag(), table.sum(0) + table.sum(1)
-    f1 = 2 * right[occurs > 0] / occurs[occurs > 0]
-    return (right.sum() / table.sum()).item(), f1.mean().item()
+def scores(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[float, float]:
+    """Accuracy, and the mean F1 of the classes that occur in the labels or the predictions."""
+    table = torch.bincount(labels * classes + predicted, minlength=classes * classes).view(classes, classes).double()
+    correct, counts = table.diag(), table.sum(0) + table.sum(1)
+    f1 = 2 * correct[counts > 0] / counts[counts > 0]
+    return (correct.sum() / table.sum()).item(), f1.mean().item()
 
 
 def fit(features: torch.Tensor, labels: torch.Tensor, classes: int, strength: float) -> torch.nn.Linear:
@@ -168,48 +168,48 @@ def probe(features: torch.Tensor, labels: torch.Tensor, train: list[int], test: 
     return scores(head(features[test]).argmax(-1), labels[test], classes)
 
 
-# The sentence vectors.
+# Sentence vectors.
 
 
 @torch.no_grad()
 def encode(model, tokenizer, texts: list[str], args: argparse.Namespace) -> dict[str, torch.Tensor]:
-    """The three vectors of each text, `(texts, hidden_size)`, from one pass."""
+    """Three vectors of each text, each `(texts, hidden_size)`, from one pass."""
     model.eval()
-    found = defaultdict(list)
+    vectors = defaultdict(list)
     for start in tqdm(range(0, len(texts), args.batch_size), desc="encoding", unit="batch"):
         part = texts[start : start + args.batch_size]
         batch = tokenizer(part, truncation=True, max_length=args.length, padding=True, return_tensors="pt")
         batch = batch.to(model.device)
         output = model(**batch)
         mask = batch["attention_mask"].unsqueeze(-1)
-        found[OWN].append(output.pooler_output)
-        found[CLS].append(output.last_hidden_state[:, 0])
-        found[MEAN].append((output.last_hidden_state * mask).sum(1) / mask.sum(1))
-    return {name: torch.cat(parts).float().cpu() for name, parts in found.items()}
+        vectors[OWN].append(output.pooler_output)
+        vectors[CLS].append(output.last_hidden_state[:, 0])
+        vectors[MEAN].append((output.last_hidden_state * mask).sum(1) / mask.sum(1))
+    return {name: torch.cat(parts).float().cpu() for name, parts in vectors.items()}
 
 
-def new_pooler(pooler: torch.nn.Module, deviation: float, seed: int) -> None:
-    """Makes up a pooler as transformers does where a checkpoint has none."""
+def randomize_pooler(pooler: torch.nn.Module, std: float, seed: int) -> None:
+    """Initialises a pooler randomly, as transformers does where a checkpoint has none."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    weight = torch.randn(pooler.dense.weight.shape, generator=generator) * deviation
+    weight = torch.randn(pooler.dense.weight.shape, generator=generator) * std
     with torch.no_grad():
         pooler.dense.weight.copy_(weight)
         pooler.dense.bias.zero_()
 
 
 class FirstToken(torch.nn.Module):
-    """In the place of a pooler: the state of [CLS] as it is."""
+    """Replaces a pooler: returns the [CLS] state unchanged."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return states[:, 0]
 
 
 def finetune(kind: str, seed: int, texts, labels, train, test, tokenizer, classes, args, bar) -> tuple[float, float]:
-    """Scores on `test` of the whole model, trained on `train`."""
+    """Scores on `test` of the whole model after training on `train`."""
     transformers.set_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=classes).to(args.device)
     if kind == RANDOM:
-        new_pooler(model.bert.pooler, model.config.initializer_range, seed)
+        randomize_pooler(model.bert.pooler, model.config.initializer_range, seed)
     elif kind == CLS:
         model.bert.pooler = FirstToken()
 
@@ -239,8 +239,8 @@ def finetune(kind: str, seed: int, texts, labels, train, test, tokenizer, classe
             bar.update()
     model.eval()
     with torch.no_grad():
-        guessed = torch.cat([model(**batch).logits.argmax(-1).cpu() for batch, _ in batches(test)])
-    return scores(guessed, labels[test], classes)
+        predicted = torch.cat([model(**batch).logits.argmax(-1).cpu() for batch, _ in batches(test)])
+    return scores(predicted, labels[test], classes)
 
 
 def show(results: dict[str, list[tuple[float, float]]]) -> None:
@@ -249,8 +249,8 @@ def show(results: dict[str, list[tuple[float, float]]]) -> None:
     for name, runs in results.items():
         cells = []
         for values in zip(*runs, strict=True):
-            figures = (statistics.mean(values), statistics.stdev(values), min(values), max(values))
-            cells.append(" ".join(f"{figure:.3f}" for figure in figures))
+            summary = (statistics.mean(values), statistics.stdev(values), min(values), max(values))
+            cells.append(" ".join(f"{value:.3f}" for value in summary))
         print(f"{name:<22}{cells[0]:^24}{cells[1]:^24}".rstrip())
 
 
@@ -263,10 +263,10 @@ def run(args: argparse.Namespace) -> int:
     counts = Counter(label for _, label in examples)
     names = sorted(counts)
     if len(names) < 2:
-        raise ValueError(f"{args.data}: only one label: {names[0]!r}")
+        raise ValueError(f"{args.data}: the only label is {names[0]!r}; at least two are needed")
     unknown = sorted({label for _, label in tested} - counts.keys())
     if unknown:
-        raise ValueError(f"{args.test}: labels that {args.data} does not have: {', '.join(unknown[:5])}")
+        raise ValueError(f"{args.test}: labels that do not occur in {args.data}: {', '.join(unknown[:5])}")
     rare = [name for name in names if counts[name] < 4]
     if rare:
         raise ValueError(f"{args.data}: fewer than four examples of {', '.join(map(repr, rare[:5]))}")
@@ -279,7 +279,7 @@ def run(args: argparse.Namespace) -> int:
             return list(range(len(examples))), list(range(len(examples), len(texts)))
         return split(labels.tolist(), args.test_share, seed)
 
-    # Also where --finetune does not need it: it refuses a checkpoint without a pooler.
+    # Loaded with --finetune too: this class raises an error for a checkpoint without a pooler.
     model = BertPooledMLMModel.from_pretrained(args.model, return_logits=False).to(args.device)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     need_length(args.length, args.model, model.config.max_position_embeddings)
@@ -300,17 +300,17 @@ def run(args: argparse.Namespace) -> int:
         pooler = model.bert.pooler.cpu()
         for seed in tqdm(range(args.seeds), desc="classifying", unit="seed"):
             train, test = parts(seed)
-            new_pooler(pooler, model.config.initializer_range, seed)
+            randomize_pooler(pooler, model.config.initializer_range, seed)
             with torch.no_grad():
                 vectors[RANDOM] = pooler(vectors[CLS].unsqueeze(1))
             for kind in results:
                 results[kind].append(probe(vectors[kind], labels, train, test, seed, len(names)))
-    most = labels[train].mode().values
-    always = scores(most.expand(len(test)), labels[test], len(names))
+    most_frequent = labels[train].mode().values
+    baseline = scores(most_frequent.expand(len(test)), labels[test], len(names))
 
-    how = "the whole model trained" if args.finetune else "encoder frozen, logistic regression"
-    print(f"{args.model}: {how}; {len(names)} labels, {len(train)} texts to train on, {len(test)} to test on,")
-    print(f"{args.seeds} seeds. Always the most frequent label: accuracy {always[0]:.3f}, macro-F1 {always[1]:.3f}.\n")
+    method = "whole model trained" if args.finetune else "encoder frozen, logistic regression"
+    print(f"{args.model}: {method}; {len(names)} labels, {len(train)} training texts, {len(test)} test texts,")
+    print(f"{args.seeds} seeds. Most frequent label: accuracy {baseline[0]:.3f}, macro-F1 {baseline[1]:.3f}.\n")
     show(results)
     if args.json:
         result = {"labels": names, "train": len(train), "test": len(test), "finetune": args.finetune, "runs": results}

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the examples share: numbers within bounds, errors of one line, files that can be read, a bar that tells."""
+"""Shared by the examples: argument types, one-line errors, checks of files and packages, a progress bar."""
 
 import argparse
 import importlib.util
@@ -20,18 +20,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_least(minimum: int):
-    """The argparse type of the integers from `minimum` on."""
+    """Argparse type: an integer of at least `minimum`."""
 
     def integer(text: str) -> int:
         if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, found {text!r}")
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, found {text!r}")
         return int(text)
 
     return integer
 
 
 def between(low: float, high: float):
-    """The argparse type of the numbers between `low` and `high`, both excluded."""
+    """Argparse type: a number between `low` and `high`, both excluded."""
 
     def number(text: str) -> float:
         try:
@@ -46,12 +46,12 @@ def between(low: float, high: float):
     return number
 
 
-# To be changed with the first release on PyPI, and then nowhere else: no package of this name is published yet.
+# The package is not on PyPI yet; this is the only line to change when it is.
 INSTALL = "from a checkout of the project: pip install"
 
 
 def need(packages: Iterable[str], install: str) -> None:
-    """Refuses to begin without `packages`; `install` is what pip brings them by."""
+    """Raises ValueError where one of `packages` is missing; `install` are the arguments of pip that install them."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"missing packages: {', '.join(missing)}; {INSTALL} {install}")
@@ -78,26 +78,26 @@ def holds_files(folder: Path) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def like_length() -> dict:
-    """Trainer's setting for batches of texts of like length."""
+    """Trainer's setting for batches of texts of similar length."""
     if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__:  # from transformers 5.2 on
         return {"train_sampling_strategy": "group_by_length"}
     return {"group_by_length": True}
 
 
 class Bar(ProgressCallback):
-    """Trainer's progress bar with the loss beside it, instead of a line of JSON under it."""
+    """Trainer's progress bar, with the loss next to it instead of JSON lines below it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is None:
             return
         if "loss" in logs:
-            told = {name: logs[name] for name in ("loss", "pooler_loss") if name in logs}
-            self.training_bar.set_postfix({name: f"{float(value):.3f}" for name, value in told.items()})
+            losses = {name: float(logs[name]) for name in ("loss", "pooler_loss") if name in logs}
+            self.training_bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
         elif "eval_loss" in logs:
             perplexity = math.exp(min(logs["eval_loss"], 99))
             self.training_bar.write(f"step {state.global_step}: held-out perplexity {perplexity:.2f}")

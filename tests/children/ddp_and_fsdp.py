@@ -4,9 +4,16 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 import torch.distributed as dist
-from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
+from bert_pooled_mlm import (
+    AnchoredDataset,
+    AnchoringCollator,
+    BertPooledMLMForMaskedLM,
+    BertPooledMLMForSequenceClassification,
+    BertPooledMLMModel,
+)
 from checkpoints import NO_DROPOUT, mlm_batch, mlm_rows
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -187,6 +194,32 @@ args = arguments(Path(out, "trainer"), max_steps=2, save_strategy="steps", save_
 trainer = Trainer(model, args, train_dataset=inputs)
 trainer.train()
 trainer.save_model(str(Path(out, "trainer")))
+
+# Trainer, anchored, on a stream: which rows each process trains on.
+seen = {"rows": [], "anchors": 0}
+
+
+def blocks(rows):
+    seen["rows"] += [row["input_ids"][0] for row in rows]
+    ids = torch.tensor([row["input_ids"] for row in rows])
+    return {"input_ids": ids, "labels": ids.clone()}
+
+
+class Counting(AnchoringCollator):
+    def __call__(self, rows):
+        seen["anchors"] += sum("pooler_targets" in row for row in rows)
+        return super().__call__(rows)
+
+
+stream = datasets.Dataset.from_list([{"input_ids": [n, 5, 6]} for n in range(10, 34)]).to_iterable_dataset(4)
+anchors = [{"input_ids": [n, 7], "pooler_targets": [0.5] * 32} for n in range(40, 45)]
+# Six batches for each process, two a step. By default one process would read for both.
+args = arguments(Path(out, "stream"), max_steps=3, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+args.accelerator_config.dispatch_batches = False
+dataset = AnchoredDataset(stream, anchors, share=0.5)
+trainer = Trainer(masked_lm(), args, train_dataset=dataset, data_collator=Counting(blocks))
+trainer.train()
+result["stream"] = {**seen, "steps": trainer.state.global_step}
 
 Path(out, f"{rank}.json").write_text(json.dumps(result), encoding="utf-8")
 dist.destroy_process_group()

@@ -1,17 +1,23 @@
-"""Runs each program in a fork that has imported torch alone, and tells what the Auto classes then read a folder as."""
+"""Runs each program in a fork without transformers, and prints what the Auto classes then load a folder as."""
 
+import importlib
 import json
 import os
 import sys
 import traceback
 
-import numpy  # noqa: F401
-import safetensors.torch  # noqa: F401 - with torch, most of the time that importing transformers takes
+# What transformers imports of other packages takes most of its time, and is imported once.
+for name in ("accelerate", "scipy", "sklearn", "torchvision"):
+    sys.modules[name] = None  # as if it were not installed
+for name in ("huggingface_hub.file_download", "jinja2.sandbox", "regex", "safetensors.torch", "tokenizers",
+             "torch._dynamo.utils", "torch.distributed.checkpoint", "torch.nn.attention.flex_attention"):  # fmt: skip
+    importlib.import_module(name)
+assert "transformers" not in sys.modules
 
-AUTO = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification", "AutoConfig", "AutoTokenizer")
+AUTO = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification", "AutoConfig")
 
 
-def found(program: str, folder: str) -> dict[str, str]:
+def found(program: str, folder: str) -> dict:
     names = {"folder": folder}
     exec(program, names)
     import pickle
@@ -23,6 +29,7 @@ def found(program: str, folder: str) -> dict[str, str]:
         loaded = getattr(transformers, name).from_pretrained(folder)
         again = pickle.loads(pickle.dumps(loaded))
         modules[name] = f"{type(again).__module__}.{type(again).__name__}"
+    modules["AutoTokenizer"] = transformers.AutoTokenizer.from_pretrained(folder)("word7")["input_ids"]
     fill = transformers.pipeline("fill-mask", model=folder)
     modules["pipeline"] = f"{type(fill.model).__module__}.{type(fill.model).__name__}"
     assert len(fill("word3 [MASK]")) == 5

@@ -19,7 +19,8 @@ seen = {
 }
 folder = f"{saved}/BertPooledMLMForMaskedLM/AutoModel"
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+AutoConfig.from_pretrained(folder, trust_remote_code=True).save_pretrained("config-alone")
+config = AutoConfig.from_pretrained("config-alone", trust_remote_code=True)
 built = AutoModelForMaskedLM.from_config(config, trust_remote_code=True)
 pipelines = {}
 for how, options in (("folder alone", {}), ("with tokenizer", {"tokenizer": tokenizer})):

@@ -1,4 +1,4 @@
-"""Tells which package an environment imports, and what it registers."""
+"""Prints where an environment imports the package from, and what it registers."""
 
 import importlib.metadata
 import json
@@ -11,11 +11,7 @@ config = bert_pooled_mlm.BertPooledMLMConfig(
 )
 found = {
     "file": bert_pooled_mlm.__file__,
-    "version": bert_pooled_mlm.__version__,
-    "installed": importlib.metadata.version("bert-pooled-mlm"),
-    "names": [
-        name for name in bert_pooled_mlm.__all__ if getattr(bert_pooled_mlm, name).__name__.split(".")[-1] != name
-    ],
+    "versions": [bert_pooled_mlm.__version__, importlib.metadata.version("bert-pooled-mlm")],
     "model": type(transformers.AutoModel.from_config(config)).__module__,
 }
 print(json.dumps(found))

@@ -47,7 +47,7 @@ for folder in sys.argv[2:]:
         "modules": [type(module).__name__ for module in encoder],
         "heads": len(heads),
         "encoding called": encoding_called,
-        "asked called": len(calls) - encoding_called,
+        "called on request": len(calls) - encoding_called,
         "difference": (vectors - reference).abs().max().item(),
     }
 print(json.dumps(found))

@@ -87,7 +87,7 @@ def stranger(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def rescues(lost, donor, tmp_path_factory) -> dict[str, ConversionReport]:
-    """What the conversion into each format reports; test_verify.py holds it against the default, which verifies."""
+    """What the conversion into each format reports; test_verify.py compares it with the default, which verifies."""
     folder = tmp_path_factory.mktemp("rescues")
     return {format: graft(lost, donor, folder / format, format=format) for format in FORMATS}
 
@@ -124,7 +124,7 @@ def forked(monkeypatch, verifier) -> None:
 
 @pytest.fixture(scope="session")
 def far(tmp_path_factory, donor) -> Path:
-    """An MLM checkpoint that its training moved far: there is something to bring back."""
+    """An MLM checkpoint that its training moved far, so that a fit improves its pooler."""
     return save_lost(tmp_path_factory.mktemp("far") / "far", donor, drift=0.02)
 
 
@@ -171,5 +171,5 @@ def hub(server) -> HubServer:
 
 @pytest.fixture
 def out(tmp_path) -> Path:
-    """Where `graft` puts what becomes of `checkpoint`."""
+    """Where `graft` writes by default."""
     return tmp_path / "out"

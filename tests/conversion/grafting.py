@@ -16,32 +16,23 @@ import numpy as np
 import pytest
 import torch
 from bert_pooled_mlm import ConversionError, ConversionReport, conversion, convert
-from checkpoints import POOLER, ROOT, bits, edit_json, save_weights, state, stored, todays
+from checkpoints import MODULES, POOLER, ROOT, bits, edit_json, save_weights, state, stored, todays
 from programs import CHILDREN
 
 WEIGHT, BIAS = POOLER
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 LINEAGE = "bert.encoder.layer.1.attention.output.dense.weight"  # of the fixtures' two layers
 COMMIT = "c" * 40
-WRITTEN = {
-    "model.safetensors",
-    "config.json",
-    "README.md",
-    "modules.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-    "2_Dense/config.json",
-    "2_Dense/model.safetensors",
-}
+WRITTEN = {"model.safetensors", "config.json", "README.md", *MODULES}
 
 
 def graft(checkpoint: Path, donor=None, output: Path | None = None, **options) -> ConversionReport:
-    """A conversion without the slow part, the loads; by default into `out` beside the checkpoint."""
+    """A conversion without the slow part, the verification; by default into `out` next to the checkpoint."""
     return convert(checkpoint, output or checkpoint.parent / "out", pooler_from=donor, verify=False, **options)
 
 
 def graft_beside(checkpoint: Path, donor: Path | None, format: str = "pooled", **options) -> ConversionReport:
-    """One of several of a checkpoint: into a folder beside it that has the format in its name."""
+    """One of several of a checkpoint: into a folder next to it, named after the format."""
     output = checkpoint.with_name(f"{checkpoint.name}-{format}")
     return convert(checkpoint, output, pooler_from=donor, format=format, **{"verify": False, **options})
 

@@ -7,13 +7,11 @@ import torch
 from checkpoints import bits, edit_json, save_weights, stored, todays
 from grafting import QUERY, config_of, expected_of, graft, refused, rejected, without
 
-SIZE = "; expected a positive whole number"
 CONFIGS = {
     "no JSON": ("{", "not valid JSON"),
     "empty": ("", "not valid JSON"),
     "a list": ("[1]", "found list"),
     "a key twice": ('{"a": 1, "a": 2}', "the key 'a'"),
-    "too large": (" " * ((8 << 20) + 1), "8388609 bytes; expected at most 8388608"),
     "nested": ('{"a": ' + "[" * 100_000, "not valid JSON .*recursion"),
     "RoBERTa": ({"model_type": "roberta"}, "'roberta': .*hfl/chinese-roberta-wwm-ext"),
     "ELECTRA": ({"model_type": "electra"}, "'electra', which has no trained pooler"),
@@ -21,24 +19,20 @@ CONFIGS = {
     "a list for a model": ({"model_type": ["bert"]}, r"model_type is \['bert'\]"),
     "a decoder": ({"is_decoder": True}, "is_decoder is true"),
     "relative positions": ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
-    "no layers": ({"num_hidden_layers": 0}, f"num_hidden_layers is 0{SIZE}"),
-    "negative": ({"hidden_size": -32}, f"hidden_size is -32{SIZE}"),
-    "a fraction": ({"hidden_size": 32.0}, f"hidden_size is 32.0{SIZE}"),
-    "text": ({"vocab_size": "128"}, f"vocab_size is '128'{SIZE}"),
-    "a flag": ({"type_vocab_size": True}, f"type_vocab_size is True{SIZE}"),
-    "null": ({"intermediate_size": None}, f"intermediate_size is None{SIZE}"),
-    "gigantic": ({"max_position_embeddings": 1 << 48}, f"max_position_embeddings is 281474976710656{SIZE}"),
+    **{
+        f"a size of {value!r}": ({"hidden_size": value}, f"hidden_size is {value!r}; expected a positive whole number")
+        for value in (0, -32, 32.0, "32", True, None, 1 << 48)
+    },
     "many layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, above 1024"),
     "tied by text": ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'"),
     "heads that do not fit": ({"num_attention_heads": 5}, "32 is not a multiple of num_attention_heads 5"),
 }
 
 
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
 @pytest.mark.parametrize("damage", CONFIGS)
-def test_a_config_that_is_not_a_berts_is_rejected(damage, part, place):
+def test_a_config_that_is_not_a_berts_is_rejected(damage, place):
     change, match = CONFIGS[damage]
-    file = place / part / "config.json"
+    file = place / "checkpoint" / "config.json"
     if isinstance(change, str):
         file.write_text(change, encoding="utf-8")
     else:

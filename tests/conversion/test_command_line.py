@@ -76,7 +76,9 @@ def test_an_error_of_several_checkpoints_stands_once(cause, run, capsys):
     assert main([*checkpoints, *options, "--no-verify"]) == 1
     first, *others = capsys.readouterr().err.splitlines()
     assert words in first
-    assert others == [f"error: {name}: refused for the same reason as {checkpoints[0]}" for name in checkpoints[1:]]
+    assert others == [
+        f"error: {name}: not converted for the same reason as {checkpoints[0]}" for name in checkpoints[1:]
+    ]
 
 
 def test_json_of_several_is_one_object_too(run, donor, tmp_path, capsys):
@@ -160,14 +162,14 @@ def test_the_name_that_the_package_gives_is_the_module_and_can_be_called(checkpo
         (["a", "--pooler-form", "b"], 2, "unrecognized arguments: --pooler-form b; did you mean --pooler-from?"),
         (["a", "--pooler_from=b"], 2, "unrecognized arguments: --pooler_from=b; did you mean --pooler-from?"),
         (["a", "--zzz"], 2, "unrecognized arguments: --zzz\n"),
-        (["a", "--force-donor"], 2, "--force-donor needs --pooler-from DONOR"),
-        (["a", "--pooler-revision", "v1"], 2, "--pooler-revision needs --pooler-from DONOR"),
-        (["a", "--private"], 2, "--private needs --push-to-hub REPO_ID"),
+        (["a", "--force-donor"], 2, "--force-donor needs --pooler-from"),
+        (["a", "--pooler-revision", "v1"], 2, "--pooler-revision needs --pooler-from"),
+        (["a", "--private"], 2, "--private needs --push-to-hub"),
         (["a", "--format", "gguf"], 2, "argument --format: invalid choice"),
-        (["a", "--calibrate-samples", "10"], 2, "--calibrate-samples needs --calibrate TEXTS"),
-        (["a", "--device", "cpu"], 2, "--device needs --calibrate TEXTS"),
-        (["a", "--calibrate", "a.txt", "--calibrate-samples", "0"], 2, "expected a positive whole number, found '0'"),
-        (["a", "--calibrate", "a.txt", "--calibrate-length", "-3"], 2, "expected a positive whole number, found '-3'"),
+        (["a", "--calibrate-samples", "10"], 2, "--calibrate-samples needs --calibrate"),
+        (["a", "--device", "cpu"], 2, "--device needs --calibrate"),
+        (["a", "--calibrate", "a.txt", "--calibrate-samples", "0"], 2, "is 0; expected a positive whole number"),
+        (["a", "--calibrate", "a.txt", "--calibrate-length", "-3"], 2, "is -3; expected a positive whole number"),
     ],
 )
 def test_exit_codes_tell_a_refusal_from_wrong_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
@@ -199,5 +201,5 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(place, capfd):
     assert main([str(place / "checkpoint"), "--pooler-from", str(place / "donor")]) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    advice = "copy that of the model which the training started from beside the weights"
+    advice = "copy the config.json of the model that the training started from into the folder"
     assert err == f"error: {place / 'checkpoint'}: no config.json; {advice}\n"

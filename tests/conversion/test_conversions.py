@@ -1,4 +1,4 @@
-"""What a conversion of a folder gives: the bits of its tensors, and what users load from it."""
+"""The result of converting a folder: the bits of its tensors, and what users load from it."""
 
 import shutil
 from pathlib import Path
@@ -154,5 +154,5 @@ def test_tokenizer_and_sentence_transformers_read_the_output_too(format, uses):
 def test_sentence_transformers_never_runs_the_mlm_head(uses):
     assert uses["bert"]["heads"] == 0
     assert uses["pooled"]["heads"] == 1
-    assert uses["pooled"]["asked called"] == 1, "premise: a call is counted"
+    assert uses["pooled"]["called on request"] == 1, "premise: a call is counted"
     assert uses["pooled"]["encoding called"] == 0

@@ -48,7 +48,7 @@ def test_the_texts_are_not_replaced_by_the_output(place, call):
     before = state(place / "out")
     code, said = call("checkpoint", "--calibrate", "out/texts.txt", "-o", "out", "--overwrite")
     assert code == 1
-    assert "out: inside the texts out/texts.txt, or around it; choose a folder beside it with -o" in said
+    assert "out: is inside the texts out/texts.txt, or around it; choose a folder next to it with -o" in said
     assert state(place / "out") == before
 
 
@@ -77,7 +77,7 @@ def test_two_outputs_of_one_place_on_a_file_system_without_cases(place, call, mo
     monkeypatch.setattr(os.path, "exists", lambda path: exists(path) or str(path) == os.path.join("out", "model"))
     code, said = call("x/Model", "y/model", "--overwrite", "-o", "out")
     assert (code, said) == (
-        1, "error: out/model: the output of an earlier checkpoint of this call, spelt otherwise\n"
+        1, "error: out/model: the output of an earlier checkpoint of this call, the same folder under another path\n"
     )  # fmt: skip
 
 
@@ -140,7 +140,9 @@ def test_overwrite_names_what_is_in_the_way_and_replaces_nothing(kind, place):
     graft(place / "checkpoint", place / "donor", place / "out")
     assert graft(place / "checkpoint", place / "donor", place / "out", overwrite=True).status == "converted", "premise"
     change(place / "out")
-    said = refused(place, r"out: holds what this program did not write, or what has changed since: ", overwrite=True)
+    said = refused(
+        place, r"out: holds files that this program did not write, or that have changed since: ", overwrite=True
+    )
     assert re.search(rf"since: .*{re.escape(name)}.*; choose another folder with -o", said) or "more" in said
 
 
@@ -152,7 +154,7 @@ def test_the_home_folder_is_left_alone(place, call, monkeypatch):
     for output in ("~", "~/", str(place / "home"), "~/documents/.."):
         code, said = call("checkpoint", "-o", output, "--overwrite")
         assert code == 1
-        assert "holds what this program did not write" in said
+        assert "holds files that this program did not write" in said
         assert "documents" in said
     assert snapshot(place) == before
 

@@ -1,6 +1,5 @@
 """What is decided and checked before the first byte is written."""
 
-import json
 import shutil
 import types
 from pathlib import Path
@@ -11,7 +10,7 @@ from bert_pooled_mlm.conversion.errors import ArgumentError
 from bert_pooled_mlm.conversion.options import NEEDS
 from bert_pooled_mlm.convert import main
 from checkpoints import CODE_FILES, POOLER, contents, state
-from grafting import WRITTEN, graft, refused
+from grafting import graft, refused
 
 
 @pytest.mark.parametrize(
@@ -72,40 +71,6 @@ def test_nothing_that_is_not_the_models_is_copied(checkpoint, rescues, donor, tm
     report = graft(checkpoint, donor, tmp_path / "pooled")
     assert contents(tmp_path / "pooled") == contents(Path(rescues["pooled"].output))
     assert set(report.left_behind) == {*LEFT_BEHIND, *CODE_FILES}
-
-
-def test_a_checkpoint_without_a_tokenizer_gets_none_where_the_donor_has_none(checkpoint, giver, out):
-    for folder in (checkpoint, giver):
-        for file in [*folder.glob("*token*"), folder / "vocab.txt"]:
-            file.unlink()
-    assert graft(checkpoint, giver).copied == []
-    assert contents(out).keys() == WRITTEN | {*CODE_FILES}
-
-
-@pytest.mark.parametrize(
-    ("present", "expected"),
-    [
-        (None, {"tokenizer_class": "BertTokenizer"}),
-        ({"do_lower_case": False}, {"do_lower_case": False, "tokenizer_class": "BertTokenizer"}),
-        ({"tokenizer_class": "BertJapaneseTokenizer", "x": 1}, {"tokenizer_class": "BertJapaneseTokenizer", "x": 1}),
-    ],
-    ids=["no config", "no class", "another class"],
-)
-def test_the_tokenizers_class_is_stated_where_only_the_models_type_implied_it(
-    present, expected, checkpoint, donor, out
-):
-    for file in checkpoint.glob("*token*"):
-        file.unlink()
-    if present is not None:
-        (checkpoint / "tokenizer_config.json").write_text(json.dumps(present), encoding="utf-8")
-    graft(checkpoint, donor)
-    assert json.loads((out / "tokenizer_config.json").read_text("utf-8")) == expected
-    assert (out / "vocab.txt").read_bytes() == (checkpoint / "vocab.txt").read_bytes()
-
-
-def test_a_damaged_tokenizer_config_is_rejected(place):
-    (place / "checkpoint" / "tokenizer_config.json").write_text("{")
-    refused(place, "tokenizer_config.json: not valid JSON")
 
 
 def test_a_dry_run_writes_nothing_and_names_what_is_missing(lost, donor, tmp_path, capsys):

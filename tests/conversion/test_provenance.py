@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -67,15 +66,6 @@ def test_the_fit_is_recorded_and_the_texts_are_not(fitted, texts):
     lines = texts.read_text().splitlines()
     assert not any(line.encode() in content for content in contents(out).values() for line in lines)
     assert str(texts) not in card + json.dumps(recorded)
-
-
-def test_a_record_without_a_version_is_read_and_gets_one(rescues, out, tmp_path):
-    """As earlier versions wrote it."""
-    shutil.copytree(rescues["bert"].output, tmp_path / "earlier")
-    source = config_of(tmp_path / "earlier")["pooler_source"]
-    edit_json(tmp_path / "earlier" / "config.json", pooler_source={k: source[k] for k in source if k != "version"})
-    graft(tmp_path / "earlier")
-    assert config_of(out)["pooler_source"] == source
 
 
 @pytest.mark.versions

@@ -1,4 +1,4 @@
-"""What is called pooled is what loads: folders that have their pooler, and that transformers can't load all the same."""
+"""What is called pooled is what loads: folders that have their pooler, and that transformers still can't load."""
 
 import json
 import shutil

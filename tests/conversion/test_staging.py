@@ -52,15 +52,15 @@ def test_all_is_on_disk_before_it_gets_its_name(lost, donor, tmp_path, monkeypat
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_destination_in_or_around_the_input_is_refused(output, overwrite, place):
     (place / "link").symlink_to("checkpoint")
-    match = r"inside the checkpoint .*, or around it; choose a folder beside it|checkpoint: is the checkpoint itself"
+    match = r"inside the checkpoint .*, or around it; choose a folder next to it|checkpoint: is the checkpoint itself"
     refused(place, match, output=output, overwrite=overwrite)
 
 
 @pytest.mark.parametrize(
     ("output", "match"),
     [
-        ("donor", r"donor: holds what this program did not write"),
-        ("donor/out", r"inside the donor .*, or around it; choose a folder beside it"),
+        ("donor", r"donor: holds files that this program did not write"),
+        ("donor/out", r"inside the donor .*, or around it; choose a folder next to it"),
         ("written", r"written: is the donor itself; choose another folder with -o"),
     ],
 )
@@ -95,7 +95,7 @@ def test_overwrite_leaves_alone_what_this_program_did_not_write(kind, place):
     change, named = FOREIGN[kind]
     (place / "out").mkdir()
     change(place / "out")
-    match = f"out: holds what this program did not write, or what has changed since: {named}"
+    match = f"out: holds files that this program did not write, or that have changed since: {named}"
     refused(place, match, overwrite=True)
 
 

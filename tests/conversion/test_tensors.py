@@ -12,7 +12,7 @@ import torch
 from bert_pooled_mlm import ConversionError, conversion
 from bert_pooled_mlm.conversion.sources import Folder
 from checkpoints import POOLER, bits, save_weights, stored, todays
-from grafting import QUERY, expected_of, graft, join, refused, rejected, split
+from grafting import QUERY, expected_of, graft, join, refused, split
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -28,6 +28,8 @@ def test_the_pooler_is_cast_to_the_checkpoints_dtype_as_torch_casts(of_checkpoin
     assert bits(stored(out)) == bits(todays(checkpoint) | pooler)
     cast = f"the pooler from {source} to the checkpoint's {target}".replace("torch.", "")
     assert report.cast == (None if of_donor == of_checkpoint else cast)
+    assert f"torch.{report.dtype}" == str(target)
+    assert not re.search(r"\b(B?F16|F32|F64)\b", json.dumps(report.to_dict()) + str(report)), "torch's names"
 
 
 @pytest.mark.parametrize("to", DTYPES)
@@ -60,11 +62,12 @@ def test_a_checkpoint_of_mixed_dtypes_keeps_each(checkpoint, donor, out):
 
 @pytest.mark.versions
 @pytest.mark.parametrize("part", ["checkpoint", "donor"])
-@pytest.mark.parametrize(
-    ("shards", "kind"), [(3, "safetensors"), (1, "bin"), (3, "bin")], ids=["shards", "bin", "bin shards"]
-)
+@pytest.mark.parametrize(("shards", "kind"), [(3, "safetensors"), (1, "bin"), (3, "bin"), (1, "bin before torch 1.6")])
 def test_every_layout_gives_the_same_tensors(shards, kind, part, lost, donor, place):
-    save_weights(place / part, todays(place / part), shards, kind)
+    save_weights(place / part, todays(place / part), shards, kind.split()[0])
+    if "before" in kind:
+        file = place / part / "pytorch_model.bin"
+        torch.save(torch.load(file, weights_only=True), file, _use_new_zipfile_serialization=False)
     graft(place / "checkpoint", place / "donor")
     output = place / "out"
     assert bits(stored(output)) == expected_of(lost, donor)
@@ -74,22 +77,16 @@ def test_every_layout_gives_the_same_tensors(shards, kind, part, lost, donor, pl
     assert not list(output.glob("*.bin*"))
 
 
-def test_a_bin_in_the_format_before_torch_1_6_is_read(checkpoint, lost, donor, out):
-    (checkpoint / "model.safetensors").unlink()
-    torch.save(todays(lost), checkpoint / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    graft(checkpoint, donor)
-    assert bits(stored(out)) == expected_of(lost, donor)
-
-
 # --- Damaged safetensors files ---------------------------------------------------------------------------------------
 
 
 def with_header(change):
-    """The file with a header that `change` has altered in place, or returned anew."""
+    """A file with a header that `change` has altered."""
 
     def damage(data: bytes) -> bytes:
         header, body = split(data)
-        return join(change(header) or header, body)
+        change(header)
+        return join(header, body)
 
     return damage
 
@@ -98,64 +95,54 @@ def with_entry(**fields):
     return with_header(lambda header: header[QUERY].update(fields))
 
 
-def shifted(header: dict) -> None:
-    first = min((entry for key, entry in header.items() if key != "__metadata__"), key=lambda e: e["data_offsets"])
-    first["data_offsets"] = [offset + 4 for offset in first["data_offsets"]]
-
-
-def overlapping(header: dict) -> None:
-    header[QUERY]["data_offsets"] = header[QUERY.replace("query", "key")]["data_offsets"]
+def with_offsets_of(name: str, shift: int):
+    """A file in which QUERY is where another tensor is, or begins later than it does."""
+    return with_header(
+        lambda header: header[QUERY].update(data_offsets=[it + shift for it in header[name]["data_offsets"]])
+    )
 
 
 HUGE = 1 << 47
 KIND = "does not describe a tensor"
-NUMBERS = "expected a few whole numbers"
 DAMAGED_FILES = {
     "empty": (lambda data: b"", "a header of 0 bytes in a file of 0"),
-    "7 bytes": (lambda data: data[:7], "in a file of 7"),
     "truncated header": (lambda data: data[:100], r"a header of \d+ bytes in a file of 100"),
     "truncated data": (lambda data: data[:-1], r"describes \d+ bytes, the file has \d+"),
-    "longer than described": (lambda data: data + b"\0", r"describes \d+ bytes, the file has \d+"),
+    "longer": (lambda data: data + b"\0", r"describes \d+ bytes, the file has \d+"),
     "a header without end": (lambda data: b"\xff" * 8 + data[8:], "a header of 18446744073709551615 bytes"),
     "a gigantic header": (
         lambda data: (9 << 20).to_bytes(8, "little") + b" " * (9 << 20) + data,
         "a header of 9437184 bytes; expected at most 8388608",
     ),
-    "another format": (lambda data: b"GGUF\x03\0\0\0" + b"\0" * 16, "not safetensors"),
     "no JSON": (lambda data: join(b"{" * 8, split(data)[1]), "not valid JSON"),
-    "no UTF-8": (lambda data: join(b'{"\xff": 1}', split(data)[1]), "not valid JSON"),
     "no object": (lambda data: join(b"[]      ", split(data)[1]), "found list"),
     "nested too deeply": (lambda data: join(b"[" * 200_000, b""), "not valid JSON .*recursion"),
     "a key twice": (
         lambda data: join(data[8:].split(b"}}")[0] + b'},"__metadata__":{}}', split(data)[1]),
         "not valid JSON .*'__metadata__'",
     ),
-    "an entry of another kind": (with_header(lambda header: {**header, "x": 5}), f"entry of 'x' {KIND}"),
-    "an entry without shape": (with_header(lambda header: header[QUERY].pop("shape") and None), KIND),
-    "an entry with more": (with_entry(extra=1), KIND),
-    "one offset": (with_entry(data_offsets=[0]), KIND),
+    "an entry of another kind": (with_header(lambda header: header.update(x=5)), f"entry of 'x' {KIND}"),
+    "an entry without shape": (with_header(lambda header: header[QUERY].pop("shape")), KIND),
+    **{
+        f"a size of {size!r:.10}": (with_entry(shape=[size, 32]), "expected a few whole numbers")
+        for size in (-32, 32.0, True, "32", None, 10**400)
+    },
+    "many dimensions": (with_entry(shape=[1] * 10_000), "expected a few whole numbers"),
+    "offsets of text": (with_entry(data_offsets=["0", "4096"]), "expected a few whole numbers"),
     "an unknown dtype": (with_entry(dtype="F4"), "the unknown dtype 'F4'"),
     "another dtype": (with_entry(dtype="F16"), r"\(float16 \[32, 32\]\) has 2048 bytes; the header says 4096"),
     "another shape": (with_entry(shape=[32, 31]), "has 3968 bytes; the header says 4096"),
-    "a negative size": (with_entry(shape=[-32, -32]), rf"the shape \[-32, -32\] at .*{NUMBERS}"),
-    "a fraction": (with_entry(shape=[32.0, 32]), rf"the shape \[32.0, 32\] at .*{NUMBERS}"),
-    "a flag for a size": (with_entry(shape=[True, 1024]), rf"the shape \[True, 1024\] at .*{NUMBERS}"),
-    "a size without bound": (with_entry(shape=[10**400, 0]), NUMBERS),
-    "many dimensions": (with_entry(shape=[1] * 10_000), rf"the shape \[1, 1, 1.* at .*{NUMBERS}"),
     "sizes that overflow": (with_entry(shape=[HUGE, HUGE]), "the header says 4096"),
     "offsets backwards": (with_entry(data_offsets=[4096, 0]), "has 4096 bytes; the header says -4096"),
-    "offsets beyond the end": (with_entry(data_offsets=[HUGE, HUGE + 4096]), r"starts at byte \d+, expected \d+"),
-    "offsets of text": (with_entry(data_offsets=["0", "4096"]), NUMBERS),
-    "a gap": (with_header(shifted), r"starts at byte \d+, expected \d+"),
-    "an overlap": (with_header(overlapping), r"starts at byte \d+, expected \d+"),
+    "a gap": (with_offsets_of(QUERY, 4), r"starts at byte \d+, expected \d+"),
+    "an overlap": (with_offsets_of(QUERY.replace("query", "key"), 0), r"starts at byte \d+, expected \d+"),
 }
 
 
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
 @pytest.mark.parametrize("damage", DAMAGED_FILES)
-def test_a_damaged_safetensors_file_is_rejected(damage, part, place):
+def test_a_damaged_safetensors_file_is_rejected(damage, place):
     change, match = DAMAGED_FILES[damage]
-    file = place / part / "model.safetensors"
+    file = place / "checkpoint" / "model.safetensors"
     file.write_bytes(change(file.read_bytes()))
     assert refused(place, match).startswith(f"{file}: ")
 
@@ -179,31 +166,29 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(place, monkeypatch):
 # --- Indexes ---------------------------------------------------------------------------------------------------------
 
 
-def moved_to(shard):
-    """The index with its first tensor placed in another file."""
-
-    def damage(index: dict) -> None:
-        index["weight_map"][QUERY] = shard
-
-    return damage
-
-
 NO_MAP = "no weight_map of tensors to files"
-SHARDS = {
-    "a parent's": "../x.safetensors",
-    "an absolute path": "/etc/x.safetensors",
-    "in a folder": "in/x.safetensors",
-    "of Windows": "..\\x.safetensors",
-    "of another kind": "config.json",
-    "empty": "",
-}
+
+
+def moved_to(shard):
+    """An index with a tensor placed in another file."""
+    return lambda index: index["weight_map"].update({QUERY: shard})
+
+
 INDEXES = {
     "no weight_map": (lambda index: index.pop("weight_map"), NO_MAP),
     "an empty weight_map": (lambda index: index.update(weight_map={}), NO_MAP),
     "a list": (lambda index: index.update(weight_map=[1]), NO_MAP),
     "a shard that is a number": (moved_to(5), NO_MAP),
     **{
-        f"a shard: {name}": (moved_to(it), f"the shard {re.escape(repr(it))}; expected") for name, it in SHARDS.items()
+        f"a shard: {name}": (moved_to(name), f"the shard {re.escape(repr(name))}; expected a file in the same folder")
+        for name in (
+            "../x.safetensors",
+            "/etc/x.safetensors",
+            "in/x.safetensors",
+            "..\\x.safetensors",
+            "config.json",
+            "",
+        )
     },
     "a missing shard": (moved_to("model-0.safetensors"), "the shard model-0.safetensors, which is missing"),
     "a tensor in another shard": (
@@ -220,27 +205,15 @@ INDEXES = {
 }
 
 
-@pytest.mark.parametrize("part", ["checkpoint", "donor"])
 @pytest.mark.parametrize("damage", INDEXES)
-def test_an_index_that_does_not_match_its_shards_is_rejected(damage, part, place):
+def test_an_index_that_does_not_match_its_shards_is_rejected(damage, place):
     change, match = INDEXES[damage]
-    save_weights(place / part, stored(place / part), 3)
-    file = place / part / "model.safetensors.index.json"
+    save_weights(place / "checkpoint", stored(place / "checkpoint"), 3)
+    file = place / "checkpoint" / "model.safetensors.index.json"
     index = json.loads(file.read_text("utf-8"))
     change(index)
     file.write_text(json.dumps(index), encoding="utf-8")
-    assert refused(place, match).startswith(str(place / part))
-
-
-def test_a_tensor_in_two_shards_is_rejected(place):
-    folder = place / "checkpoint"
-    save_weights(folder, stored(folder), 3)
-    first, second = sorted(folder.glob("*.safetensors"))[:2]
-    header, body = split(second.read_bytes())
-    name = next(key for key in split(first.read_bytes())[0] if key != "__metadata__")
-    header[name] = {"dtype": "F32", "shape": [1], "data_offsets": [len(body), len(body) + 4]}
-    second.write_bytes(join(header, body + b"\0\0\0\0"))
-    refused(place, f"lists: {re.escape(name)}")
+    assert refused(place, match).startswith(str(file.parent))
 
 
 # --- Pickles ---------------------------------------------------------------------------------------------------------
@@ -268,10 +241,7 @@ def test_code_in_a_pickle_is_not_executed(written_by, part, place, tmp_path):
     as_bin(place / part, {"x": Payload(mark)})
     if written_by == "pickle":
         bin.write_bytes(pickle.dumps({"x": Payload(mark)}))
-    error = rejected(place)
-    assert error.subject == str(bin)
-    assert "not unpickled" in error.reason
-    assert "weights_only" not in str(error), "no advice to load it unsafely"
+    assert "weights_only" not in refused(place, f"{bin}: .*not unpickled"), "no advice of torch to load it unsafely"
     assert not mark.exists()
     if written_by == "torch":
         torch.load(bin, weights_only=False)["x"].close()
@@ -282,7 +252,6 @@ DICT = "expected a dict of tensors"
 BINS = {
     "no pickle": (b"hello", "damaged"),
     "empty": (b"", "damaged"),
-    "truncated": (None, "damaged"),
     "a training checkpoint": ({"model": {"a": torch.ones(1)}, "step": 1}, DICT),
     "a list": ([torch.ones(1)], DICT),
     "a tensor": (torch.ones(1), DICT),
@@ -298,11 +267,14 @@ BINS = {
 @pytest.mark.parametrize("kind", BINS)
 def test_a_bin_of_something_else_is_rejected(kind, place):
     value, match = BINS[kind]
-    file = place / "checkpoint" / "pytorch_model.bin"
-    as_bin(place / "checkpoint", stored(place / "checkpoint") if kind == "truncated" else value)
-    if kind == "truncated":
-        value = file.read_bytes()[:-500]
+    as_bin(place / "checkpoint", value)
     if isinstance(value, bytes):
-        file.write_bytes(value)
-    assert rejected(place).subject == str(file)
-    refused(place, match)
+        (place / "checkpoint" / "pytorch_model.bin").write_bytes(value)
+    refused(place, f"checkpoint/pytorch_model.bin: .*{match}")
+
+
+def test_a_truncated_bin_is_rejected(place):
+    save_weights(place / "checkpoint", stored(place / "checkpoint"), kind="bin")
+    file = place / "checkpoint" / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:-500])
+    refused(place, f"{file}: .*damaged")

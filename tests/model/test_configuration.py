@@ -1,14 +1,14 @@
 """The configuration: its own fields, and the `auto_map` that makes each saved folder self-contained."""
 
-import ast
 import inspect
 import json
+import re
 
 import bert_pooled_mlm
 import pytest
 from bert_pooled_mlm import BertPooledMLMConfig
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import ROOT, SHAPE
+from checkpoints import SHAPE, edit_json
 from transformers import BertConfig, PretrainedConfig, PreTrainedModel
 
 pytestmark = pytest.mark.versions
@@ -38,15 +38,6 @@ def test_an_own_field_survives_save_load_save_byte_for_byte(field, tmp_path):
     assert (tmp_path / "second/config.json").read_bytes() == (tmp_path / "first/config.json").read_bytes()
 
 
-@pytest.mark.parametrize("use_diff", [True, False])
-def test_an_own_field_is_written_at_its_default_and_otherwise(use_diff, tmp_path):
-    for fields in ({}, OWN_FIELDS):
-        config = BertPooledMLMConfig(**fields)
-        config.to_json_file(tmp_path / "config.json", use_diff=use_diff)
-        written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-        assert {field: written[field] for field in OWN_FIELDS} == {f: getattr(config, f) for f in OWN_FIELDS}
-
-
 def test_the_fields_of_bert_reach_bert(tmp_path):
     fields = {**SHAPE, "hidden_act": "relu", "layer_norm_eps": 1e-5, "type_vocab_size": 3, "num_labels": 5}
     BertPooledMLMConfig(**fields).save_pretrained(tmp_path)
@@ -61,26 +52,23 @@ def test_the_fields_of_bert_reach_bert(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "expected"),
+    ("field", "value"),
     [
-        ("sparse_prediction", "yes", "True or False"),
-        ("sparse_prediction", 1, "True or False"),
-        ("return_logits", None, "True or False"),
-        ("return_logits", "false", "True or False"),
-        ("pooler_loss_weight", -1, "a number from 0 on"),
-        ("pooler_loss_weight", "0.1", "a number from 0 on"),
-        ("pooler_loss_weight", True, "a number from 0 on"),
-        ("pooler_source", "user/donor", "a dict or None"),
-        ("pooler_source", ["user/donor"], "a dict or None"),
+        ("sparse_prediction", 1),
+        ("return_logits", None),
+        ("return_logits", "false"),
+        ("pooler_loss_weight", -1),
+        ("pooler_loss_weight", "0.1"),
+        ("pooler_loss_weight", True),
+        ("pooler_source", ["user/donor"]),
     ],
 )
-def test_a_bad_value_is_refused_with_field_value_and_choices(field, value, expected, tmp_path):
-    message = rf"{field}={value!r}: expected {expected}".replace("[", r"\[").replace("]", r"\]")
+def test_a_bad_value_is_an_error_that_names_field_and_value(field, value, tmp_path):
+    message = re.escape(f"{field}={value!r}: expected ")
     with pytest.raises(ValueError, match=message):
         BertPooledMLMConfig(**{field: value})
     BertPooledMLMConfig().save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    (tmp_path / "config.json").write_text(json.dumps({**saved, field: value}), encoding="utf-8")
+    edit_json(tmp_path / "config.json", **{field: value})
     with pytest.raises(ValueError, match=message):
         BertPooledMLMConfig.from_pretrained(tmp_path)
 
@@ -105,28 +93,12 @@ def test_a_config_written_and_read_back_is_the_same(fields, tmp_path):
         assert BertPooledMLMConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
-def test_the_auto_map_names_each_class_where_it_is():
-    for target in AUTO_MAP.values():
-        module, name = target.split(".")
-        defined = {
-            node.name
-            for node in ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8")).body
-            if isinstance(node, ast.ClassDef)
-        }
-        assert name in defined
-
-
-def test_every_class_of_the_family_has_its_auto_class():
+def test_every_class_of_the_family_has_its_auto_class_in_the_module_that_defines_it():
     public = (getattr(bert_pooled_mlm, name) for name in bert_pooled_mlm.__all__)
     loadable = {
-        value.__name__
+        f"{value.__module__.rpartition('.')[2]}.{value.__name__}"
         for value in public
         if isinstance(value, type) and issubclass(value, (PreTrainedModel, PretrainedConfig))
     }
-    assert {target.split(".")[1] for target in AUTO_MAP.values()} == loadable
+    assert {*AUTO_MAP.values()} == loadable
     assert len(loadable) == 8
-
-
-def test_an_evaluation_keeps_the_loss_and_the_logits_only():
-    fields = inspect.signature(bert_pooled_mlm.BertPooledMLMOutput).parameters
-    assert [f for f in fields if f not in BertPooledMLMConfig.keys_to_ignore_at_inference] == ["loss", "logits"]

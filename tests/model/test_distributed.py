@@ -168,19 +168,8 @@ def test_what_trainer_saves_in_2_processes_has_sentence_transformers_modules_of_
     assert not took(processes[0] / folder, pooled), "premise: it was trained"
 
 
-def test_the_example_runs_under_accelerate_launch_as_users_start_it(pooled, tmp_path):
-    """Two processes; one speaks, one saves, and what is saved is one model."""
-    lines = [f"word{n % 7} word{n % 11} word{n % 13} word{n % 17} word{n % 5} word3" for n in range(40)]
-    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
-    launch = "from accelerate.commands.launch import main; main()"
-    options = ("--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
-    example = (ROOT / "examples/continue_pretraining.py", "--model", pooled, "--train", "text.txt", "-o", "out")
-    fast = ("--line-by-line", "--length", 16, "--batch-size", 2, "--max-steps", 3, "--cpu")
-    done = run_python(launch, tmp_path, *options, "--main_process_port=0", *example, *fast)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("3 steps of 4, 2 process(es).") == 1
-    assert done.stdout.count("Its pooler is bit for bit that of") == 1
-    assert took(tmp_path / "out", pooled)
-    _, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", trust_remote_code=True, output_loading_info=True)
-    assert not any(info.values())
-    assert (tmp_path / "out/checkpoint-3/modeling_bert_pooled_mlm.py").exists()
+@pytest.mark.versions
+def test_two_processes_share_an_anchored_stream_and_train_on_no_row_twice(processes):
+    first, second = seen(processes, "stream")
+    assert sorted(first["rows"] + second["rows"]) == [*range(10, 34)]
+    assert first["anchors"] == second["anchors"] == len(first["rows"]) == 12

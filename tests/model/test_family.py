@@ -4,15 +4,14 @@ transformers' own common tests are not in its wheel; `studies/common_tests` runs
 These are the properties of theirs that a BERT can have.
 """
 
-import copy
 import json
 import shutil
 
 import pytest
 import torch
 import transformers
-from checkpoints import bits, differing, distance, gradients, make_donor, stored
-from family import HEADS, MLM, NO_DROPOUT, POOLER, auto_of, class_of, each_head, inputs_of, make, stock_of
+from checkpoints import bits, differing, distance, gradients, stored
+from family import HEADS, MLM, POOLER, auto_of, class_of, each_head, inputs_of, make, stock_of
 
 pytestmark = pytest.mark.versions
 CLASSIFIERS = {"ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification"}
@@ -80,18 +79,7 @@ def test_the_state_dict_is_the_stock_classs_plus_the_pooler(head):
 
 
 @each_head
-def test_a_stock_checkpoint_keeps_its_pooler_and_only_the_head_is_new(head, donor):
-    model, info = class_of(head).from_pretrained(donor, output_loading_info=True)
-    encoder = {name: tensor for name, tensor in make_donor().state_dict().items() if name.startswith("bert.")}
-    assert not differing(encoder, {name: t for name, t in model.state_dict().items() if name.startswith("bert.")})
-    assert all(name.startswith(("classifier.", "qa_outputs.")) for name in info["missing_keys"])
-    assert not info["unexpected_keys"]
-    if head == "ForNextSentencePrediction":  # the donor was pre-trained with it
-        assert torch.equal(model.cls.seq_relationship.weight, make_donor().cls.seq_relationship.weight)
-
-
-@each_head
-def test_a_fine_tuned_head_is_saved_with_its_pooler_and_any_other_door_opens_the_folder(head, tmp_path):
+def test_a_fine_tuned_head_is_saved_with_its_pooler_and_any_other_class_opens_the_folder(head, tmp_path):
     model, inputs = make(head).train(), inputs_of(head)
     before = bits({name: tensor.clone() for name, tensor in model.state_dict().items()})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
@@ -157,36 +145,6 @@ def test_one_row_gives_what_it_gives_in_a_batch(head):
 
 
 @each_head
-def test_hidden_states_and_attentions_are_as_many_and_as_large_as_asked_for_and_retain_gradients(head):
-    model, inputs = make(head, attn_implementation="eager"), inputs_of(head)
-    output = model(**inputs, output_hidden_states=True, output_attentions=True)
-    rows, length = inputs["input_ids"].flatten(0, -2).shape
-    assert [tuple(state.shape) for state in output.hidden_states] == [(rows, length, 32)] * 3
-    assert [tuple(weights.shape) for weights in output.attentions] == [(rows, 4, length, length)] * 2
-    for tensor in (output.hidden_states[0], output.attentions[0]):
-        tensor.retain_grad()
-    output.loss.backward()
-    assert output.hidden_states[0].grad.any()
-    assert output.attentions[0].grad.any()
-
-
-@each_head
-def test_two_passes_agree_and_dropout_tells_training_from_evaluation(head):
-    model, inputs = make(head, **dict.fromkeys(NO_DROPOUT, 0.5)), inputs_of(head)
-    assert_same(model(**inputs), model(**inputs))
-    model.train()
-    assert model(**inputs).loss != model(**inputs).loss
-
-
-@each_head
-def test_inputs_embeds_give_what_input_ids_give(head):
-    model, inputs = make(head), inputs_of(head)
-    expected = model(**inputs)
-    ids = inputs.pop("input_ids")
-    assert_same(model(**inputs, inputs_embeds=model.get_input_embeddings()(ids)), expected)
-
-
-@each_head
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")  # later 5.x
 def test_gradient_checkpointing_gives_the_same_gradients(head):
     model, inputs = make(head).train(), inputs_of(head)
@@ -199,50 +157,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(head):
 
 
 @each_head
-def test_a_resized_vocabulary_is_saved_and_loaded(head, tmp_path):
-    model = make(head)
-    torch.manual_seed(1)
-    model.resize_token_embeddings(140)
-    model.save_pretrained(tmp_path)
-    loaded, info = class_of(head).from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info.values())
-    assert loaded.config.vocab_size == 140
-    assert not differing(model.state_dict(), loaded.state_dict())
-
-
-@each_head
-@pytest.mark.skipif(not V4, reason="transformers 5 has no head pruning")
-def test_pruned_heads_do_what_they_do_in_stock_bert(head):
-    model = make(head, attn_implementation="eager")
-    stock, inputs = stock_of(model), inputs_of(head)
-    for pruned in (model, stock):
-        pruned.prune_heads({0: [1, 2], 1: [0]})
-    ours, theirs = model(**inputs), stock(**inputs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs if "logits" in name)
-    assert model.bert.encoder.layer[0].attention.self.num_attention_heads == 2, "premise"
-
-
-@each_head
-def test_a_fresh_model_is_initialised_throughout(head):
-    """No parameter is left as the memory was: normal with the config's width, zeros, or ones."""
-    model = class_of(head)(make(head).config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            assert not parameter.any(), name
-        elif "LayerNorm" in name:
-            assert (parameter == 1).all(), name
-        else:
-            assert 0.01 < parameter.std() < 0.03, name
-
-
-@each_head
-def test_what_is_missing_is_reported_missing_and_a_copy_is_independent(head, tmp_path):
+def test_what_is_missing_is_reported_missing(head, tmp_path):
     gone = "bert.encoder.layer.1.attention.self.query.weight"
     model = make(head)
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        twin.bert.pooler.dense.bias.add_(1)
-    assert not torch.equal(twin.bert.pooler.dense.bias, model.bert.pooler.dense.bias)
     state = {name: tensor for name, tensor in model.state_dict().items() if name != gone}
     model.save_pretrained(tmp_path, state_dict=state)
     _, info = class_of(head).from_pretrained(tmp_path, output_loading_info=True)

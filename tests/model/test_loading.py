@@ -1,7 +1,8 @@
-"""The user's door: a fresh process in another folder, where the code comes out of the checkpoint itself."""
+"""As a user loads: a fresh process in another folder, where the code comes out of the checkpoint itself."""
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -27,11 +28,9 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 
 pytestmark = pytest.mark.versions
 
-FAMILY = {
-    cls.__name__: cls for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel, BertPooledMLMForSequenceClassification)
-}
+FAMILY = {cls.__name__: cls for cls in (BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification)}
 CLASS_OF = {auto: target.split(".")[1] for auto, target in AUTO_MAP.items() if auto != "AutoConfig"}
-AUTOS = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModelForSequenceClassification")
+AUTOS = ("AutoModel", "AutoModelForPreTraining", "AutoModelForSequenceClassification")
 
 
 @pytest.fixture(scope="module")
@@ -91,37 +90,25 @@ def saved_config(folder) -> dict:
 
 
 @each_source
-def test_a_folder_saved_by_the_package_holds_the_code_and_a_canonical_auto_map(source, first):
+def test_a_saved_folder_holds_the_code_and_a_canonical_auto_map_also_saved_again_by_remote_code(source, first, again):
     assert saved_config(first / source)
-
-
-@each_source
-@each_auto
-def test_a_folder_saved_again_by_remote_code_holds_the_code_and_a_canonical_auto_map(source, auto, again):
-    assert saved_config(again / source / auto)["architectures"] == [CLASS_OF[auto]]
+    for auto in AUTOS:
+        assert saved_config(again / source / auto)["architectures"] == [CLASS_OF[auto]]
 
 
 @each_source
 @each_auto
 def test_with_the_originals_gone_it_loads_through_every_auto_class(source, auto, answers):
-    for other, loads in answers["loads"][f"{source}/{auto}"].items():
-        for load in loads:
-            assert load["class"] == CLASS_OF[other]
-            assert load["config"] == "BertPooledMLMConfig"
-            assert load["module"].startswith("transformers_modules.")
-    assert answers["package"] is False, "premise: the installed package had no part in it"
-
-
-@each_source
-@each_auto
-def test_what_the_folder_does_not_hold_is_reported_and_nothing_else(source, auto, answers):
     has_classifier = "SequenceClassification" in CLASS_OF[auto]
     # A classifier has no MLM head to save, and a head once gone comes back only as the new one of a ForMaskedLM.
     has_head = CLASS_OF[auto] == "BertPooledMLMForMaskedLM" or (
         auto == "AutoModel" and source != "BertPooledMLMForSequenceClassification"
     )
     for other, loads in answers["loads"][f"{source}/{auto}"].items():
+        assert loads[0]["pooler_output"] == loads[1]["pooler_output"]
         for load in loads:
+            assert (load["class"], load["config"]) == (CLASS_OF[other], "BertPooledMLMConfig")
+            assert load["module"].startswith("transformers_modules.")
             if CLASS_OF[other] == "BertPooledMLMForSequenceClassification":
                 assert bool(load["missing"]) is not has_classifier
                 assert all(name.startswith("classifier.") for name in load["missing"])
@@ -132,39 +119,28 @@ def test_what_the_folder_does_not_hold_is_reported_and_nothing_else(source, auto
                 assert all(name.startswith("classifier.") for name in load["unexpected"])
             if other == "AutoModel" and not has_head:
                 assert "logits" not in load["outputs"]
+    assert answers["package"] is False, "premise: the installed package had no part in it"
 
 
-def test_every_load_of_every_folder_gives_the_same_pooler(answers):
+def test_the_pooler_of_every_folder_and_of_every_load_is_the_donors(answers, again):
     loads = [load for folder in answers["loads"].values() for twice in folder.values() for load in twice]
     assert len(loads) == len(FAMILY) * len(AUTOS) ** 2 * 2
     assert len({load["pooler"] for load in loads}) == 1
-
-
-@each_source
-@each_auto
-def test_two_loads_give_an_identical_pooler_output(source, auto, answers):
-    for loads in answers["loads"][f"{source}/{auto}"].values():
-        assert loads[0]["pooler_output"] == loads[1]["pooler_output"]
-
-
-def test_the_pooler_of_the_folders_is_the_donors(again):
     donor = make_donor().state_dict()
     for folder in again.glob("*/*"):
         saved = load_file(folder / "model.safetensors")
-        for name in POOLER:
-            assert torch.equal(saved[name], donor[name])
+        assert all(torch.equal(saved[name], donor[name]) for name in POOLER)
 
 
-def test_the_tokenizer_loads_beside_it(answers):
+def test_tokenizer_config_and_pipelines_load_beside_it_and_nothing_without_trust(answers, without_pooler):
     assert answers["tokens"] == [2, 12, 5, 1, 3]  # [CLS] word7 word0 [UNK] [SEP]
-
-
-def test_a_model_built_from_the_remote_config_has_a_frozen_pooler(answers):
-    assert answers["from_config"] == "BertPooledMLMForMaskedLM"
+    assert answers["from_config"] == "BertPooledMLMForMaskedLM", "of a config that was saved alone"
     assert answers["frozen"] == [*POOLER]
-
-
-def test_without_trust_remote_code_and_without_the_package_it_does_not_load(answers):
+    for how in ("folder alone", "with tokenizer"):
+        assert answers["pipelines"][f"fill-mask, {how}"] == 5
+        assert answers["pipelines"][f"feature-extraction, {how}"] == [1, 4, 32]
+    assert {*answers["cached"]} == {*CODE_FILES}, "it runs from transformers' module cache"
+    assert f"`python convert.py {without_pooler}`" in answers["lost"]
     assert "trust_remote_code" in answers["without trust"]
 
 
@@ -186,20 +162,14 @@ def test_after_import_bert_pooled_mlm_no_trust_remote_code_is_needed(auto, insta
     assert not installed["modules"], "premise: no remote code was run"
 
 
-def test_the_installed_package_refuses_a_folder_without_a_pooler(installed, without_pooler):
+def test_the_installed_package_rejects_a_folder_without_a_pooler_and_saves_the_code(installed, without_pooler):
     assert f"`python convert.py {without_pooler}`" in installed["refused"]
-
-
-def test_what_the_installed_package_saves_holds_the_code(installed):
     assert {*CODE_FILES, "config.json", "model.safetensors"} <= {*installed["files"]}
 
 
-def test_the_fill_mask_pipeline_gives_what_it_gives_with_stock_bert(installed):
+def test_the_pipelines_give_what_they_give_with_stock_bert(installed):
     assert len(installed["fill"]) == 4
     assert installed["fill"] == installed["stock fill"]
-
-
-def test_the_feature_extraction_pipeline_gives_the_hidden_states(installed):
     features, stock = torch.tensor(installed["features"]), torch.tensor(installed["stock features"])
     assert features.shape == (1, 4, 32)
     assert torch.equal(features, stock)
@@ -217,25 +187,10 @@ def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(
 # Import 3: remote code, to which transformers copies and scans the files.
 
 
-@pytest.mark.parametrize("how", ["folder alone", "with tokenizer"])
-def test_the_pipelines_run_on_remote_code(how, answers):
-    assert answers["pipelines"][f"fill-mask, {how}"] == 5
-    assert answers["pipelines"][f"feature-extraction, {how}"] == [1, 4, 32]
-
-
-def test_remote_code_runs_from_transformers_module_cache(answers):
-    assert {*answers["cached"]} == {*CODE_FILES}
-
-
-def test_remote_code_refuses_a_folder_without_a_pooler_with_the_command(answers, without_pooler):
-    assert f"`python convert.py {without_pooler}`" in answers["lost"]
-
-
 def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configuration_alone():
     modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
-    standard = {"dataclasses", "importlib", "inspect", "pathlib", "shlex"}
-    assert {*get_imports(modeling)} <= {"safetensors", "torch", "transformers", *standard}
-    assert {*get_imports(configuration)} <= {"transformers", "json", "math", "pathlib"}
+    for file in (modeling, configuration):
+        assert {*get_imports(file)} - sys.stdlib_module_names <= {"safetensors", "torch", "transformers"}
     assert [ROOT / name for name in CODE_FILES[:1]] == [
         ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)
     ]

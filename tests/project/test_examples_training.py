@@ -1,35 +1,46 @@
-"""The two examples for training, run as a user runs them: as programs, from another folder."""
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The two examples for training, run as a user runs them: as programs, from another folder, without --cpu."""
 
-import itertools
+import gzip
 import json
-import os
 import random
 import re
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from bert_pooled_mlm import AnchoredDataset, anchor_rows, convert
+from bert_pooled_mlm import AnchoredDataset, BertPooledMLMForMaskedLM, anchor_rows, convert
 from checkpoints import CODE_FILES, POOLER, ROOT, differing, make_donor, stored, todays, took
-from programs import run_python
+from programs import environment, run_python
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-TEXT = "\n\n".join(
-    f"word{n % 7} word{n % 11}\nword{n % 13} word{n % 17} word{n % 5} word3 word{n % 19}" for n in range(60)
-)
+TEXTS = [
+    f"word{n % 7} word{n % 11}\nword{n % 13} word{n % 17} word{n % 5} word3 word{n % 19} word{n}" for n in range(120)
+]
 ROWS = [(f"word{n % 5} word{10 + n % 3 + 3 * (n % 2)}", ("even", "odd")[n % 2]) for n in range(40)]
+FAST = ("--length", 16, "--batch-size", 8, "--save-steps", 2)
 
 
-def start(example, cwd, *args):
-    """An example as a program, in a folder that is not the checkout, with no way to the Hub."""
-    return run_python(ROOT / "examples" / f"{example}.py", cwd, *args)
+def start(example, cwd, *args, **env):
+    """Runs an example as a program outside the checkout, offline."""
+    return run_python(ROOT / "examples" / f"{example}.py", cwd, *args, **env)
+
+
+def load_example(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return __import__(name)
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text(TEXT, encoding="utf-8")
+    file.write_text("\n\n".join(TEXTS), encoding="utf-8")
     return file
 
 
@@ -41,98 +52,238 @@ def table(tmp_path_factory):
     return file
 
 
-FAST = ("--length", 16, "--batch-size", 8, "--save-steps", 2, "--cpu")
-
-
 @pytest.fixture(scope="module")
 def trained(donor, text, tmp_path_factory):
-    """From a stock base model, with every option that changes the way of training."""
+    """From a stock model stored in float16, with the options that change the training."""
     folder = tmp_path_factory.mktemp("run")
-    options = ("--whole-words", "--bf16", "--gradient-checkpointing", "--accumulate", 2)
-    done = start(
-        "continue_pretraining", folder, "--model", donor, "--train", text, "-o", "out", *FAST, *options,
-        "--max-steps", 4,
-    )  # fmt: skip
+    shutil.copytree(donor, folder / "base")
+    BertPooledMLMForMaskedLM.from_pretrained(donor).half().save_pretrained(folder / "base")
+    options = ("--whole-words", "--bf16", "--gradient-checkpointing", "--accumulate", 2, "--max-steps", 4)
+    done = start("continue_pretraining", folder, "--model", "base", "--train", text, "-o", "out", *FAST, *options)
     assert done.returncode == 0, done.stderr
     return folder, done
 
 
 @pytest.mark.versions
-def test_continued_pre_training_leaves_a_pooled_checkpoint_with_its_tokenizer(trained, donor):
-    folder = trained[0]
-    assert took(folder / "out", donor)
+def test_continued_pre_training_leaves_a_pooled_float32_checkpoint_with_its_tokenizer(trained, donor):
+    folder, done = trained
+    assert took(folder / "out", folder / "base")
     moved = "bert.encoder.layer.0.output.dense.weight"
-    assert not torch.equal(stored(folder / "out")[moved], stored(donor)[moved]), "it trained"
-    files = {path.name for path in (folder / "out").iterdir()}
-    assert files > {"config.json", *CODE_FILES, "checkpoint-4"}
+    assert stored(folder / "out")[moved].dtype == torch.float32
+    assert not torch.equal(stored(folder / "out")[moved], stored(folder / "base")[moved].float()), "it was trained"
+    assert {path.name for path in (folder / "out").iterdir()} > {"config.json", *CODE_FILES, "checkpoint-4"}
     assert AutoTokenizer.from_pretrained(folder / "out")("word3").input_ids == [2, 8, 3]
     assert json.loads((folder / "out/config.json").read_text("utf-8"))["sparse_prediction"] is False, "as the donor's"
-
-
-@pytest.mark.versions
-def test_continued_pre_training_says_what_it_did_and_how_to_load_it(trained):
-    lines = trained[1].stdout.strip().splitlines()
-    assert re.fullmatch(
-        r"\d+ blocks of at most 16 tokens to train on, \d+ held out; 4 steps of 16, 1 process\(es\)\.", lines[0]
-    )
-    assert lines[1] == "Speed: MLM head on the labelled tokens, bfloat16 (as asked for)."
+    lines = done.stdout.strip().splitlines()
+    plan = r"\d+ blocks of at most 16 tokens to train on, \d+ held out; 4 steps of 16, 1 process\(es\)\."
+    assert re.fullmatch(plan, lines[0])
+    assert lines[1] == "Speed: MLM head on the masked tokens, bfloat16 (as requested)."
     before, after = map(float, re.fullmatch(r"Held-out perplexity: ([\d.]+) -> ([\d.]+)", lines[-3]).groups())
     assert 1 < after < before
     assert lines[-2].startswith("Saved: out. Its pooler is bit for bit that of ")
-    assert lines[-1].strip() == "AutoModel.from_pretrained('out', trust_remote_code=True)"
-    assert "4/4" in trained[1].stderr, "a progress bar"
-    assert "Traceback" not in trained[1].stderr
-    assert "Warning" not in trained[1].stderr
+    assert "4/4" in done.stderr, "a progress bar"
+    assert "Warning" not in done.stderr
 
 
-def test_continued_pre_training_resumes_from_a_pooled_checkpoint_line_by_line(trained, text, tmp_path):
-    """Starts from what the run above left; then goes on from its own checkpoint, to more steps."""
+def test_a_second_start_and_a_resumed_run_use_the_cache(trained, text, tmp_path):
     pooled = trained[0] / "out"
-    options = ("--model", pooled, "--train", text, "--eval", text, "-o", "more", *FAST, "--line-by-line", "--no-bf16")
+    options = ("--model", pooled, "--train", text, "-o", "more", *FAST, "--line-by-line", "--no-bf16")
     first = start("continue_pretraining", tmp_path, *options, "--max-steps", 2)
     assert first.returncode == 0, first.stderr
-    lines = first.stdout.splitlines()
-    assert lines[0].startswith("120 texts of at most 16 tokens to train on, 120 held out; 2 steps of 8")
-    assert lines[1] == "Speed: MLM head on the labelled tokens, batches of like length, float32 (as asked for)."
+    assert "tokenizing" in first.stderr
+    assert first.stdout.splitlines()[1].endswith("batches of similar length, float32 (as requested).")
     resumed = start("continue_pretraining", tmp_path, *options, "--max-steps", 4, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert f"Resumed from more{os.sep}checkpoint-2." in resumed.stdout
+    assert "tokenizing" not in resumed.stderr
     assert json.loads((tmp_path / "more/checkpoint-4/trainer_state.json").read_text("utf-8"))["global_step"] == 4
     assert took(tmp_path / "more", pooled)
 
 
+def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(donor, text, tmp_path):
+    options = ("--model", donor, "--train", text, "-o", "out", *FAST, "--max-steps", 8, "--lr", "1e30", "--no-bf16")
+    done = start("continue_pretraining", tmp_path, *options)
+    assert done.returncode == 1
+    assert re.search(
+        r"^continue_pretraining.py: error: the (eval_)?loss is nan after \d steps; lower --lr", done.stderr, re.M
+    )
+    assert "Traceback" not in done.stderr
+    assert not [*tmp_path.glob("out/checkpoint-*")]
+
+
+# Corpora.
+
+
+def corpus_of(monkeypatch, cache, tokenizer, *options, eval_files=()):
+    module = load_example("continue_pretraining", monkeypatch)
+    given = ["--model", "m", "-o", "o", "--length", "16", "--cache-dir", str(cache), "--num-proc", "2", *options]
+    if eval_files:
+        given += ["--eval", *eval_files]
+    return module.load_corpus(module.parse(given), tokenizer)
+
+
+def words_of(rows):
+    return [token for row in rows for token in row["input_ids"] if token > 4]
+
+
+@pytest.fixture
+def tokenizer(donor):
+    return AutoTokenizer.from_pretrained(donor)
+
+
+def test_every_kind_of_file_gives_the_same_blocks_without_losing_a_token(tokenizer, tmp_path, monkeypatch):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    content = "\n\n".join(TEXTS)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.txt").write_text(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content.encode()))
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"id": 1, "text": text}) for text in TEXTS))
+    parquet.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet")
+    (tmp_path / "held_out.txt").write_text("word1 word2\n\nword3")
+    held_out = [str(tmp_path / "held_out.txt")]
+    expected = [token for ids in tokenizer(TEXTS, add_special_tokens=False).input_ids for token in ids]
+    for name in ("folder", "a.txt.gz", "a.jsonl", "a.parquet", "*.parquet"):
+        options = ("--train", str(tmp_path / name))
+        corpus = corpus_of(monkeypatch, tmp_path / "cache", tokenizer, *options, eval_files=held_out)
+        words = words_of(corpus.train)
+        assert words == expected[: len(words)], name
+        assert len(words) > len(expected) - 8, "a rest of less than 8 tokens is dropped"
+        assert words_of(corpus.held_out) == [6, 7, 8]
+        lengths = {len(row["input_ids"]) for row in corpus.train}
+        assert max(lengths) == 16
+        stream = corpus_of(
+            monkeypatch, tmp_path, tokenizer, *options, "--streaming", "--max-steps", "1", eval_files=held_out
+        )
+        assert sorted(words_of(stream.train)) == sorted(words)
+        assert words_of(stream.held_out) == [6, 7, 8]
+
+
+def test_a_text_is_held_out_by_its_hash_alone(tokenizer, tmp_path, monkeypatch):
+    held_out = []
+    for name, texts in (("some", TEXTS[:60]), ("all", [*reversed(TEXTS), *TEXTS])):
+        (tmp_path / name).write_text("\n\n".join(texts))
+        options = ("--train", str(tmp_path / name), "--eval-share", "0.3")
+        corpus = corpus_of(monkeypatch, tmp_path / "cache", tokenizer, *options)
+        # The last word of each text is its own.
+        train, held = ({*words_of(rows)} for rows in (corpus.train, corpus.held_out))
+        held_out.append({n for n in range(19, 60) if n + 5 in held and n + 5 not in train})
+        singles = [text for text, _ in corpus.sample]
+        assert len(singles) == len({*singles}), "without duplicates"
+        assert not {*singles} & {TEXTS[n] for n in held_out[-1]}
+        for first, second in corpus.sample:
+            assert second is None or abs(TEXTS.index(second) - TEXTS.index(first)) <= 1
+    assert held_out[0] == held_out[1]
+    assert 2 < len(held_out[0]) < 25
+
+
+def test_content_and_settings_decide_which_cache_is_used(tokenizer, tmp_path, monkeypatch):
+    file, cache = tmp_path / "a.txt", tmp_path / "cache"
+
+    def entries(content, *options):
+        file.write_text(content)
+        corpus_of(monkeypatch, cache, tokenizer, "--train", str(file), *options)
+        return len([*cache.glob("*/train.arrow")])
+
+    content = "\n\n".join(TEXTS)
+    assert entries(content) == 1
+    assert entries(content) == 1, "another time of change, the same content"
+    assert entries(content.replace("word3", "word4")) == 2
+    assert entries(content, "--line-by-line") == 3
+    tokenizer.add_tokens(["word1 word2"])
+    assert entries(content) == 4
+
+
+SLOW_TOKENIZER = """
+import sys, time
+sys.path.insert(0, {examples!r})
+import corpora
+call = corpora.Tokenize.__call__
+def slow(self, texts):
+    print("tokenizing", flush=True)
+    time.sleep({seconds})
+    return call(self, texts)
+corpora.Tokenize.__call__ = slow
+import continue_pretraining
+sys.exit(continue_pretraining.main(sys.argv[1:]))
+"""
+
+
+def preparing(donor, text, cwd, seconds):
+    code = SLOW_TOKENIZER.format(examples=str(ROOT / "examples"), seconds=seconds)
+    options = [
+        "--model",
+        donor,
+        "--train",
+        text,
+        "-o",
+        "out",
+        "--length",
+        "16",
+        "--cache-dir",
+        "cache",
+        "--prepare-only",
+    ]
+    command = [sys.executable, "-c", code, *map(str, options)]
+    env = environment(HF_HOME=str(cwd / "hf-home"))
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_one_prepares_and_after_a_killed_one_the_next_begins_anew(donor, text, tmp_path):
+    killed = preparing(donor, text, tmp_path, seconds=60)
+    assert killed.stdout.readline() == "tokenizing\n"
+    killed.kill()
+    killed.communicate()  # which ends when its workers have ended, too
+    assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [".incomplete"]
+    both = [preparing(donor, text, tmp_path, seconds=2) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(output.count("tokenizing") for output in outputs) == [0, 2], "train and held-out texts"
+    (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    assert {path.name for path in folder.iterdir()} == {"train.arrow", "held_out.arrow", "sample.json"}
+
+
+def test_a_full_disk_is_an_error_of_one_line_and_leaves_nothing(donor, tmp_path):
+    (tmp_path / "text.txt").write_text("\n\n".join(TEXTS * 200))
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    code = limited + SLOW_TOKENIZER.format(examples=str(ROOT / "examples"), seconds=0)
+    options = ("--model", donor, "--train", "text.txt", "-o", "out", "--cache-dir", "cache", "--length", 16)
+    done = run_python(code, tmp_path, *options, fresh=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "continue_pretraining.py: error: cache: File too large; the incomplete"
+    )
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+# Training.
+
+
 @pytest.mark.versions
 @pytest.mark.parametrize("anchored", [False, True], ids=["", "anchored"])
-def test_line_by_line_batches_are_of_like_length(anchored, donor, tmp_path, monkeypatch):
+def test_the_order_of_an_epoch_is_random_resumable_and_groups_similar_lengths(anchored, monkeypatch):
     module = load_example("continue_pretraining", monkeypatch)
-    options = ["--line-by-line", "--length", "16", "--no-bf16", "--cpu"]
-    args = module.parse(["--model", str(donor), "--train", "t", "-o", str(tmp_path), *options])
-    rows = [{"input_ids": [5] * draw.randrange(3, 40)} for draw in [random.Random(0)] for _ in range(800)]
+    draw = random.Random(0)
+    rows = [{"input_ids": [5] * draw.randrange(3, 40)} for _ in range(800)]
     if anchored:
-        rows = AnchoredDataset(rows, [{"input_ids": [5] * n, "pooler_targets": 0} for n in range(3, 60)])
-    trainer = module.LossTrainer(
-        model=module.load_model(args, donor),
-        args=module.settings(args, 10),
-        data_collator=lambda batch: {"lengths": torch.tensor([len(row["input_ids"]) for row in batch])},
-        train_dataset=rows,
-        eval_dataset=rows,
-    )
+        anchors = [{"input_ids": [5] * n, "pooler_targets": np.zeros(2, np.float32)} for n in range(3, 60)]
+        rows = AnchoredDataset(rows, anchors)
+    order = module.ShuffledRows(rows, seed=0, batch_size=16)
 
     def epoch(number):
-        trainer.state.epoch = number
-        module.SeededEpochs().on_epoch_begin(trainer.args, trainer.state, trainer.control)
-        return [batch["lengths"] for batch in trainer.get_train_dataloader()]
+        module.SetEpoch(order).on_epoch_begin(None, SimpleNamespace(epoch=number), None)
+        return [*order]
 
-    lengths = epoch(1.0)
-    assert sum(map(len, lengths)) == len(rows)
-    torch.rand(5)  # as another process, or the run that this one resumes, may have drawn
-    assert torch.equal(torch.cat(epoch(1.4)), torch.cat(lengths)), "the same epoch, resumed"
-    assert not torch.equal(torch.cat(epoch(2.0)), torch.cat(lengths)), "another one"
-    assert sum(len(it) * it.max() for it in lengths) < 1.15 * sum(it.sum() for it in lengths), "at random: 1.9"
+    first = epoch(1.0)
+    assert sorted(first) == [*range(len(rows))]
+    assert epoch(1.4) == first, "the same epoch, resumed"
+    assert epoch(2.0) != first
+    lengths = torch.tensor([len(rows[index]["input_ids"]) for index in first])
+    assert sum(len(it) * it.max() for it in lengths.split(16)) < 1.15 * lengths.sum(), "at random: 1.9"
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-def test_the_head_runs_on_the_labelled_tokens_and_the_loss_is_the_same(sparse, donor, tmp_path, monkeypatch):
+def test_the_head_runs_on_the_masked_tokens_and_the_loss_is_the_same(sparse, donor, tmp_path, monkeypatch):
     module = load_example("continue_pretraining", monkeypatch)
     options = ["--length", "16", "--no-bf16", "--cpu"]
     args = module.parse(["--model", str(donor), "--train", "t", "-o", str(tmp_path), *options])
@@ -148,29 +299,27 @@ def test_the_head_runs_on_the_labelled_tokens_and_the_loss_is_the_same(sparse, d
 
 
 @pytest.mark.parametrize(
-    ("flags", "asked", "said"),
+    ("flags", "options", "expected"),
     [
-        ("flags: avx2 avx512_bf16 x", [], "bfloat16 (this CPU multiplies bfloat16)"),
-        ("flags: avx2 amx_bf16", ["--no-bf16"], "float32 (as asked for)"),
-        ("flags: avx2 avx512f", [], "float32 (this CPU has no bfloat16)"),
-        ("flags: avx2", ["--bf16"], "bfloat16 (as asked for)"),
-        (None, [], "float32 (this CPU has no bfloat16)"),
+        ("flags: avx2 avx512_bf16 x", [], "bfloat16 (this CPU supports bfloat16)"),
+        ("flags: avx2 amx_bf16", ["--no-bf16"], "float32 (as requested)"),
+        ("flags: avx2 avx512f", [], "float32 (this CPU does not support bfloat16)"),
+        (None, [], "float32 (this CPU does not support bfloat16)"),
     ],
 )
-def test_bfloat16_is_taken_where_the_cpu_multiplies_it(flags, asked, said, tmp_path, monkeypatch):
+def test_bfloat16_is_used_where_the_cpu_supports_it(flags, options, expected, tmp_path, monkeypatch):
     module = load_example("continue_pretraining", monkeypatch)
-    told = tmp_path / "cpuinfo"
+    file = tmp_path / "cpuinfo"
     if flags:
-        told.write_text(flags)
-    monkeypatch.setattr(module, "CPU_FLAGS", told)
-    needed = ["--model", "m", "--train", "t", "-o", "o"]
-    args = module.parse([*needed, "--cpu", "--no-sparse-prediction", *asked])
-    assert module.speed(args) == f"Speed: MLM head on all tokens, {said}."
-    assert args.bf16 is said.startswith("bfloat16")
+        file.write_text(flags)
+    monkeypatch.setattr(module, "CPU_FLAGS", file)
+    args = module.parse(["--model", "m", "--train", "t", "-o", "o", "--cpu", "--no-sparse-prediction", *options])
+    assert module.speed(args) == f"Speed: MLM head on all tokens, {expected}."
+    assert args.bf16 is expected.startswith("bfloat16")
 
 
 @pytest.mark.parametrize(("capability", "able"), [((7, 5), False), ((8, 0), True)])
-def test_bfloat16_is_taken_where_the_gpu_multiplies_it(capability, able, monkeypatch):
+def test_bfloat16_is_used_where_the_gpu_supports_it(capability, able, monkeypatch):
     module = load_example("continue_pretraining", monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -192,9 +341,9 @@ def test_continued_pre_training_calibrates_the_pooler_against_the_model_that_it_
     assert (source["donor"], source["revision"]) == (donor.name, None)
     assert 0.5 < source["lineage_cosine"] < 1
     assert fit["cosine_before"] < fit["cosine_after"]
-    assert 300 < fit["texts"] < 400, "the texts trained on, without those held out"
+    assert 300 < fit["texts"] < 400, "the training texts"
     assert f"{fit['cosine_before']:.4f} -> {fit['cosine_after']:.4f}" in done.stdout
-    assert "Its pooler is calibrated to it: no longer that of " in done.stdout
+    assert "Its pooler is calibrated: no longer that of " in done.stdout
     assert took(tmp_path / "out/checkpoint-4", donor), "premise: the end of the training, before the fit"
     fitted = differing(todays(tmp_path / "out"), todays(tmp_path / "out/checkpoint-4"))
     assert fitted == {*POOLER}, "nothing but the pooler is fitted"
@@ -215,12 +364,14 @@ def test_continued_pre_training_is_anchored_to_the_donor_that_a_pooled_checkpoin
 ):
     shutil.copytree(converted / "pooled", tmp_path / "first")
     shutil.copytree(donor, tmp_path / "donor")
-    (tmp_path / "pairs.tsv").write_text("text\ttext_pair\n" + "word1 word2\tword3\n" * 2 + "word4\tword5 word6\n")
+    (tmp_path / "pairs.jsonl").write_text(
+        '{"text": "word1 word2", "text_pair": "word3"}\n{"text": "word4", "text_pair": "word5 word6"}\n'
+    )
     options = ("--model", "first", "--train", text, "-o", "out", *FAST, "--max-steps", 4, "--lr", 1e-3)
-    anchoring = ("--anchor", "--anchor-texts", "pairs.tsv", "--anchor-weight", 0.5)
+    anchoring = ("--anchor", "--anchor-texts", "pairs.jsonl", "--anchor-weight", 0.5)
     done = start("continue_pretraining", tmp_path, *options, *anchoring)
     assert done.returncode == 0, done.stderr
-    assert f"Anchored: 2 texts as {tmp_path / 'donor'} reads them, 20% of the rows." in done.stdout
+    assert f"Anchored: 2 texts with the outputs of {tmp_path / 'donor'}, 20% of the rows." in done.stdout
     assert took(tmp_path / "out", donor)
     assert json.loads((tmp_path / "out/config.json").read_text("utf-8"))["pooler_loss_weight"] == 0.5
     logged = json.loads((tmp_path / "out/checkpoint-4/trainer_state.json").read_text("utf-8"))["log_history"]
@@ -231,60 +382,57 @@ def test_continued_pre_training_is_anchored_to_the_donor_that_a_pooled_checkpoin
     assert "pooler_loss=" in done.stderr, "beside the loss"
 
 
-def test_texts_and_their_neighbours_are_the_anchors_and_others_of_both_kinds_are_calibrated_on(
-    donor, tmp_path, monkeypatch
-):
+def test_anchors_are_training_texts_and_pairs_and_calibration_gets_others(donor, tmp_path, monkeypatch):
     module = load_example("continue_pretraining", monkeypatch)
-    plain, texts = ["--model", "m", "--train", "t", "-o", "o"], [f"text {n}" for n in range(2000)]
+    plain, sample = ["--model", "m", "--train", "t", "-o", "o"], [(f"text {n}", f"next {n}") for n in range(2000)]
     args = module.parse([*plain, "--anchor"])
-    pairs = {*itertools.pairwise(texts)}
-    anchors, others = module.texts_of_the_pooler(args, texts)
+    anchors, others = module.pooler_texts(args, sample)
     assert len(anchors) == 2000
-    assert {*anchors} | {*others} == {*texts} | pairs
+    assert {*anchors} | {*others} == {text for text, _ in sample} | {*sample}
     assert not {*anchors} & {*others}
-    for kind in (anchors, others):
-        assert abs(sum(text in pairs for text in kind) - len(kind) / 2) <= 1
-    few, same = module.texts_of_the_pooler(args, texts[:99])
-    assert {*few} == {*same} == {*texts[:99], *itertools.pairwise(texts[:99])}
+    assert sum(text in sample for text in anchors) == 1000
+    few, same = module.pooler_texts(args, sample[:99])
+    assert {*few} == {*same} == {text for text, _ in sample[:99]} | {*sample[:99]}
     rows = anchor_rows(donor, AutoTokenizer.from_pretrained(donor), few)
-    assert [any(row["token_type_ids"]) for row in rows] == [text in pairs for text in few]
+    assert [any(row["token_type_ids"]) for row in rows] == [text in sample for text in few]
     (tmp_path / "anchors.txt").write_text("one\ntwo\n")
     own = module.parse([*plain, "--anchor", "--anchor-texts", str(tmp_path / "anchors.txt")])
-    assert module.texts_of_the_pooler(own, texts) == (["one", "two"], texts), "too few to calibrate on"
-    assert module.texts_of_the_pooler(module.parse(plain), texts) == ([], texts)
+    singles = [text for text, _ in sample]
+    assert module.pooler_texts(own, sample) == (["one", "two"], singles), "too few to calibrate on"
+    assert module.pooler_texts(module.parse(plain), sample) == ([], singles)
 
 
 def test_a_donor_that_is_not_there_is_named_with_what_to_pass(donor, tmp_path, monkeypatch):
     module = load_example("continue_pretraining", monkeypatch)
     args = module.parse(["--model", str(tmp_path / "first"), "--train", "t", "-o", "o", "--anchor", "--length", "16"])
     model = module.load_model(args, donor)
-    assert module.donor_of(args, model) == str(tmp_path / "first"), "of a stock BERT: itself"
+    assert module.donor_of(args, model) == str(tmp_path / "first"), "a stock BERT itself"
     model.config.pooler_source = {"donor": "user/base"}
     assert module.donor_of(args, model) == "user/base"
     model.config.pooler_source = {"donor": "base"}
-    with pytest.raises(ValueError, match=r"first names its pooler's donor, base, and .*: pass --anchor-donor, or"):
+    with pytest.raises(ValueError, match=r"first: the donor of its pooler, base, is not in .*; pass --anchor-donor "):
         module.donor_of(args, model)
     args.anchor_donor = "elsewhere"
     assert module.donor_of(args, model) == "elsewhere"
 
 
-def load_example(name, monkeypatch):
-    """An example as a module: its refusals need no process each."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    return __import__(name)
-
-
-def refusal(module, capsys, *args):
-    """The one line that a program says before it stops."""
+def in_process(module, *args):
+    """Runs a program in this process, and restores the verbosity of transformers."""
     verbosity = module.transformers.logging.get_verbosity()
     try:
-        code = module.main([str(arg) for arg in args])
-    except SystemExit as stop:
-        code = stop.code
+        return module.main([str(arg) for arg in args])
     finally:
         module.transformers.logging.set_verbosity(verbosity)
         module.transformers.logging.enable_progress_bar()
-    error = capsys.readouterr().err
+
+
+def error_of(module, capsys, *args):
+    """The only line that a program prints before it stops."""
+    try:
+        code = in_process(module, *args)
+    except SystemExit as stop:
+        code = stop.code
+    error = re.sub(r"(\rtokenizing.*)+\n", "", capsys.readouterr().err)
     assert code in (1, 2)
     assert error.count("\n") == 1, error
     assert error.startswith(f"{module.__name__}.py: error: ")
@@ -293,7 +441,7 @@ def refusal(module, capsys, *args):
 
 @pytest.fixture
 def broken(tmp_path, donor, lost):
-    """A folder with something of every kind that can be wrong."""
+    """A folder of invalid inputs."""
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     (tmp_path / "latin1.txt").write_bytes("naïve".encode("latin-1"))
     (tmp_path / "few.txt").write_text("word1\n\nword2\n\nword2\n\nword3", encoding="utf-8")
@@ -309,6 +457,8 @@ def broken(tmp_path, donor, lost):
     (tmp_path / "header.csv").write_text("text,label\n", encoding="utf-8")
     (tmp_path / "bad.jsonl").write_text('{"text": "a", "label": 1}\n{"text"\n', encoding="utf-8")
     (tmp_path / "list.jsonl").write_text("[1]\n", encoding="utf-8")
+    (tmp_path / "numbers.jsonl").write_text('{"text": 1}\n', encoding="utf-8")
+    (tmp_path / "nothing").mkdir()
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "gap.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b"}\n', encoding="utf-8")
     (tmp_path / "ragged.csv").write_text("text,label\na,x\nb,c,x\n", encoding="utf-8")
@@ -322,52 +472,40 @@ def broken(tmp_path, donor, lost):
     ("args", "message"),
     [
         ("--model donor --train nothing.txt -o out", "nothing.txt is not a file"),
-        ("--model donor --train latin1.txt -o out", "latin1.txt is not UTF-8: invalid continuation byte at byte 2"),
-        ("--model donor --train empty.txt -o out", "empty.txt: too little text: 0 paragraphs; hold out a larger"),
-        ("--model donor --train lines.txt -o out", "lines.txt: 1 paragraph in 800 lines; is each line a text? --line"),
-        (
-            "--model donor --train five.txt -o out",
-            "five.txt: 5 paragraphs in 10 lines; is each line a text? --li",
-        ),
-        (
-            "--model donor --train few.txt -o out --line-by-line",
-            "few.txt: too little text: 4 lines; hold out a",
-        ),
-        ("--model donor --train TEXT -o full", "full is not empty; name another, or pass --resume or --overwrite"),
+        ("--model donor --train nothing -o out", "nothing: no files with one of the suffixes .txt, .jsonl,"),
+        ("--model donor --train latin1.txt -o out", "latin1.txt is not UTF-8: invalid continuation byte"),
+        ("--model donor --train empty.txt -o out", "empty.txt: too little text: 0 texts; choose a larger"),
+        ("--model donor --train lines.txt -o out", "lines.txt: 1 text in 800 lines; is each line a text? --line-by"),
+        ("--model donor --train reviews.csv -o out", "reviews.csv has no column 'text'; choose one of Id, Review, St"),
+        ("--model donor --train numbers.jsonl -o out", "numbers.jsonl: column 'text' does not hold texts"),
+        ("--model donor --train TEXT --streaming -o out", "--streaming needs --max-steps"),
+        ("--model donor --train TEXT -o full", "full is not empty; choose another, or pass --resume or --overwrite"),
         ("--model donor --train TEXT -o full --resume", "full has no checkpoint to --resume from"),
         ("--model donor --train TEXT -o empty.txt", "empty.txt is not a folder"),
-        ("--model gpt --train TEXT -o out", "gpt is no BERT: its model_type is 'gpt2'"),
-        ("--model lost --train TEXT -o out --length 16", "lost has no usable pooler"),
+        ("--model gpt --train TEXT -o out", "gpt "),
+        ("--model lost --train TEXT -o out", "lost has no usable pooler"),
         ("--model donor --train TEXT -o out --length 65", "--length 65: donor reads 64 tokens at most"),
-        ("--model donor -o out", "give either --train or --dataset-name"),
+        ("--model donor -o out", "pass either --train or --dataset-name"),
         ("--model donor --train TEXT -o out --anchor-share 0.3", "--anchor-share needs --anchor"),
-        ("--model donor --train TEXT -o out --anchor --anchor-share 1", "expected a number above 0 and below 1"),
         ("--model donor --train TEXT -o out --mask 1.5", "expected a number above 0 and below 1, found '1.5'"),
-        ("--model donor --train few.txt --eval few.txt -o out --length 16 --calibrate", "3 different texts; at least"),
-        ("--model donor --dataset-name x -o out", "--dataset-name needs the datasets library"),
+        ("--model donor --train few.txt --eval few.txt -o out --calibrate", "3 different texts; at least"),
+        ("--model donor --dataset-name nobody/nothing -o out", "nobody/nothing"),
     ],
 )
-def test_continued_pre_training_refuses_in_one_line(args, message, broken, text, monkeypatch, capsys):
+def test_continued_pre_training_fails_in_one_line(args, message, broken, text, monkeypatch, capsys):
     module = load_example("continue_pretraining", monkeypatch)
     monkeypatch.chdir(broken)
-    find_spec = module.importlib.util.find_spec
-    monkeypatch.setattr(
-        module.importlib.util, "find_spec", lambda name, *rest: None if name == "datasets" else find_spec(name, *rest)
-    )
-    assert message in refusal(module, capsys, *args.replace("TEXT", str(text)).split())
+    options = args.replace("TEXT", str(text)).split()
+    assert message in error_of(module, capsys, "--length", 16, "--cache-dir", "cache", *options)
     assert not (broken / "out").exists()
+    assert not [*broken.glob("cache/*.incomplete")]
 
 
-def test_packing_cuts_full_blocks_and_loses_no_token(pooled, monkeypatch):
+def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch, capsys):
     module = load_example("continue_pretraining", monkeypatch)
-    tokenizer = AutoTokenizer.from_pretrained(pooled)
-    args = module.parse(["--model", "m", "--train", "t", "-o", "o", "--length", "16"])
-    texts = TEXT.split("\n\n")[:40]
-    blocks = [row["input_ids"] for row in module.encode(texts, tokenizer, args)]
-    assert {len(block) for block in blocks[:-1]} <= {15, 16}
-    assert all(block[0] == tokenizer.cls_token_id and block[-1] == tokenizer.sep_token_id for block in blocks)
-    words = [token for block in blocks for token in block if token > 4]
-    assert words == [token for ids in tokenizer(texts, add_special_tokens=False).input_ids for token in ids]
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    error = error_of(module, capsys, "--model", "m", "--train", "t", "-o", "o")
+    assert re.search(r'missing packages: accelerate, bert_pooled_mlm, datasets; .*: pip install "\.\[train\]"', error)
 
 
 def test_whole_word_masking_masks_words_whole_in_the_shares_of_bert(minilm, monkeypatch):
@@ -414,22 +552,12 @@ def test_classify_compares_the_four_vectors(pooled, table, tmp_path):
     for runs in figures["runs"].values():
         assert len(runs) == 3
         assert all(0 <= score <= 1 for run in runs for score in run)
-    assert "Always the most frequent label: accuracy 0.500, macro-F1 0.333." in done.stdout
+    assert "Most frequent label: accuracy 0.500, macro-F1 0.333." in done.stdout
     lines = done.stdout.splitlines()[-4:]
     for line, name in zip(lines, names, strict=True):
         assert re.fullmatch(re.escape(name) + r" +\d\.\d{3}( \d\.\d{3}){3} +\d\.\d{3}( \d\.\d{3}){3}", line.rstrip())
         accuracies = [run[0] for run in figures["runs"][name]]
         assert line.removeprefix(name).split()[0] == f"{sum(accuracies) / 3:.3f}"
-
-
-def in_process(module, *args):
-    """Without the cost of another process; leaves transformers as verbose as it was."""
-    verbosity = module.transformers.logging.get_verbosity()
-    try:
-        return module.main([str(arg) for arg in args])
-    finally:
-        module.transformers.logging.set_verbosity(verbosity)
-        module.transformers.logging.enable_progress_bar()
 
 
 @pytest.mark.versions
@@ -442,7 +570,7 @@ def test_classify_learns_what_can_be_learnt_by_fine_tuning(donor, table, tmp_pat
     runs = json.loads(file.read_text("utf-8"))["runs"]
     assert list(runs) == ["own pooler", "raw [CLS]", "random pooler"]
     assert max(accuracy for accuracy, _ in runs["raw [CLS]"]) > 0.9
-    assert "the whole model trained" in capsys.readouterr().out
+    assert "whole model trained" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ending", ["tsv", "jsonl"])
@@ -509,30 +637,30 @@ def test_a_split_keeps_the_shares_of_the_labels_and_differs_by_seed(monkeypatch)
         ("header.csv --model donor", "header.csv has no rows"),
         ("empty.jsonl --model donor", "empty.jsonl has no rows"),
         ("ragged.csv --model donor", "ragged.csv: Error tokenizing data. C error: Expected 2 fields in line 3, saw 3"),
-        ("one.csv --model donor", "one.csv: only one label: 'x'"),
+        ("one.csv --model donor", "one.csv: the only label is 'x'"),
         ("rare.csv --model donor", "rare.csv: fewer than four examples of 'y'"),
         ("bad.jsonl --model donor", "bad.jsonl, line 2: no JSON"),
         ("list.jsonl --model donor", "list.jsonl, line 1: expected an object, found [1]"),
-        ("one.csv --model donor --label-column y", "no column 'y'; name one of text, label with --label-column"),
+        ("one.csv --model donor --label-column y", "no column 'y'; choose one of text, label with --label-column"),
         (
             "reviews.csv --model donor",
-            "no column 'text'; name one of Id, Review, Stars with --text-column",
+            "no column 'text'; choose one of Id, Review, Stars with --text-column",
         ),
         (
             "reviews.csv --model donor --text-column Review",
-            "reviews.csv: no column 'label'; name one of Id, Review, Stars with --label-column",
+            "reviews.csv: no column 'label'; choose one of Id, Review, Stars with --label-column",
         ),
-        ("gap.jsonl --model donor", "gap.jsonl, row 2: nothing in column 'label'; it has: text"),
-        ("TABLE --model donor --test other.csv", "other.csv: labels that TABLE does not have: unheard"),
+        ("gap.jsonl --model donor", "gap.jsonl, row 2: column 'label' is empty; the row has: text"),
+        ("TABLE --model donor --test other.csv", "other.csv: labels that do not occur in TABLE: unheard"),
         ("TABLE --model donor --length 65", "--length 65: donor reads 64 tokens at most"),
-        ("TABLE --model donor --seeds 1", "expected a whole number from 2 on, found '1'"),
+        ("TABLE --model donor --seeds 1", "expected an integer of at least 2, found '1'"),
         ("TABLE --model lost", "lost has no usable pooler"),
     ],
 )
-def test_classify_refuses_in_one_line(args, message, broken, table, monkeypatch, capsys):
+def test_classify_fails_in_one_line(args, message, broken, table, monkeypatch, capsys):
     module = load_example("classify", monkeypatch)
     monkeypatch.chdir(broken)
-    error = refusal(module, capsys, *args.replace("TABLE", str(table)).split())
+    error = error_of(module, capsys, *args.replace("TABLE", str(table)).split())
     assert message.replace("TABLE", str(table)) in error
 
 
@@ -541,7 +669,7 @@ def test_a_new_pooler_is_as_transformers_makes_it_and_another_for_each_seed(monk
     pooler = make_donor(hidden_size=128).bert.pooler
     weights = []
     for seed in range(2):
-        module.new_pooler(pooler, 0.02, seed)
+        module.randomize_pooler(pooler, 0.02, seed)
         weights.append(pooler.dense.weight.clone())
         assert not pooler.dense.bias.any()
         assert abs(pooler.dense.weight.std() - 0.02) < 0.001

@@ -1,7 +1,7 @@
-"""What the model answers to a checkpoint without a pooler, to a half of a head, and to what it cannot honour."""
+"""New poolers, half of a head, labels and arguments that do not fit, and tensors that have no values."""
 
-import inspect
 import json
+import re
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from bert_pooled_mlm import modeling_bert_pooled_mlm as modeling
 from checkpoints import SHAPE, batch, differing, edit_json, gradients, mlm_batch, save_weights, stored
 from family import MLM, POOLER, auto_of, class_of, each_head, inputs_of, make, stock_of
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModel, BertForMaskedLM
+from transformers import AutoModel
 
 pytestmark = pytest.mark.versions
 V4 = transformers.__version__.startswith("4.")
@@ -21,18 +21,11 @@ V4 = transformers.__version__.startswith("4.")
 
 
 @pytest.mark.parametrize("url", ["", "https://example.org/bert-pooled-mlm"])
-def test_the_message_says_what_was_lost_why_and_where_the_tool_is_to_be_had(url, lost, monkeypatch):
+def test_the_error_names_what_restores_the_pooler_and_its_page(url, lost, monkeypatch):
     """Its reader may have nothing but transformers: `convert.py` alone would mean nothing to them."""
     monkeypatch.setattr(modeling, "PROJECT_URL", url)
-    with pytest.raises(ValueError, match="no usable pooler") as refusal:
+    with pytest.raises(ValueError, match=re.escape(f"bert-pooled-mlm ({url})" if url else "bert-pooled-mlm ")):
         BertPooledMLMForMaskedLM.from_pretrained(lost)
-    message = str(refusal.value)
-    assert message.startswith(f"{lost} has no usable pooler: ")
-    assert "lost in training: BertForMaskedLM has no pooler" in message
-    assert (f"bert-pooled-mlm ({url}) restores" if url else "bert-pooled-mlm restores") in message
-    assert f"`python convert.py {lost}`" in message
-    assert "\n" not in message
-    assert inspect.getsource(modeling).count("PROJECT_URL = ") == 1
 
 
 @each_head
@@ -99,12 +92,11 @@ def test_an_untied_head_starts_from_what_a_tied_one_reads(cls, gone, tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 12), (2, 12), (3, 8), (36,), (3, 12, 1)])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_labels_of_another_shape_than_the_input_are_refused_with_both_shapes(shape, sparse):
+def test_labels_of_another_shape_than_the_input_are_an_error_with_both_shapes(shape, sparse):
     for head in MLM:
         model = make(head, sparse_prediction=sparse).train()
-        with pytest.raises(ValueError, match="labels are") as refusal:
+        with pytest.raises(ValueError, match=re.escape(f"labels are {shape}, ") + r".*\(3, 12\)"):
             model(**batch(), labels=torch.ones(shape, dtype=torch.long))
-        assert str(refusal.value) == f"labels are {shape}, the input is (3, 12)"
 
 
 @each_head
@@ -118,9 +110,8 @@ def test_an_argument_that_is_not_honoured_is_an_error(head, name):
         assert model(**inputs, num_items_in_batch=1000).loss < model(**inputs).loss, "honoured"
         return
     assert model.accepts_loss_kwargs is (head in MLM)
-    with pytest.raises(TypeError, match=name) as refusal:
+    with pytest.raises(TypeError, match=name):
         model(**inputs, **{name: torch.tensor([1])})
-    assert "\n" not in str(refusal.value)
 
 
 # Packed rows.
@@ -140,17 +131,6 @@ def test_a_mask_of_blocks_keeps_packed_texts_apart_and_the_pooler_reads_the_firs
     torch.testing.assert_close(packed.pooler_output, first.pooler_output, rtol=1e-4, atol=1e-5)
     mixed = model(input_ids=ids, position_ids=positions).last_hidden_state
     assert (mixed - alone).abs().max() > 1e-3, "premise: position ids alone do not"
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_position_ids_compile_to_one_graph():
-    model, counts = make("ForMaskedLM"), []
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend=lambda graph, _: counts.append(1) or graph, fullgraph=True)
-    inputs = {**mlm_batch(), "position_ids": torch.arange(12).expand(3, -1).clone()}
-    torch.testing.assert_close(compiled(**inputs).loss, model(**inputs).loss, rtol=1e-6, atol=0)  # all rows, then some
-    assert len(counts) == 1
-    torch._dynamo.reset()
 
 
 # Where Python may not look at the values.
@@ -213,11 +193,3 @@ def test_return_dict_and_torchscript_of_a_config_file_act_as_in_stock_bert(head,
         stock = stock_class.from_pretrained(tmp_path / "stock")(**inputs)
         ours = auto_of(head).from_pretrained(tmp_path / "ours")(**inputs)
         assert isinstance(ours, tuple) is isinstance(stock, tuple), (fields, json.dumps(fields))
-
-
-def test_stock_for_masked_lm_reads_what_an_untied_head_saved(tmp_path):
-    """Both biases are in the file, whichever version saved it."""
-    model = make("ForMaskedLM", tie_word_embeddings=False)
-    model.save_pretrained(tmp_path)
-    stock = BertForMaskedLM.from_pretrained(tmp_path).eval()
-    assert torch.equal(stock(**batch()).logits, model(**batch()).logits)

@@ -1,14 +1,12 @@
-"""Heads, loads and donors: every version reads what is written; what is odd is said, what is not meant refused."""
+"""Heads and poolers of inputs and donors that are not the usual ones: what is written of them, and what is noted."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from bert_pooled_mlm import ConversionError, convert
-from bert_pooled_mlm.convert import main
 from checkpoints import FORMATS, POOLER, bits, edit_json, save_weights, stored, todays
 from grafting import graft_beside
 from programs import answer
@@ -20,11 +18,10 @@ DECODER = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 MLM_BIAS = "cls.predictions.bias"
 
 
-def refusal(checkpoint: Path, donor: Path | None = None, **options) -> str:
-    with pytest.raises(ConversionError) as refused:
+def error_of(checkpoint: Path, donor: Path | None = None, **options) -> str:
+    with pytest.raises(ConversionError) as caught:
         graft_beside(checkpoint, donor, **options)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    return str(caught.value)
 
 
 def change(folder: Path, **tensors: torch.Tensor | None) -> Path:
@@ -79,60 +76,26 @@ def test_an_untied_head_has_its_bias_on_every_version(stored_under, checkpoint, 
 
 
 @pytest.mark.parametrize("kept", ["embeddings", "head"])
-def test_embeddings_and_head_of_two_sizes_are_refused_with_both(kept, checkpoint, donor):
+def test_embeddings_and_head_of_two_sizes_are_an_error_that_names_both(kept, checkpoint, donor):
     grown = torch.zeros(130, 32) if kept == "head" else torch.zeros(128, 32)
     edit_json(checkpoint / "config.json", vocab_size=130)
     change(checkpoint, **{"bert.embeddings.word_embeddings.weight": grown})
-    text = refusal(checkpoint, donor)
+    text = error_of(checkpoint, donor)
     assert "cls.predictions.bias is float32 [128], expected a floating [130]" in text
     assert ("word_embeddings.weight is float32 [128, 32], expected" in text) == (kept == "embeddings")
 
 
-# --- Loads -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.versions
-@pytest.mark.usefixtures("forked")
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("field", [{"return_dict": False}, {"torchscript": True}], ids=str)
-def test_a_config_that_gives_tuples_is_verified_as_any_other(field, format, checkpoint, donor):
-    edit_json(checkpoint / "config.json", **field)
-    assert graft_beside(checkpoint, donor, format, verify=True).verified.endswith(
-        "two loads through AutoModel identical"
-    )
-
-
-ENDS = {
-    "prints at exit": ("import atexit; atexit.register(print, 'bye')", None),
-    "warns at exit": ("import atexit, sys; atexit.register(lambda: sys.stderr.write('bye\\n'))", None),
-    "is killed": ("import os; os.kill(os.getpid(), 9)", "the process that loads it was ended by signal 9"),
-    "leaves": ("import os; os._exit(3)", "the process that loads it ended with exit code 3, and no message"),
-    "fails": ("raise SystemExit('Traceback\\nno room')", "could not be loaded as it was written: no room"),
-}
-
-
-@pytest.mark.parametrize("case", ENDS)
-def test_however_the_loading_process_ends_it_is_one_line(case, checkpoint, donor, tmp_path, monkeypatch):
-    """Through `sitecustomize`, as tools that watch processes do it."""
-    code, reason = ENDS[case]
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nif 'load_twice' in str(sys.orig_argv): {code}\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "site"), os.getenv("PYTHONPATH")))))
-    if reason is None:
-        assert graft_beside(checkpoint, donor, verify=True).verified
-    else:
-        assert reason in refusal(checkpoint, donor, verify=True)
-        assert not checkpoint.with_name("checkpoint-pooled").exists()
+# --- Poolers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("whose", ["pooled", "lost"])
-def test_a_pooler_that_was_never_trained_is_not_called_pooled(whose, pooled, checkpoint, donor, tmp_path):
+def test_a_pooler_that_was_never_trained_is_not_taken_for_pooled(whose, pooled, checkpoint, donor, tmp_path):
     """As `allow_missing_pooler=True` leaves it, or a save of stock classes: the bias is exactly zero."""
     folder = Path(shutil.copytree(pooled, tmp_path / "own")) if whose == "pooled" else checkpoint
     change(folder, **{WEIGHT: torch.randn(32, 32) * 0.02, BIAS: torch.zeros(32)})
-    text = refusal(folder, donor)
-    assert "its pooler was never trained (the bias is exactly zero" in text
-    assert text.endswith("graft the original over it with --replace-pooler")
+    text = error_of(folder, donor)
+    assert "never trained" in text
+    assert "--replace-pooler" in text
     report = graft_beside(folder, donor, replace_pooler=True)
     assert torch.equal(stored(Path(report.output))[WEIGHT], stored(donor)[WEIGHT])
 
@@ -148,14 +111,12 @@ def test_a_dense_that_sentence_transformers_trained_is_not_lost(checkpoint, dono
     moved = {name: tensor + 0.01 for name, tensor in half.items()}
     save_file(moved, dense)
     before = dense.read_bytes()
-    with pytest.raises(
-        ConversionError, match=r"2_Dense/model.safetensors is not bert.pooler.dense.*convert a copy of it"
-    ):
+    with pytest.raises(ConversionError, match=r"2_Dense/model.safetensors.*bert.pooler.dense"):
         convert(output, other, format="bert", verify=False)
     assert dense.read_bytes() == before
     assert not other.exists()
     shutil.rmtree(output / "2_Dense")
-    assert convert(output, other, format="bert", verify=False).status == "converted"  # as the message says
+    assert convert(output, other, format="bert", verify=False).status == "converted"
 
 
 # --- Donors ----------------------------------------------------------------------------------------------------------
@@ -165,9 +126,9 @@ def test_a_donor_that_was_fine_tuned_is_taken_with_a_note(checkpoint, giver):
     BertForSequenceClassification.from_pretrained(giver).save_pretrained(giver)
     report = graft_beside(checkpoint, giver)
     (remark,) = report.remarks
-    assert remark.startswith("the donor has been fine-tuned, and its pooler with it (it holds classifier.")
-    assert f"\nnote         {remark}\n" in str(report)
-    assert json.loads(json.dumps(report.to_dict()))["remarks"] == [remark]
+    assert "classifier." in remark
+    assert remark in str(report)
+    assert report.to_dict()["remarks"] == [remark]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +137,9 @@ def test_a_donor_that_was_fine_tuned_is_taken_with_a_note(checkpoint, giver):
 )
 def test_a_donor_of_another_make_is_taken_with_a_note(field, value, ours, checkpoint, giver):
     edit_json(giver / "config.json", **{field: value})
-    assert graft_beside(checkpoint, giver).remarks == [f"the donor has {field} {value!r}, the checkpoint {ours!r}"]
+    (remark,) = graft_beside(checkpoint, giver).remarks
+    assert f"{field} {value!r}" in remark
+    assert repr(ours) in remark
 
 
 def test_a_donor_with_fewer_layers_is_taken_with_a_note(checkpoint, giver):
@@ -185,12 +148,13 @@ def test_a_donor_with_fewer_layers_is_taken_with_a_note(checkpoint, giver):
     last = {name.replace("layer.1.", "layer.0."): it for name, it in tensors.items() if "layer.1." in name}
     save_weights(giver, {name: it for name, it in tensors.items() if "layer." not in name} | last)
     edit_json(giver / "config.json", num_hidden_layers=1)
-    assert graft_beside(checkpoint, giver).remarks == ["the donor has num_hidden_layers 1, the checkpoint 2"]
+    (remark,) = graft_beside(checkpoint, giver).remarks
+    assert "num_hidden_layers 1" in remark
 
 
 def test_a_constant_weight_is_no_pooler(checkpoint, giver):
     change(giver, **{WEIGHT: torch.full((32, 32), 0.5)})
-    assert "its pooler's weight is 0.5 everywhere" in refusal(checkpoint, giver)
+    assert "0.5 everywhere" in error_of(checkpoint, giver)
     assert graft_beside(checkpoint, giver, force_donor=True).forced
 
 
@@ -211,7 +175,7 @@ def test_two_poolers_are_a_tie_whatever_their_dtypes(checkpoint, giver, tmp_path
     tensors = stored(giver) | {WEIGHT: stored(giver)[WEIGHT] * 1.05}
     save_weights(other, {name: it.half() for name, it in tensors.items()})
     (checkpoint / "README.md").write_text(f"---\nbase_model: {json.dumps([str(other), str(giver)])}\n---\n")
-    assert "several donors with different poolers are equally close" in refusal(checkpoint)
+    assert "several donors" in error_of(checkpoint)
 
 
 def test_what_float16_loses_of_a_pooler_is_said(checkpoint, giver):
@@ -220,11 +184,4 @@ def test_what_float16_loses_of_a_pooler_is_said(checkpoint, giver):
     weight[:16] = 1e-9  # half of it, below float16's smallest value
     change(giver, **{WEIGHT: weight})
     (remark,) = graft_beside(checkpoint, giver).remarks
-    assert remark.startswith(f"50% of {WEIGHT} become zero as float16")
-
-
-def test_force_is_no_short_form_of_force_donor(checkpoint, donor, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([str(checkpoint), "--pooler-from", str(donor), "--force"])
-    assert ended.value.code == 2
-    assert "unrecognized arguments: --force" in capsys.readouterr().err
+    assert f"50% of {WEIGHT}" in remark

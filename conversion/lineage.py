@@ -1,0 +1,89 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""The lineage check: whether a checkpoint's training started from a donor.
+
+Continued pre-training moves an encoder a little; the weights of unrelated encoders are orthogonal (docs/lineage.md).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .bert import lineage_key
+from .checkpoint import Checkpoint
+from .errors import ConversionError, listed
+from .hub import HubRepo
+from .tensors import Tensor
+
+# Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98; of unrelated models it is below 0.02.
+THRESHOLD = 0.5
+# Of a local donor, so many rows of each of these matrices are compared as well, in every layer.
+SAMPLED_ROWS = 32
+MATRICES = (
+    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+    "intermediate.dense", "output.dense",
+)  # fmt: skip
+
+
+def compare(checkpoint: Checkpoint, candidate: Checkpoint) -> tuple[float, list[str]]:
+    """The cosine of the deepest layers that both have, and the objections to the candidate.
+
+    Raises:
+        ConversionError: One of the two holds NaN or infinity.
+    """
+    depths = [side.config["num_hidden_layers"] for side in (checkpoint, candidate)]
+    key = lineage_key({"num_hidden_layers": min(depths)})
+    values = []
+    for side, depth in zip((checkpoint, candidate), depths, strict=True):
+        values.append(_finite(side, key, side.lineage if depth == min(depths) else side.tensors[key]))
+    similarity = cosine(*values)
+    if similarity < THRESHOLD:
+        return similarity, [
+            f"its encoder is not related to the checkpoint's (cosine {similarity:.3f} of {key}, expected at least "
+            f"{THRESHOLD}): on this encoder, its pooler's output is noise"
+        ]
+    if depths[0] != depths[1]:
+        return similarity, [
+            f"it has {depths[1]} layers, the checkpoint {depths[0]}: the layers that both have are related (cosine "
+            f"{similarity:.3f} of {key}), but its pooler was trained for the output of layer {depths[1]}"
+        ]
+    others = [] if isinstance(candidate.source, HubRepo) else _unrelated(checkpoint, candidate)
+    if others:
+        return similarity, [
+            f"{len(others)} matrices of its encoder are not related to the checkpoint's: {listed(others)}"
+        ]
+    return similarity, []
+
+
+def _unrelated(checkpoint: Checkpoint, candidate: Checkpoint) -> list[str]:
+    """The matrices of a local candidate, of which a sample of rows is not related to the checkpoint's."""
+    names = [
+        f"bert.encoder.layer.{layer}.{matrix}.weight"
+        for layer in range(checkpoint.config["num_hidden_layers"])
+        for matrix in MATRICES
+    ]
+    both = [name for name in names if name in candidate.tensors and name in checkpoint.tensors]
+    return [name for name in both if _sampled(checkpoint, candidate, name) < THRESHOLD]
+
+
+def _sampled(checkpoint: Checkpoint, candidate: Checkpoint, name: str) -> float:
+    return cosine(*(_finite(side, name, side.tensors[name].head(SAMPLED_ROWS)) for side in (checkpoint, candidate)))
+
+
+def _finite(side: Checkpoint, key: str, tensor: Tensor) -> np.ndarray:
+    values = tensor.values()
+    if not np.isfinite(values).all():
+        remedy = "no pooler repairs that: take an earlier checkpoint"
+        raise ConversionError(side.source.where(), f"{key} holds NaN or infinity", remedy)
+    return values
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two flat float64 arrays; 0 where one of them has no direction."""
+    if one.shape != other.shape:
+        return 0.0
+    with np.errstate(all="ignore"):
+        product = float(one @ other / np.sqrt((one @ one) * (other @ other)))
+    return product if math.isfinite(product) else 0.0
