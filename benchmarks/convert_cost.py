@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost of a conversion compared with the usual way and with a plain copy; a part of benchmark.py.
 
-`convert.py` with its verification and with `--no-verify` is compared with (a) the usual way, which loads the
-checkpoint and the donor with transformers, moves the pooler and calls `save_pretrained`, and (b) `cp` of the weights.
-Each runs in a fresh process, interleaved, with warm files, after `sync`.
+`convert.py` with its verification (of one checkpoint and of several) and with `--no-verify` is compared with (a) the
+usual way, which loads the checkpoint and the donor with transformers, moves the pooler and calls `save_pretrained`,
+and (b) `cp` of the weights. Each runs in a fresh process, interleaved, with warm files, after `sync`.
 """
 
 import json
@@ -22,6 +22,7 @@ from subjects import BASE, ROOT
 sys.path.insert(1, str(ROOT / "tests"))
 
 from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes, lineage_key
+from bert_pooled_mlm.conversion.lineage import SAMPLED_ROWS
 from hub_server import HubServer
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -31,11 +32,14 @@ SIZES = [(BASE | {"num_hidden_layers": 4}, 1), (BASE, 1), (LARGE, 1), (LARGE | {
 SMALL_SIZES = [(SMALL, 1), (SMALL | {"num_hidden_layers": 24}, 1), (SMALL | {"num_hidden_layers": 48}, 4)]
 USUAL = """
 import sys
+from pathlib import Path
 from transformers import BertForMaskedLM, BertModel
-checkpoint, donor, out = sys.argv[1:]
-model = BertForMaskedLM.from_pretrained(checkpoint)
-model.bert.pooler = BertModel.from_pretrained(donor).pooler
-model.save_pretrained(out)
+*checkpoints, donor, out = sys.argv[1:]
+pooler = BertModel.from_pretrained(donor).pooler
+for checkpoint in checkpoints:
+    model = BertForMaskedLM.from_pretrained(checkpoint)
+    model.bert.pooler = pooler
+    model.save_pretrained(Path(out, Path(checkpoint).name))
 """
 # The converter's copy without Python's start, and the part of it that waits for the disk.
 COPY = """
@@ -70,7 +74,7 @@ print(json.dumps({"copy": copied - began, "fsync": time.perf_counter() - copied}
 
 
 def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = False, sparse: bool = False) -> int:
-    """Writes a seeded BERT of this shape; with `sparse`, all tensors that the converter only copies are zeros.
+    """Writes a seeded BERT of this shape; with `sparse`, what the converter only copies is zeros.
 
     Returns:
         The size of its tensors in bytes.
@@ -101,7 +105,9 @@ def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = 
                 count = math.prod(shapes[key])
                 values = vital.get(key)
                 if values is None and sparse:
-                    file.seek(4 * count, os.SEEK_CUR)
+                    head = block[: min(count, SAMPLED_ROWS * shapes[key][-1])]
+                    file.write(head.tobytes())
+                    file.seek(4 * (count - len(head)), os.SEEK_CUR)
                     continue
                 for start in range(0, count, len(block)):
                     piece = block[: count - start] if values is None else values[start : start + len(block)]
@@ -121,9 +127,45 @@ def warm(folder: Path) -> None:
                 pass
 
 
-def converted(checkpoint: Path, donor: Path | str, out: Path, *options: str, **environment: str) -> dict:
-    argv = (sys.executable, ROOT / "convert.py", checkpoint, "--pooler-from", donor, "-o", out, "-q", *options)
+def converted(checkpoints: list[Path], donor: Path | str, out: Path, *options: str, **environment: str) -> dict:
+    argv = (sys.executable, ROOT / "convert.py", *checkpoints, "--pooler-from", donor, "-o", out, "-q", *options)
     return in_fresh_process(*argv, **environment)
+
+
+def usual(checkpoints: list[Path], donor: Path, out: Path) -> dict:
+    return in_fresh_process(sys.executable, "-c", USUAL, *checkpoints, donor, out)
+
+
+def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> dict:
+    """Converts several checkpoints in one call, verified, and the usual way in one process, in turns.
+
+    Args:
+        rounds: How often, by the number of checkpoints. They are links to one file, so that the disk holds it once.
+
+    Returns:
+        A checkpoint's size in bytes; by number and way: seconds, CPU seconds, peak bytes of the largest process.
+    """
+    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
+        donor, out = Path(place, "donor"), Path(place, "out")
+        checkpoints = [Path(place, f"checkpoint-{500 * (number + 1)}") for number in range(max(rounds))]
+        size = write_checkpoint(checkpoints[0], shape)
+        write_checkpoint(donor, shape, pooler=True)
+        for checkpoint in checkpoints[1:]:
+            shutil.copytree(checkpoints[0], checkpoint, copy_function=os.link)
+        runs: dict[str, dict] = {}
+        for count, times in rounds.items():
+            pairs = [("convert", converted), ("usual", usual)]
+            records = runs[str(count)] = {name: {"seconds": [], "cpu": [], "peak": []} for name, _ in pairs}
+            for _ in range(times):
+                for name, way in pairs:
+                    warm(checkpoints[0])
+                    warm(donor)
+                    found = way(checkpoints[:count], donor, out)
+                    shutil.rmtree(out)
+                    for key, values in records[name].items():
+                        values.append(round(found[key], 4))
+                pairs.reverse()
+    return {"bytes": size, "runs": runs}
 
 
 def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None = None) -> dict:
@@ -133,9 +175,8 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
         disk: A folder on the disk to measure; default: the temporary one.
 
     Returns:
-        The checkpoint's size in bytes; seconds, CPU seconds and peak bytes (of the largest process) of "convert",
-        "no_verify" and "usual"; the seconds of the converter's copy and of "cp", without waiting for the disk ("copy")
-        and waiting ("fsync").
+        The checkpoint's size in bytes; seconds, CPU seconds and peak bytes of "no_verify" and "usual"; the seconds of
+        the converter's copy and of "cp", without waiting for the disk ("copy") and waiting ("fsync").
     """
     with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
         lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
@@ -143,14 +184,13 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
         write_checkpoint(donor, shape, pooler=True)
         weights = lost / "model.safetensors"
         ways = {
-            "convert": lambda: converted(lost, donor, out),
-            "no_verify": lambda: converted(lost, donor, out, "--no-verify"),
-            "usual": lambda: in_fresh_process(sys.executable, "-c", USUAL, lost, donor, out),
+            "no_verify": lambda: converted([lost], donor, out, "--no-verify"),
+            "usual": lambda: usual([lost], donor, out),
             "copy": lambda: in_fresh_process(sys.executable, "-c", COPY, ROOT, lost, out),
             "cp": lambda: in_fresh_process(sys.executable, "-c", CP, weights, out),
         }
         # The short ones run more often because their times vary more.
-        order = ["convert", "usual", "no_verify", *3 * ["copy", "cp"]]
+        order = ["usual", "no_verify", *3 * ["copy", "cp"]]
         records: dict[str, dict[str, list[float]]] = {}
         for number in range(-warm_rounds, rounds):
             for name in order:
@@ -179,7 +219,7 @@ def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
         lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
         size = write_checkpoint(lost, shape, shards, sparse=True)
         write_checkpoint(donor, shape, pooler=True, sparse=True)
-        found = converted(lost, donor, out, "--no-verify")
+        found = converted([lost], donor, out, "--no-verify")
         written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     if written <= size:
         raise RuntimeError(f"{written} bytes written of a checkpoint of {size}: it is incomplete")
@@ -193,5 +233,5 @@ def hub_donor(shape: dict, disk: Path | None = None) -> dict:
         write_checkpoint(place / "lost", shape, sparse=True)
         size = write_checkpoint(place / "donor", shape, pooler=True, sparse=True)
         hub.add_repo("user/donor", place / "donor")
-        converted(place / "lost", "user/donor", place / "out", "--no-verify", **hub.environment(place))
+        converted([place / "lost"], "user/donor", place / "out", "--no-verify", **hub.environment(place))
         return {"bytes": size, "sent": hub.bytes_sent()}

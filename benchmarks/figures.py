@@ -44,11 +44,11 @@ def draw_ratios(path: Path, result: dict) -> None:
 
 
 def draw_growth(path: Path, result: dict) -> None:
-    """Forward over length, training over the fraction of labels, conversion over the checkpoint's size."""
+    """Forward over length, training over the fraction of labels, conversion over size and number of checkpoints."""
     found = curves(result)
     figure, panels = plt.subplots(1, max(1, len(found)), figsize=(5 * max(1, len(found)), 4), layout="constrained")
     for axes, (key, curve) in zip([panels] if len(found) < 2 else panels, found.items(), strict=False):
-        {"length": _length, "share": _share, "conversion": _conversion}[key](axes, curve)
+        {"length": _length, "share": _share, "conversion": _conversion, "several": _several}[key](axes, curve)
         axes.set_title(textwrap.fill(curve["slope"], 62), fontsize=8, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
@@ -83,6 +83,13 @@ def _conversion(axes, curve: dict) -> None:
     memory.spines["top"].set_visible(False)
     lines = [*axes.lines, *memory.lines]
     axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
+
+
+def _several(axes, curve: dict) -> None:
+    axes.plot(*zip(*curve["lines"]["usual"], strict=True), "s--", color=MISSED, label="the usual way, in one process")
+    axes.plot(*zip(*curve["lines"]["convert"], strict=True), "o-", color=REACHED, label="convert.py, verified")
+    axes.set(xlabel="checkpoints of a call", ylabel="seconds", ylim=(0, None))
+    axes.legend(frameon=False, loc="lower right")
 
 
 def save(figure, path: Path) -> None:

@@ -9,27 +9,12 @@ not run are omitted.
 import math
 import statistics
 
+from conversion_rows import CONVERSION, conversion_rows, fit, gigabytes, several_lines, several_rows, start_rows
 from documents import markdown_table
 from measuring import ratio
+from rows import row, spread, within
 
 NAMES = {"encoder": "the encoder alone", "dense": "ours as it comes", "loss": "ours without logits"}
-
-
-def row(key: str, work: str, against: str, to_reach: str, **found) -> dict:
-    """A row of the table; `measured`, `low` and `high` are in its `unit`.
-
-    `reached` is None if the row was not measured or has no `target`.
-    """
-    empty = {"measured": None, "low": None, "high": None, "target": None, "reached": None, "unit": "times", "note": ""}
-    return {"key": key, "work": work, "against": against, "to_reach": to_reach} | empty | found
-
-
-def within(target: float, measured: float, **found) -> dict:
-    return {"measured": measured, "target": target, "reached": measured <= target} | found
-
-
-def spread(one: list[float], other: list[float]) -> dict:
-    return dict(zip(("measured", "low", "high"), ratio(one, other), strict=True))
 
 
 def of_times(times: dict, one: str, other: str, target: float | None = None) -> dict:
@@ -96,7 +81,8 @@ def rows(result: dict) -> list[dict]:
         found = of_times(part["times"], "ours", "stock")
         work = f"load from disk, {part['bytes'] / 1e6:.0f} MB"
         table.append(row("loading", work, "stock, the same file", "1.00 within the spread", **found))
-    return table + trainer_rows(parts.get("trainer")) + conversion_rows(parts.get("conversion", {}))
+    table += trainer_rows(parts.get("trainer")) + several_rows(parts.get("several"))
+    return table + conversion_rows(parts.get("conversion", {})) + start_rows(parts.get("start"))
 
 
 SETTINGS = {
@@ -148,57 +134,6 @@ def memory_rows(part: dict) -> list[dict]:
     return table
 
 
-def conversion_rows(part: dict) -> list[dict]:
-    table = []
-    if "compared" in part:
-        runs, size = part["compared"]["runs"], f"{part['compared']['bytes'] / 1e6:.0f} MB"
-        usual, copy, cp = (runs[name] for name in ("usual", "copy", "cp"))
-        usual_way = "load both models, copy the pooler, `save_pretrained`"
-        for name, label, field, target, unit, scale, what in (
-            ("convert", "verified", "seconds", 1.0, "s", 1, "time"),
-            ("convert", "verified", "cpu", None, "s", 1, "CPU time"),
-            ("convert", "verified", "peak", None, "MB", 1e6, "memory of its largest process"),
-            ("no_verify", "`--no-verify`", "seconds", 0.4, "s", 1, "time"),
-            ("no_verify", "`--no-verify`", "cpu", None, "s", 1, "CPU time"),
-            ("no_verify", "`--no-verify`", "peak", 0.2, "MB", 1e6, "peak memory"),
-        ):
-            found = spread(runs[name][field], usual[field])
-            found = within(target, **found) if target else found
-            ours, theirs = (statistics.median(way[field]) / scale for way in (runs[name], usual))
-            found["note"] = f"{ours:.4g} {unit} against {theirs:.4g} {unit}"
-            key = name if field == "seconds" else f"{name}_{field}"
-            to_reach = f"at most {target}" if target else "-"
-            table.append(row(key, f"convert, {label}, {size}: {what}", usual_way, to_reach, **found))
-        found = within(1.3, **spread(copy["copy"], cp["copy"]))
-        whole = ratio(*([a + b for a, b in zip(way["copy"], way["fsync"], strict=True)] for way in (copy, cp)))[0]
-        ours, theirs = (statistics.median(way["copy"]) for way in (copy, cp))
-        found["note"] = f"{ours:.2f} s against {theirs:.2f} s; {whole:.2f} with `fsync`"
-        table.append(row("copy", "convert, the copy alone", "`cp`, same cache state", "at most 1.3", **found))
-    if "growth" in part:
-        peaks = [size["peak"] for size in part["growth"]]
-        found = within(20, (max(peaks) - min(peaks)) / 1e6, unit="MB")
-        found["note"] = ", ".join(f"{size['peak'] / 1e6:.1f} MB" for size in part["growth"])
-        sizes = [gigabytes(size["bytes"]) for size in part["growth"]]
-        work = "convert, peak memory: largest difference"
-        table.append(row("flat", work, " against ".join(sizes), "flat within 20 MB", **found))
-    if "hub" in part:
-        sent, size = part["hub"]["sent"], part["hub"]["bytes"]
-        found = within(1.4, 100 * sent / size, unit="%")
-        found["note"] = f"{sent / 1e6:.2f} MB of {size / 1e6:.0f} MB"
-        table.append(row("hub", "Hub donor, bytes", "the whole model", "at most 1.4 %", **found))
-    return table
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Slope and intercept of the line of least squares."""
-    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
-    return slope, intercept
-
-
 def curves(result: dict) -> dict[str, dict]:
     """The growth of cost: the points of each curve, and its slope in words."""
     parts, found = result["parts"], {}
@@ -227,6 +162,11 @@ def curves(result: dict) -> dict[str, dict]:
         words += f"{fit(seconds[-2:])[0]:.2f} s from there to {gigabytes(largest)}; "
         words += f"memory {fit(memory)[0]:+.1f} MB for each GB"
         found["conversion"] = {"lines": {"seconds": seconds, "memory": memory}, "slope": words}
+    if len((part := parts.get("several", {"runs": {}}))["runs"]) > 1:
+        lines = several_lines(part)
+        ours, usual = (fit(line)[0] for line in lines.values())
+        words = f"{ours:.2f} s for each further checkpoint of a call, {usual:.2f} s the usual way"
+        found["several"] = {"lines": lines, "slope": words}
     return found
 
 
@@ -293,27 +233,39 @@ def cells(found: dict) -> list[str]:
     return [found["work"], found["against"], *figures, found["to_reach"], reached[found["reached"]], found["note"]]
 
 
-WAYS = ("convert", "no_verify")
-CONVERSION = (*WAYS, *(f"{way}_{what}" for way in WAYS for what in ("cpu", "peak")), "copy", "flat", "hub")
 TRAINER = tuple(f"trainer_{name}" for name in SETTINGS)
 HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
 
 
+def described(result: dict) -> str:
+    """Device and versions."""
+    device, versions = result["device"], result["versions"]
+    return (
+        f"{device['name']}, {device['threads']} threads; PyTorch {versions['torch']}, transformers "
+        f"{versions['transformers']}, Python {versions['python']}"
+    )
+
+
 def blocks(result: dict) -> dict[str, str]:
     """The blocks of the documents that quote a run, in Markdown, by name."""
-    device, versions = result["device"], result["versions"]
     minutes = sum(result["seconds"].values()) / 60
     setup = (
-        f"{device['name']}, {device['threads']} threads; PyTorch {versions['torch']}, transformers "
-        f"{versions['transformers']}, Python {versions['python']}; {result['shape_name']} shape, random weights; "
-        f"{minutes:.0f} minutes, of whose CPU time other programs took {100 * max(result['others'].values()):.0f} % "
-        "at most (in one part)."
+        f"{described(result)}; {result['shape_name']} shape, random weights; {minutes:.0f} minutes, of whose CPU time "
+        f"other programs took {100 * max(result['others'].values()):.0f} % at most (in one part)."
     )
+    for where in dict.fromkeys(result.get("later", {}).values()):
+        names = [name for name, other in result["later"].items() if other == where]
+        setup += f" Measured later, on {where}: {', '.join(names)}."
     conversion, training = (
         markdown_table(HEADS, [cells(found) for found in result["rows"] if found["key"] in keys])
         for keys in (CONVERSION, TRAINER)
     )
-    named = {"length": "forward", "share": "training step, `sparse_prediction`", "conversion": "conversion"}
+    named = {
+        "length": "forward",
+        "share": "training step, `sparse_prediction`",
+        "conversion": "conversion",
+        "several": "conversion, verified",
+    }
     found = {
         "setup": setup,
         "rows": markdown_table(HEADS, [cells(found) for found in result["rows"]]),
