@@ -140,7 +140,9 @@ def test_overwrite_names_what_is_in_the_way_and_replaces_nothing(kind, place):
     graft(place / "checkpoint", place / "donor", place / "out")
     assert graft(place / "checkpoint", place / "donor", place / "out", overwrite=True).status == "converted", "premise"
     change(place / "out")
-    said = refused(place, r"out: holds files that this program did not write, or that have changed since: ", overwrite=True)
+    said = refused(
+        place, r"out: holds files that this program did not write, or that have changed since: ", overwrite=True
+    )
     assert re.search(rf"since: .*{re.escape(name)}.*; choose another folder with -o", said) or "more" in said
 
 
