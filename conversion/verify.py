@@ -158,10 +158,10 @@ class Loads:
             ConversionError: The output could not be loaded.
         """
         while (code := self.process.code_of(self)) is None:
-            if self.process.blamed is not self:  # another request ended that process
-                self._verifier.send(self)
-                continue
-            code = self.process.exit_code
+            if self.process.blamed is self:
+                code = self.process.exit_code
+                break
+            self._verifier.send(self)  # another request ended that process
         if code < 0:
             raise ConversionError(
                 self._output, f"the verification process was ended by signal {-code}", "is there too little memory?"
