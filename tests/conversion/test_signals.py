@@ -42,7 +42,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
 def verifying(place: Path, process: subprocess.Popen) -> int:
     """Waits until an output is written, whose verification takes seconds; gives the number of that process."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(process, lambda: children.read_text() and [*place.glob(".out.tmp-*/output/2_Dense/model.safetensors")])
+    wait_for(process, lambda: children.read_text() and [*place.glob(".out.tmp-*/output-*/2_Dense/model.safetensors")])
     return int(children.read_text().split()[0])
 
 
