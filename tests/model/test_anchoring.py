@@ -115,7 +115,7 @@ def test_its_gradient_reaches_the_encoder_through_the_frozen_pooler():
 
 
 @pytest.mark.parametrize("shape", [(2, 32), (3, 1), (32,), (1, 32)])
-def test_targets_of_another_shape_are_refused(shape):
+def test_targets_of_another_shape_are_an_error(shape):
     with pytest.raises(ValueError, match=r"pooler_targets are \(.*\), pooler_output is \(3, 32\)"):
         make()(**batch(), pooler_targets=torch.zeros(shape))
 
