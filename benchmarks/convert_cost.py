@@ -1,10 +1,10 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a conversion costs, against the usual way and against a plain copy; a part of benchmark.py.
+"""The cost of a conversion compared with the usual way and with a plain copy; a part of benchmark.py.
 
-`convert.py` as it comes, which verifies, and with `--no-verify`, which moves bytes from file to file. Measured side by
-side with (a) the usual way, loading the checkpoint and the donor with transformers, moving the pooler over and calling
-`save_pretrained`, and (b) `cp` of the weights. Each in a fresh process, in turns, over warm files, after `sync`.
+`convert.py` with its verification and with `--no-verify` is compared with (a) the usual way, which loads the
+checkpoint and the donor with transformers, moves the pooler and calls `save_pretrained`, and (b) `cp` of the weights.
+Each runs in a fresh process, interleaved, with warm files, after `sync`.
 """
 
 import json
@@ -26,7 +26,7 @@ from hub_server import HubServer
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-# Shape and number of files of the checkpoints that are converted to see how cost grows: 0.2, 0.4, 1.3 and 5 GB.
+# Shapes and numbers of files for the growth of cost with size: 0.2, 0.4, 1.3 and 5 GB.
 SIZES = [(BASE | {"num_hidden_layers": 4}, 1), (BASE, 1), (LARGE, 1), (LARGE | {"num_hidden_layers": 96}, 8)]
 SMALL_SIZES = [(SMALL, 1), (SMALL | {"num_hidden_layers": 24}, 1), (SMALL | {"num_hidden_layers": 48}, 4)]
 USUAL = """
@@ -37,7 +37,7 @@ model = BertForMaskedLM.from_pretrained(checkpoint)
 model.bert.pooler = BertModel.from_pretrained(donor).pooler
 model.save_pretrained(out)
 """
-# The converter's copying alone, without Python's start; how much of it was waiting for the disk.
+# The converter's copy without Python's start, and the part of it that waits for the disk.
 COPY = """
 import json, os, sys, time
 from pathlib import Path
@@ -70,7 +70,7 @@ print(json.dumps({"copy": copied - began, "fsync": time.perf_counter() - copied}
 
 
 def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = False, sparse: bool = False) -> int:
-    """A BERT of this shape, seeded; with `sparse`, zeros but for what the converter computes with.
+    """Writes a seeded BERT of this shape; with `sparse`, all tensors that the converter only copies are zeros.
 
     Returns:
         The size of its tensors in bytes.
@@ -127,15 +127,15 @@ def converted(checkpoint: Path, donor: Path | str, out: Path, *options: str, **e
 
 
 def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None = None) -> dict:
-    """All ways in turns, `rounds` times after `warm_rounds` that do not count.
+    """Measures all ways, interleaved, `rounds` times after `warm_rounds` that are discarded.
 
     Args:
         disk: A folder on the disk to measure; default: the temporary one.
 
     Returns:
         The checkpoint's size in bytes; seconds, CPU seconds and peak bytes (of the largest process) of "convert",
-        "no_verify" and "usual"; of the converter's copying alone ("copy") and of "cp" the seconds without waiting for
-        the disk ("copy") and those ("fsync").
+        "no_verify" and "usual"; the seconds of the converter's copy and of "cp", without waiting for the disk ("copy")
+        and waiting ("fsync").
     """
     with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
         lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
@@ -149,7 +149,7 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
             "copy": lambda: in_fresh_process(sys.executable, "-c", COPY, ROOT, lost, out),
             "cp": lambda: in_fresh_process(sys.executable, "-c", CP, weights, out),
         }
-        # The short ones more often: their times vary more.
+        # The short ones run more often because their times vary more.
         order = ["convert", "usual", "no_verify", *3 * ["copy", "cp"]]
         records: dict[str, dict[str, list[float]]] = {}
         for number in range(-warm_rounds, rounds):
@@ -170,7 +170,7 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
 
 
 def growth(sizes: list[tuple[dict, int]], disk: Path | None = None) -> list[dict]:
-    """One conversion of each size: bytes, number of files, seconds, and bytes of peak memory."""
+    """Converts one checkpoint of each size: bytes, number of files, seconds, and bytes of peak memory."""
     return [one_size(shape, shards, disk) for shape, shards in sizes]
 
 
@@ -182,12 +182,12 @@ def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
         found = converted(lost, donor, out, "--no-verify")
         written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     if written <= size:
-        raise RuntimeError(f"{written} bytes written of a checkpoint of {size}: it is not whole")
+        raise RuntimeError(f"{written} bytes written of a checkpoint of {size}: it is incomplete")
     return {"bytes": size, "files": shards, "seconds": round(found["seconds"], 3), "peak": found["peak"]}
 
 
 def hub_donor(shape: dict, disk: Path | None = None) -> dict:
-    """A conversion with a donor on a Hub: all the bytes that the Hub sent, and the size of the donor's weights."""
+    """Converts with a donor on a Hub: the bytes that the Hub sent, and the size of the donor's weights."""
     with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as name, HubServer() as hub:
         place = Path(name)
         write_checkpoint(place / "lost", shape, sparse=True)

@@ -1,11 +1,11 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Records a run of the demonstration, and puts what both READMEs quote of it there.
+"""Records a run of the demonstration and writes it into both READMEs.
 
     python benchmarks/demonstration.py    # with the packages of the extra [demo], on an idle machine
 
 Runs `examples/rescue_minilm.py` in a fresh folder; writes docs/figures/rescue.json and rescue.png, and the marked
-blocks of README.md and README.zh-CN.md. Seconds are those of the whole process, as its reader waits for it.
+blocks of README.md and README.zh-CN.md. The recorded seconds are those of the whole process.
 """
 
 import json

@@ -1,8 +1,8 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Figures in documents: tables in Markdown, and the marked blocks of a page that quote the record of a program.
+"""Tables in Markdown, and the marked blocks of documents that quote the record of a program.
 
-A block begins with `<!-- PROGRAM: NAME -->` in a line of its own, and ends with `<!-- end -->`.
+A block begins with a line `<!-- PROGRAM: NAME -->` and ends with `<!-- end -->`.
 """
 
 import re
@@ -15,7 +15,7 @@ def markdown_table(heads: list[str], lines: Iterable[list[str]]) -> str:
 
 
 def filled(document: str, program: str, blocks: dict[str, str]) -> str:
-    """A document with the blocks of `program` replaced by those of a run, by name."""
+    """The document with each block of `program` replaced by the one of that name."""
     marked = re.compile(rf"(<!-- {re.escape(program)}: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return marked.sub(lambda match: match[1] + blocks[match[2]] + "\n" + match[3], document)
 

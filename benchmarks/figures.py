@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark's two figures: ratios against their targets, and how cost grows."""
+"""The two figures of the benchmark: ratios with their targets, and the growth of cost."""
 
 import textwrap
 from pathlib import Path
@@ -12,12 +12,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# The palette of Okabe and Ito, safe for colour-blind readers.
 REACHED, MISSED, OTHER = "#0072B2", "#D55E00", "#009E73"
 
 
 def draw_ratios(path: Path, result: dict) -> None:
-    """A bar for each row that is a ratio, with its middle half, and a mark at its target."""
+    """A bar for each ratio with its interquartile range, and a mark at its target."""
     rows = [row for row in result["rows"] if row["unit"] == "times" and row["measured"] is not None]
     figure, axes = plt.subplots(figsize=(10, 0.8 + 0.42 * max(1, len(rows))), layout="constrained")
     for number, row in enumerate(rows):
@@ -39,12 +39,12 @@ def draw_ratios(path: Path, result: dict) -> None:
     title = (
         "Ratios (black line: to reach; thin line: middle half of the rounds; orange: not reached; green: no target)"
     )
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left")  # of the whole width: longer than the axes are wide
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")  # aligned with the figure, since it is wider than the axes
     save(figure, path)
 
 
 def draw_growth(path: Path, result: dict) -> None:
-    """Forward over length, training over the share of labels, conversion over the checkpoint's size."""
+    """Forward over length, training over the fraction of labels, conversion over the checkpoint's size."""
     found = curves(result)
     figure, panels = plt.subplots(1, max(1, len(found)), figsize=(5 * max(1, len(found)), 4), layout="constrained")
     for axes, (key, curve) in zip([panels] if len(found) < 2 else panels, found.items(), strict=False):

@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the benchmark measures: in turns within one process, or each in a fresh process; ratios round by round.
+"""Measurement: interleaved within one process, or each subject in a fresh process; ratios are taken per round.
 
-What slows a machine down for a while then slows both sides of a ratio down. The spread that is given of a ratio is the
-middle half of its rounds: from the first to the third quartile.
+A temporary slowdown of the machine then affects both sides of a ratio. The spread of a ratio is the interquartile
+range over its rounds.
 """
 
 import gc
@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import torch
 
-# A child's peak has its parent's memory at the fork in it, so that the one who measures must be small itself.
+# The peak of a child includes its parent's memory at the fork, so the measuring process must be small.
 MEASURE = """
 import json, resource, subprocess, sys, time
 began = time.perf_counter()
@@ -34,7 +34,7 @@ print(json.dumps({"code": done.returncode, "out": done.stdout, "err": done.stder
                   "cpu": used.ru_utime + used.ru_stime, "peak": peak}))
 """
 
-# Share of the CPU that other programs may take: the kernel's own work, such as writing files out, is among it.
+# Fraction of the CPU that other programs may use; it includes the kernel's own work, such as writing back files.
 IDLE = 0.1
 
 
@@ -44,7 +44,7 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
-    """The processor, and what of it torch uses."""
+    """The processor, and the instruction set that torch uses."""
     try:
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -54,7 +54,7 @@ def cpu_name() -> str:
 
 
 def used_by_others() -> float:
-    """CPU seconds that were used on this machine since its start, but by this program and its ended children."""
+    """CPU seconds used since the machine's start by all other programs except ended children of this one."""
     times = psutil.cpu_times()._asdict()
     counted_in_user = ("guest", "guest_nice")
     busy = sum(seconds for name, seconds in times.items() if name not in ("idle", "iowait", *counted_in_user))
@@ -63,7 +63,7 @@ def used_by_others() -> float:
 
 
 def watched(call: Callable) -> tuple[object, float, float]:
-    """What a call returns, its seconds, and the share of the CPU that other programs took meanwhile."""
+    """The result of a call, its seconds, and the fraction of the CPU that other programs used meanwhile."""
     began, used = time.perf_counter(), used_by_others()
     result = call()
     seconds = time.perf_counter() - began
@@ -72,7 +72,7 @@ def watched(call: Callable) -> tuple[object, float, float]:
 
 
 def stopwatch(device: torch.device) -> Callable[[Callable], float]:
-    """A function that runs a call and returns its seconds; on CUDA those between two events in the device's queue."""
+    """A function that runs a call and returns its seconds; on CUDA measured by events."""
 
     def on_cpu(call: Callable) -> float:
         began = time.perf_counter()
@@ -94,11 +94,11 @@ def stopwatch(device: torch.device) -> Callable[[Callable], float]:
 def in_turns(
     subjects: dict[str, Callable], device: torch.device, seconds: float, least: int = 3, warm: int = 1
 ) -> dict[str, list[float]]:
-    """Runs all subjects once a round, in an order that is drawn anew for each, so that none always follows another.
+    """Runs all subjects once per round in a new random order, so that none always follows another.
 
     Args:
         seconds: No further round begins after so many seconds, unless there were fewer than `least`.
-        warm: Rounds before those that count.
+        warm: Number of warm-up rounds.
 
     Returns:
         The seconds of each subject, by round.
@@ -109,7 +109,7 @@ def in_turns(
         for name in names:
             subjects[name]()
     gc.collect()
-    gc.disable()  # as timeit does: a collection belongs to no subject
+    gc.disable()  # as in timeit: a collection belongs to no subject
     try:
         began = time.perf_counter()
         while len(times[names[0]]) < least or time.perf_counter() - began < seconds:
@@ -131,13 +131,13 @@ def ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
 
 
 def in_fresh_process(*argv: object, **environment: str) -> dict:
-    """Runs a program in a process of its own, offline unless `environment` says otherwise.
+    """Runs a program in its own process, offline unless `environment` says otherwise.
 
     Returns:
-        `seconds`, `cpu` (seconds of CPU time), `peak` (bytes of memory), and what it printed (`out`, `err`).
+        `seconds`, `cpu` (seconds of CPU time), `peak` (bytes of memory), and its output (`out`, `err`).
     """
     if hasattr(os, "sync"):
-        os.sync()  # what was written before is not written back at this one's expense
+        os.sync()  # so that earlier writes are not written back during this run
     variables = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"} | environment
     done = subprocess.run(
         [sys.executable, "-S", "-c", MEASURE, *map(str, argv)],

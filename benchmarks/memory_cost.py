@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of one step, in the process that runs it: `model_cost.memory` starts one for each subject.
+"""Peak memory of one step in its own process, which `model_cost.memory` starts for each subject.
 
-On the CPU the peak of the resident memory less what Python and its modules took before there was a model; on CUDA
-what torch had allocated at most. Both are weights, activations and their temporary copies, gradients if it trains.
+On the CPU this is the peak resident memory minus that before the model is built, on CUDA the peak of torch's
+allocations. Both cover weights, activations and temporary copies, and gradients in training.
 """
 
 import json
@@ -18,10 +18,10 @@ from transformers import BertForMaskedLM, BertModel
 
 
 def main(name: str, options: dict) -> int | None:
-    """Args: `name` is one of `model_cost.PEAKS`; `options` are the fields of `Work`, and what it adds."""
+    """Args: `name` is one of `model_cost.PEAKS`; `options` are the fields of `Work`, and what `memory` adds."""
     way, threads = options.pop("way"), options.pop("threads")
     dtype, device = getattr(torch, options.pop("dtype").removeprefix("torch.")), torch.device(options.pop("device"))
-    if way == "checkpointing":  # it is for long texts, and so is fused attention, which has no dropout on the CPU
+    if way == "checkpointing":  # long texts need fused attention, which has no dropout on the CPU
         options["shape"] = options["shape"] | {"attention_probs_dropout_prob": 0.0}
     work = Work(device=device, dtype=dtype, **options)
     torch.set_num_threads(threads)

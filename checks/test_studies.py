@@ -8,6 +8,7 @@ import bert_pooled_mlm
 import clients
 import fidelity
 import heads
+import indexes
 import pytest
 import run
 import torch
@@ -109,6 +110,26 @@ def test_the_studies_fit_on_kept_states_is_that_of_the_package(donor):
     assert report["penalty"] == found.penalty
     torch.testing.assert_close(weight, ours.pooler.dense.weight.detach(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(bias, ours.pooler.dense.bias.detach(), rtol=1e-3, atol=1e-4)
+    original = torch.cat([theirs.pooler.dense.weight, theirs.pooler.dense.bias[:, None]], 1).detach().double()
+    fitted = indexes.ridge(*states, original).float()
+    torch.testing.assert_close(fitted, torch.cat([weight, bias[:, None]], 1), rtol=1e-3, atol=1e-4)
+
+
+def test_an_index_measures_itself_as_perfect_and_a_rotated_one_as_lost():
+    torch.manual_seed(0)
+    passages = torch.randn(200, 16, dtype=torch.double)
+    before = {"passages": passages, "queries": passages + 0.5 * torch.randn_like(passages)}
+    turn = torch.linalg.qr(torch.randn(16, 16, dtype=torch.double)).Q
+    same, turned = (
+        indexes.compared(before["queries"] @ by, passages @ by, before) for by in (torch.eye(16).double(), turn)
+    )
+    for name, found in same.items():
+        assert found["kept"] == found["accepted_kept"] == 1, name
+        assert abs(found["false_positives"] - 0.01) < 1e-4
+        assert {"own": found["own"], "mrr": found["mrr"]} == found["donor"]
+    for name, found in turned.items():
+        assert found["kept"] < 0.15, f"{name}: chance is 0.05"
+        assert found["reembedded"]["kept"] == 1, "a rotation of both sides changes no search"
 
 
 def test_each_run_of_the_fidelity_study_has_a_name_and_a_plain_run_to_be_compared_with():

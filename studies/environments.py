@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Environments of their own for the programs that a study runs, made by pip."""
+"""Separate virtual environments for the programs that a study runs."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import venv
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
-SECONDS = 1200  # for an installation, and for a program
+SECONDS = 1200  # time limit of an installation or a program
 
 
 def environment(folder: Path, *packages: str, without: tuple[str, ...] = ()) -> tuple[Path, dict[str, str]]:
-    """The Python of a new environment in `folder` (or of the one that is there), and the versions in it."""
+    """Creates the environment in `folder`, or reuses it; returns its Python and the installed versions."""
     python, complete, wanted = folder / "bin" / "python", folder / "complete", repr((packages, without))
     if not complete.exists() or complete.read_text(encoding="utf-8") != wanted:
         venv.create(folder, with_pip=True, clear=True)
@@ -29,7 +29,7 @@ def environment(folder: Path, *packages: str, without: tuple[str, ...] = ()) -> 
 
 
 def ran(command: list, folder: Path, **variables: str) -> str:
-    """What a program prints. Where it fails, a RuntimeError has what it said as its argument."""
+    """Returns the standard output of a program; raises RuntimeError with its error output if it fails."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON"))}
     done = subprocess.run(
         list(map(str, command)), cwd=folder, env=kept | variables, timeout=SECONDS,
@@ -41,7 +41,7 @@ def ran(command: list, folder: Path, **variables: str) -> str:
 
 
 def last_error(text: str) -> str:
-    """The last line that names an error; where none does, the last line."""
+    """The last line that names an error, or the last line if none does."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|ERROR)\b", line)]
     return (errors or lines)[-1]

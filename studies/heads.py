@@ -1,9 +1,9 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is made for a donor's pooled output, and how it is judged on an encoder that has moved since.
+"""Heads trained on a donor's pooled output, and their evaluation on encoders that were trained further.
 
-The donor learns next-sentence prediction. Its own head for it and a classifier of topics on top of its `pooler_output`
-are then frozen, and put on other encoders over other poolers.
+The donor is trained on next-sentence prediction. Its next-sentence head and a topic classifier on its `pooler_output`
+are then frozen and evaluated on other encoders with other poolers.
 """
 
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import torch
 from bert_pooled_mlm import calibrate_pooler
 from corpus import CLASSES, digest, labelled_pairs, padded, tokenized
+from probes import by_fold, probe, right_by_fold
 from texts import minilm
 from torch.nn import functional
 from tqdm import tqdm
@@ -22,7 +23,7 @@ TASKS = ("nsp", "topic")
 
 
 def save(model, tokenizer, folder):
-    """Written beside its place and renamed: what is there is whole."""
+    """Writes to a temporary folder and renames it, so that an existing folder is always complete."""
     part = folder.with_name(folder.name + ".part")
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
@@ -42,7 +43,7 @@ def nsp_accuracy(model, pairs, tokenizer, length):
 
 
 def train_donor(args, options, texts, bfloat16=True):
-    """Next-sentence prediction from the base model; returns the record of it."""
+    """Trains the base model on next-sentence prediction; returns the record."""
     base = str(args.model or minilm())
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(args.seed)  # the new next-sentence head
@@ -62,12 +63,12 @@ def train_donor(args, options, texts, bfloat16=True):
 
 
 class States:
-    """The final [CLS] states of every checkpoint on every set of texts, encoded once and kept in the work folder.
+    """The final [CLS] states of each checkpoint on each set of texts, computed once and cached in the work folder.
 
     Args:
-        sets: By name: texts, or tuples that begin with a pair of them.
+        sets: By name: texts, or tuples that begin with a pair of texts.
         labels: By name of the set, `(texts,)`.
-        bfloat16: Computed under autocast.
+        bfloat16: Whether the encoder runs under autocast.
     """
 
     def __init__(self, work_dir, sets, labels, length, bfloat16=False):
@@ -80,9 +81,9 @@ class States:
         """Float32, `(texts, hidden_size)`.
 
         Args:
-            checkpoint: A folder of the work folder, or what to call `model`.
-            model: The encoder, where it is in memory.
-            mean: The mean over the tokens instead of [CLS].
+            checkpoint: A folder in the work folder, or a cache name for `model`.
+            model: The encoder, if it is already in memory.
+            mean: Return the mean over the tokens instead of [CLS].
         """
         file = self.work_dir / "cache" / f"{checkpoint.replace('/', '_')}_{name}{'_mean' * mean}.pt"
         sha256 = self.record[name]["sha256"]
@@ -111,8 +112,8 @@ class States:
         return states
 
 
-class Kept(torch.nn.Module):
-    """Stands in for a BERT: the "token" of text number n is n, and its state is the one that was kept."""
+class CachedEncoder(torch.nn.Module):
+    """Replaces a BERT in `calibrate_pooler`: text n is the single token n, whose state is the cached one."""
 
     def __init__(self, states, weight, bias):
         super().__init__()
@@ -125,15 +126,15 @@ class Kept(torch.nn.Module):
             self.pooler.dense.bias.copy_(bias)
 
     def __setattr__(self, name, value):
-        # base_model is this module itself: as a submodule it would have no end
+        # base_model is this module itself: registered as a submodule it would recurse without end
         object.__setattr__(self, name, value) if name == "base_model" else super().__setattr__(name, value)
 
     def forward(self, input_ids, **_):
         return SimpleNamespace(last_hidden_state=self.states[input_ids])
 
 
-class Numbers:
-    """Stands in for a tokenizer: the only token of "7" is 7."""
+class IndexTokenizer:
+    """Replaces the tokenizer in `calibrate_pooler`: the text "7" is the single token 7."""
 
     pad_token_id = 0
 
@@ -145,13 +146,14 @@ class Numbers:
 
 
 def calibrate(adapted, donor, pooler):
-    """Through `calibrate_pooler` itself, on states that were kept.
+    """Runs `calibrate_pooler` on cached states.
 
     Returns:
-        The calibrated (weight, bias), and what the fit reports of itself.
+        The calibrated (weight, bias), and the report of the fit.
     """
-    model = Kept(adapted, *pooler)
-    found = calibrate_pooler(model, Kept(donor, *pooler), Numbers(), [str(n) for n in range(len(adapted))])
+    model = CachedEncoder(adapted, *pooler)
+    texts = [str(n) for n in range(len(adapted))]
+    found = calibrate_pooler(model, CachedEncoder(donor, *pooler), IndexTokenizer(), texts)
     report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
     return (model.pooler.dense.weight.detach(), model.pooler.dense.bias.detach()), report
 
@@ -160,42 +162,8 @@ def pooled(states, pooler):
     return torch.tanh(functional.linear(states, *pooler))
 
 
-def probe(features, labels):
-    """Logistic regression on standardised features with a ridge; returns the function from features to classes."""
-    features = features.double()
-    middle, spread = features.mean(0), features.std(0) + 1e-6
-    inputs, classes = (features - middle) / spread, int(labels.max()) + 1
-    weight = torch.zeros(classes, inputs.shape[1] + 1, dtype=torch.double, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
-
-    def loss():
-        optimizer.zero_grad()
-        value = functional.cross_entropy(inputs @ weight[:, :-1].T + weight[:, -1], labels)
-        value = value + 0.01 * weight[:, :-1].square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    fitted = weight.detach()
-    return lambda new: (((new.double() - middle) / spread) @ fitted[:, :-1].T + fitted[:, -1]).argmax(-1)
-
-
-def by_fold(features, labels, folds=5):
-    """For each fifth of the texts, which they are, and a probe that was trained on the others."""
-    parts = [torch.arange(len(labels)) % folds == fold for fold in range(folds)]
-    return [(test, probe(features[~test], labels[~test])) for test in parts]
-
-
-def right_by_fold(probes, features, labels):
-    """Right or wrong for each text, 0 or 1, by the probe that has not seen it."""
-    right = torch.zeros(len(labels))
-    for test, classify in probes:
-        right[test] = (classify(features[test]) == labels[test]).float()
-    return right
-
-
-class Judge:
-    """What was made for the donor's pooled output: its own next-sentence head, and a classifier on top of it."""
+class FrozenHeads:
+    """Evaluates the donor's next-sentence head and a topic classifier that was trained on its pooled output."""
 
     def __init__(self, states, work_dir):
         donor = BertForNextSentencePrediction.from_pretrained(work_dir / "donor").eval()
@@ -208,7 +176,7 @@ class Judge:
 
     @torch.no_grad()
     def frozen(self, checkpoint, pooler):
-        """Right or wrong for each held-out text, by task."""
+        """1 or 0 for each held-out text, by task: whether the frozen head is right."""
         outputs = {task: pooled(self.states.get(checkpoint, task), pooler) for task in TASKS}
         return {
             "nsp": (self.head(outputs["nsp"]).argmax(-1) == self.labels["nsp"]).float(),
@@ -216,10 +184,10 @@ class Judge:
         }
 
     def fresh(self, checkpoint, poolers):
-        """A new linear probe, with labels: for next sentences those of the pairs that calibration has without.
+        """The same for a new linear probe; for next sentences it is trained on the labels of the calibration pairs.
 
         Args:
-            poolers: By task; None: the raw [CLS] state.
+            poolers: By task; None means the raw [CLS] state.
         """
 
         def features(name, task):
@@ -233,10 +201,10 @@ class Judge:
         }
 
     def score(self, right):
-        """Accuracy with its standard error, and how much of the donor's height above chance that is (bootstrap).
+        """Accuracy with its standard error, and the retained part of the donor's accuracy above chance (bootstrap).
 
-        `flips`: the share of the texts that the donor gets right and this one wrong (negative flips: Yan et al. 2021,
-        arXiv 2105.03048).
+        `flips` is the fraction of texts that the donor gets right and this model wrong (negative flips: Yan et al.
+        2021, arXiv 2105.03048).
         """
         result = {}
         for task in TASKS:
@@ -255,7 +223,7 @@ class Judge:
 
 
 def random_poolers(shape):
-    """As `BertModel` makes them up: normal, standard deviation 0.02, no bias."""
+    """As `BertModel` initialises them: normal with standard deviation 0.02, zero bias."""
     for seed in range(SEEDS):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         yield 0.02 * noise, torch.zeros(shape[0])

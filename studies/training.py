@@ -1,30 +1,31 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the studies train, and how they write down what they found: one loop, two objectives, rounded numbers.
+"""The training loop and the two objectives that the studies share.
 
-Where the protocols of two records differ, the difference is an argument: each can be made again with the same draws.
+Where the protocols of two records differ, the difference is an argument, so that each record can be reproduced with
+the same random draws.
 """
 
-import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import transformers
+from records import RESULTS as RESULTS  # studies/clients imports them from here
+from records import versions as versions
 from torch.nn import functional
 from tqdm import tqdm
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WARMUP, WEIGHT_DECAY, MASKED = 10, 0.01, 0.15
-LAST = 50  # steps whose mean loss is recorded
+LAST = 50  # the mean loss of so many last steps is recorded
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
 def masked(blocks: torch.Tensor, tokenizer, size: int, generator: torch.Generator, first=False) -> Iterator[Batch]:
-    """Batches of `size` blocks without end, shuffled anew in each epoch: inputs, labels (80/10/10; -100 elsewhere).
+    """Endless batches of `size` blocks, reshuffled in each epoch: inputs and labels (80/10/10; -100 elsewhere).
 
     Args:
-        first: Whether each batch has its first token masked, so that a small one never is without labels.
+        first: Mask the first token of each batch, so that a small batch always has a label.
     """
     special = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id])
     while True:
@@ -40,7 +41,7 @@ def masked(blocks: torch.Tensor, tokenizer, size: int, generator: torch.Generato
 
 
 def mlm_loss(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> torch.Tensor:
-    """Stock `BertForMaskedLM`'s loss, with the head on the labelled positions only: the same number, cheaper."""
+    """The loss of stock `BertForMaskedLM`, computed on the labelled positions only: the same value at a lower cost."""
     rows = model.bert(**inputs).last_hidden_state[labels != -100]
     return functional.cross_entropy(model.cls(rows), labels[labels != -100])
 
@@ -61,15 +62,16 @@ def train(
     bfloat16: bool = False,
     keep: Path | None = None,
 ) -> None:
-    """AdamW, linear warm-up and then a constant rate (no decay: it moves more), gradients clipped at norm 1.
+    """AdamW, linear warm-up, then a constant rate (which moves the encoder more than decay), gradient norm at most 1.
 
     Args:
         name: For the progress bar.
         seed: Of the dropout.
-        steps: Those after which `reached` is called with the step and all losses so far, in order; the last one ends
-            the training.
-        bfloat16: Computed under autocast, which takes 0.6 of the time on a CPU that has it.
-        keep: A file for what is needed to go on from the last hundred steps, bit for bit, after an interruption.
+        steps: Ascending; after each, `reached` is called with the step and all losses so far. The last one ends the
+            training.
+        bfloat16: Train under autocast, which takes 0.6 of the time on a CPU with bfloat16 instructions.
+        keep: A file for the training state, written every hundred steps; an interrupted training resumes from it bit
+            for bit.
     """
     torch.manual_seed(seed)
     decay, rest = ([p for p in model.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False))
@@ -116,20 +118,3 @@ def quiet(threads: int) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(threads)
-
-
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def rounded(value, number: Callable[[float], float]):
-    """The numbers in a record, each as `number` rounds it."""
-    if isinstance(value, dict):
-        return {key: rounded(item, number) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item, number) for item in value]
-    return number(value) if isinstance(value, float) else value

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' common model tests, of every class of the family and of stock BERT: for each a test class.
+"""transformers' common model tests: one test class for each class of the family and for its stock BERT counterpart.
 
 run.py puts transformers' `tests` on the path and runs this file with pytest.
 """
@@ -28,7 +28,7 @@ for task, name in STOCK.items():
     names = getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES")
     names["bert_pooled_mlm"] = f"BertPooledMLMFor{task}"
 modeling_auto.MODEL_MAPPING_NAMES["bert_pooled_mlm"] = "BertPooledMLMModel"
-# These load a checkpoint without any weights, which the family refuses, since its pooler would be random.
+# These load a checkpoint without weights, which the family rejects because its pooler would be random.
 WITHOUT_WEIGHTS = {"test_can_init_all_missing_weights", "test_model_weights_reload_no_missing_tied_weights"}
 
 

@@ -1,13 +1,13 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Does every class of the family pass the tests that transformers asks of each of its own models?
+"""Runs transformers' common model tests on every class of the family, and on stock BERT for comparison.
 
-Those are `ModelTesterMixin` and `ConfigTester`, which are in transformers' source distribution, not in its wheel. The
-source distribution lacks the tests of generation and of exporters that they are mixed with: these are left out. Stock
-BERT is asked beside, so that the record says where a class of ours differs from its stock counterpart.
+The tests are `ModelTesterMixin` and `ConfigTester` from transformers' source distribution; its wheel lacks them. The
+source distribution lacks the generation and exporter tests that they inherit from, so those are replaced by empty
+classes. The record names each test whose outcome differs between a class and its stock counterpart.
 
     python studies/common_tests/run.py                # 5.23.0 and 4.57.6: half an hour on two cores
-    python studies/common_tests/run.py --keep DIR     # leave the environments there, to use them again
+    python studies/common_tests/run.py --keep DIR     # keep the environments there for further runs
     python studies/common_tests/run.py --show         # the tables of the record, studies/results/common_tests.json
 """
 
@@ -39,11 +39,11 @@ LEFT_OUT = {
     "utils/test_configuration_utils.py": "config_common_kwargs = {}\n",
     "__init__.py": "",
 }
-RANK = ("passed", "skipped", "failed")  # a test whose subtests differ is the worst of them
+RANK = ("passed", "skipped", "failed")  # a test counts as its worst subtest
 
 
 def unpacked(python: Path, version: str, folder: Path) -> Path:
-    """transformers' tests, beside ours."""
+    """Unpacks the tests of transformers, and adds ours."""
     ran([python, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "transformers", "-d", folder,
          f"transformers=={version}"], folder)  # fmt: skip
     with tarfile.open(folder / f"transformers-{version}.tar.gz") as archive:
@@ -58,7 +58,7 @@ def unpacked(python: Path, version: str, folder: Path) -> Path:
 
 
 def outcomes(report: Path) -> dict[str, dict[str, tuple[str, str]]]:
-    """By class and test: what came out, and why."""
+    """The outcome and the reason, by class and test."""
     found = collections.defaultdict(dict)
     for case in ElementTree.parse(report).iter("testcase"):
         name, outcome, why = case.get("name").split(" ")[0].split("[")[0], "passed", ""
@@ -72,8 +72,8 @@ def outcomes(report: Path) -> dict[str, dict[str, tuple[str, str]]]:
     return found
 
 
-def beside_stock(found: dict) -> dict:
-    """For each class of the family: how many tests passed, failed, were skipped; and what differs from stock BERT."""
+def compared_with_stock(found: dict) -> dict:
+    """For each class of the family: the number of tests by outcome, and the differences from stock BERT."""
     result = {}
     for cls, tests in found.items():
         if not cls.startswith("BertPooledMLM"):
@@ -95,7 +95,7 @@ def count(tests: dict) -> dict[str, int]:
 
 
 def skipped(found: dict) -> dict[str, int]:
-    """Why tests of our classes were skipped, and how many."""
+    """The number of skipped tests of our classes, by reason."""
     reasons = collections.Counter()
     for cls, tests in found.items():
         if cls.startswith("BertPooledMLM"):
@@ -113,12 +113,12 @@ def measured(version: str, folder: Path) -> dict:
     report.unlink(missing_ok=True)
     try:
         ran([*command, "test_family_and_stock.py"], root, PYTHONPATH=".", HF_HUB_OFFLINE="1")
-    except RuntimeError:  # tests that fail: the report says which
+    except RuntimeError:  # the report says which tests fail
         if not report.exists():
             raise
     found = outcomes(report)
     shown = {name: versions[name] for name in ("torch", "transformers", "accelerate", "pytest")}
-    return {"versions": shown, "classes": beside_stock(found), "skipped": skipped(found)}
+    return {"versions": shown, "classes": compared_with_stock(found), "skipped": skipped(found)}
 
 
 def table(record: dict) -> str:
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION", help=f"default: {VERSIONS}")
     parser.add_argument("--keep", type=Path, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, default=RECORD)
-    parser.add_argument("--show", action="store_true", help="print the table of the record, run nothing")
+    parser.add_argument("--show", action="store_true", help="print the table of the record")
     args = parser.parse_args(argv)
     record = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
     if not args.show:
