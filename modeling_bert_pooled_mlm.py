@@ -89,6 +89,8 @@ class _PoolerMixin:
     _no_split_modules = ["BertEmbeddings", "BertLayer"]  # 4.41 to 4.48 read them of the class itself
     # Heads of other classes, and what checkpoints of transformers before 4.31 hold besides.
     _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
+    if transformers.__version__ == "5.3.0":  # leaves the tied decoder of what it takes for remote code on meta
+        is_remote_code = classmethod(lambda cls: False)
 
     def __init__(self, config, *args, add_pooling_layer: bool = True, return_logits: bool = True, **kwargs):
         if not add_pooling_layer:
@@ -118,8 +120,6 @@ class _PoolerMixin:
         """
         name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
-        if transformers.__version__ == "5.3.0":  # leaves the tied decoder of classes with an Auto class on meta
-            model.tie_weights()
         mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}  # 4.57: names alone
         random_keys = mismatched.union(info["missing_keys"])
         random_pooler = sorted(key for key in random_keys if "pooler.dense." in key)

@@ -41,6 +41,10 @@ def _is_plain(value: object, depth: int = 0) -> bool:
     return value is None or _is_flag(value) or _is_number(value) or _is_text(value)
 
 
+def _is_parameter(value: object) -> bool:
+    return not isinstance(value, str) and _is_plain(value)
+
+
 def _optional(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -68,10 +72,11 @@ HARMLESS: dict[str, Check] = {
         "top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size "
         "num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id "
         "remove_invalid_values begin_suppress_tokens suppress_tokens bad_words_ids exponential_decay_length_penalty "
-        "cross_attention_hidden_size bos_token_id eos_token_id sep_token_id decoder_start_token_id "
-        "id2label label2id task_specific_params",
-        _is_plain,
+        "cross_attention_hidden_size bos_token_id eos_token_id sep_token_id decoder_start_token_id",
+        _is_parameter,
     ),
+    **_each("id2label label2id", _is_plain),
+    "task_specific_params": lambda value: value is None,  # pipelines set any field of the config from it
     "num_labels": lambda value: isinstance(value, int) and 0 < value <= ENTRIES_LIMIT,  # transformers names each
     **_each("problem_type tokenizer_class torch_dtype dtype finetuning_task prefix language", _is_text),
     **_each("use_cache return_dict output_hidden_states output_attentions torchscript use_bfloat16", _is_flag),

@@ -133,7 +133,7 @@ def staging_folder(output: Path) -> Iterator[Path]:
 
     Its name holds the number of the process that uses it: the next run removes what a killed process left.
     """
-    created = [parent for parent in output.parents if not parent.exists()]
+    CREATED.update(parent for parent in output.parents if not parent.exists())
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f"{_prefix(output)}{os.getpid()}-{secrets.token_hex(4)}")
     IN_USE.add(folder)
@@ -147,11 +147,12 @@ def staging_folder(output: Path) -> Iterator[Path]:
             _remove(folder, output)
             raise
         IN_USE.discard(folder)
-        for parent in created:
-            with contextlib.suppress(OSError):  # not empty: it holds the output
+        for parent in filter(CREATED.__contains__, output.parents):
+            with contextlib.suppress(OSError):  # not empty: it holds the output, or the next one's staging folder
                 parent.rmdir()
 
 
+CREATED: set[Path] = set()  # folders around outputs that this process made
 IN_USE: set[Path] = set()  # the staging folders of this process, whose threads may convert at the same time
 
 

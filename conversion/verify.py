@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,7 +112,7 @@ class Verifier:
     def start(self) -> None:
         """Starts the process, if none is running that takes further requests."""
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="bert-pooled-mlm-")
+            self._folder = tempfile.TemporaryDirectory(prefix="bert-pooled-mlm-", ignore_cleanup_errors=True)
         if not self._processes or not self._processes[-1].takes_requests:
             self._processes.append(_Process(Path(self._folder.name), self._classes))
 
@@ -185,6 +186,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            start_new_session=True,  # with its forks
         )
         self._codes: dict[str, int] = {}  # output folder -> exit code of its load
         self._is_used_up = False
@@ -220,8 +222,10 @@ class _Process:
         return lines[-1] if lines else ""
 
     def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._child.stdin.close()  # which ends it
+        if self._child.poll() is None:  # not by its stdin's end, which it would notice after its imports
+            os.killpg(self._child.pid, signal.SIGKILL) if os.name == "posix" else self._child.kill()
         self._child.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
         self._child.stdout.close()
         self._errors.close()

@@ -353,7 +353,7 @@ def is_sharded(trainer: Trainer) -> bool:
 def shard_tied_weights_together(trainer: Trainer, model) -> None:
     """Lets FSDP2 shard BERT, whose decoder shares its weight with the embeddings and its bias with the MLM head.
 
-    accelerate (from 1.13 to at least 1.15) shards embeddings and decoder apart from the rest of the head; PyTorch 2.13
+    accelerate 1.15 shards embeddings and decoder apart from the rest of the head; PyTorch 2.13
     rejects a parameter in two groups. It does not do so where the model does not name its embeddings.
     """
     prepare = trainer.accelerator.prepare

@@ -5,6 +5,8 @@
 from dataclasses import dataclass
 
 FORMATS = ("pooled", "bert", "encoder")
+# Two more folders: "lost" is the checkpoint before its conversion, which lacks the pooler; "bare" is what stock
+# BertModel saves of the bert format.
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,7 @@ class Client:
     program: str  # in programs/
     runs: tuple[tuple[str, str], ...]  # the folder, and the line that opens it there
     without: tuple[str, ...] = ()  # packages that the client brings and does not need
+    twice: tuple[str, ...] = ("lost",)  # folders that are opened twice, to tell random vectors
 
 
 def everywhere(call: str, pooled: str = "") -> tuple[tuple[str, str], ...]:
@@ -157,5 +160,58 @@ CLIENTS = {
     "MTEB": Client(
         ("mteb",), "with_mteb.py",
         everywhere(f"SentenceTransformerEncoderWrapper({OPENED})", f"SentenceTransformerEncoderWrapper({TRUSTED})"),
+    ),
+    # They read `pooler_output` themselves: "lost" is random there.
+    "CTranslate2": Client(
+        ("ctranslate2", "transformers==5.23.0", "torch"), "with_ctranslate2.py",
+        (
+            *((name, "TransformersConverter(folder)") for name in ("lost", "bert", "encoder")),
+            ("bert", "TransformersConverter(without_field(folder))"),
+            ("pooled", "TransformersConverter(folder, trust_remote_code=True)"),
+        ),
+    ),
+    "spacy-transformers": Client(
+        ("spacy-transformers", "torch"), "with_spacy_transformers.py",
+        tuple(
+            (name, "nlp.add_pipe('transformer', config={'model': {'name': folder}})")
+            for name in ("lost", *FORMATS)
+        ),
+    ),
+    "text2vec": Client(
+        ("text2vec", "requests", "six", "transformers==5.23.0", "torch"), "with_text2vec.py",
+        (
+            *((name, "SentenceModel(folder, encoder_type='POOLER')") for name in ("lost", *FORMATS)),
+            ("bert", "SentenceModel(folder)"),
+        ),
+    ),
+    # The others.
+    "SparseEncoder": Client(
+        ("sentence-transformers",), "with_sparse_encoder.py",
+        (
+            *((name, "SparseEncoder(folder)") for name in ("lost", "bert", "encoder")),
+            ("pooled", "SparseEncoder(folder, trust_remote_code=True)"),
+            ("bert", "SparseEncoder(modules=[Transformer(folder, transformer_task='fill-mask'), SpladePooling()])"),
+            ("pooled", "SparseEncoder(modules=[Transformer(folder, transformer_task='fill-mask', "
+             "model_kwargs=trusted, processor_kwargs=trusted, config_kwargs=trusted), SpladePooling()])"),
+        ),
+        twice=("lost", *FORMATS),
+    ),
+    "mergekit": Client(
+        ("mergekit", "torch"), "with_mergekit.py",
+        tuple((name, "mergekit-yaml linear.yaml merged") for name in ("lost", "bert", "encoder")),
+    ),
+    "FlagEmbedding": Client(
+        ("flagembedding", "transformers==5.23.0", "torch"), "with_flagembedding.py",
+        everywhere(
+            "FlagModel(folder, use_fp16=False)", "FlagModel(folder, use_fp16=False, trust_remote_code=True)"
+        ),
+    ),
+    "mlx-embeddings": Client(
+        ("mlx-embeddings", "mlx[cpu]", "transformers==5.23.0", "torch"), "with_mlx_embeddings.py",
+        (
+            *((name, "output.pooler_output") for name in FORMATS),
+            ("bare", "output.pooler_output"),
+            ("bare", "output.text_embeds"),
+        ),
     ),
 }  # fmt: skip

@@ -76,6 +76,8 @@ def grafted(folder: Path) -> None:
     for name in FORMATS:
         command = [ROOT / "convert.py", "lost", "--pooler-from", "donor", "--format", name, "-o", name, "-q"]
         subprocess.run([sys.executable, *command], cwd=folder, check=True)
+    BertModel.from_pretrained(folder / "bert").save_pretrained(folder / "bare")
+    tokenizer.save_pretrained(folder / "bare")
 
 
 @functools.cache
@@ -92,10 +94,20 @@ def references(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@functools.cache
+@torch.no_grad()
+def splade(folder: Path) -> torch.Tensor:
+    """SPLADE's vectors of TEXTS, one number for each word of the vocabulary, by stock BertForMaskedLM."""
+    inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(TEXTS, padding=True, return_tensors="pt")
+    weights = BertForMaskedLM.from_pretrained(folder).eval()(**inputs).logits.relu().log1p()
+    return (weights * inputs["attention_mask"].unsqueeze(-1)).amax(1)
+
+
 def judged(vectors: list[list[float]], known: dict[str, torch.Tensor]) -> dict:
     """Which of the references the vectors are; where they are none, which one is nearest in direction."""
     found = torch.tensor(vectors)
-    if found.shape != known["pooler_output"].shape:
+    known = {name: reference for name, reference in known.items() if reference.shape == found.shape}
+    if not known:
         return {"gives": f"neither: vectors of the shape {tuple(found.shape)}"}
     differences = {}
     for name, reference in known.items():
@@ -146,26 +158,38 @@ def asked(name: str, folders: Path, keep: bool) -> dict:
         return result | {"not_run": f"cannot be installed: {shortened(str(error), folders)}"}
     with tempfile.TemporaryDirectory() as scratch:
         runs = Path(scratch, "runs.json")
-        runs.write_text(json.dumps({"texts": TEXTS, "runs": [(str(folders / f), call) for f, call in client.runs]}))
+        opened = [run for run in client.runs for _ in range(2 if run[0] in client.twice else 1)]
+        runs.write_text(json.dumps({"texts": TEXTS, "runs": [(str(folders / f), call) for f, call in opened]}))
         offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "TOKENIZERS_PARALLELISM": "false"}
         try:
             printed = ran([*command, runs], Path(scratch), **offline)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             return result | {"not_run": f"does not start: {shortened(str(error), folders)}"}
         said = [json.loads(line) for line in printed.splitlines() if line.startswith(('{"vectors"', '{"error"'))]
+        answered = [*zip(opened, said, strict=True)]
         result["runs"] = [
-            {"format": run[0], "call": run[1], **heard(answer, folders)}
-            for run, answer in zip(client.runs, said, strict=True)
+            {"format": run[0], "call": run[1], **heard([answer for of, answer in answered if of == run], folders)}
+            for run in client.runs
         ]
     if not keep:
         shutil.rmtree(home)
     return result
 
 
-def heard(answer: dict, folders: Path) -> dict:
+def heard(answers: list[dict], folders: Path) -> dict:
+    """What the vectors of a run are. Where two loads give two answers, they are random."""
+    answer = answers[0]
     if "error" in answer:
         return {"error": shortened(answer["error"], folders)}
-    return judged(answer["vectors"], references(Path(*answer.get("changed") or [folders / "bert"])))
+    loads = [torch.tensor(it["vectors"]) for it in answers]
+    if len(loads) == 2 and (loads[0] - loads[1]).abs().max() > TOLERANCE:
+        cosines = torch.cosine_similarity(*loads)
+        return {"gives": f"**random**: cosines of two loads {cosines.min():.2f} to {cosines.max():.2f}"}
+    folder = Path(answer.get("weights", folders / "bert"))
+    known = references(folder)
+    if loads[0].shape[1] > known["pooler_output"].shape[1]:
+        known = {"SPLADE": splade(folder)}
+    return judged(answer["vectors"], known)
 
 
 # The record and the page.

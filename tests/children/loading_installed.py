@@ -30,7 +30,7 @@ say(
         "stock fill": stock,
         "features": pipeline("feature-extraction", model=folder)("word3 word5"),
         "stock features": states.last_hidden_state.tolist(),
-        "refused": outcome(load, "AutoModelForMaskedLM", lost),
+        "error": outcome(load, "AutoModelForMaskedLM", lost),
         "modules": [name for name in sys.modules if name.startswith("transformers_modules.")],
     }
 )

@@ -1,4 +1,4 @@
-"""The command line: several inputs, exit codes, what is printed, and the doors that lead to it."""
+"""The command line: several inputs, exit codes, what is printed, and the ways that lead to it."""
 
 import inspect
 import json
@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from bert_pooled_mlm import conversion
 from bert_pooled_mlm.convert import main
 from checkpoints import ROOT, bits, edit_json, stored
 from grafting import expected_of
@@ -27,7 +28,7 @@ def run(lost, donor, tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("placed", [True, False], ids=["-o DIR", "beside each"])
+@pytest.mark.parametrize("placed", [True, False], ids=["-o DIR", "next to each"])
 def test_several_checkpoints_in_one_call(placed, run, lost, donor, tmp_path, capsys, monkeypatch):
     """One that fails does not stop the others; the exit code and a summary tell."""
     opened, original = Counter(), os.open
@@ -106,50 +107,105 @@ def test_quiet_prints_nothing(count, run, donor, capfd):
     assert (run / "checkpoint-1-pooled").is_dir()
 
 
-# --- The doors -------------------------------------------------------------------------------------------------------
+# --- What ends the verification of one -------------------------------------------------------------------------------
+
+ENDS = {
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "the verification process was ended by signal 9; is there too"),
+    "killed with what forks it": ("os.kill(os.getppid(), signal.SIGKILL)", "was ended by signal 9; is there too"),
+    "out of memory": ("raise MemoryError", "could not be loaded as it was written: MemoryError"),
+    "exits": ("os._exit(3)", "could not be loaded as it was written: exit code 3, and no message"),
+}
+STAND_IN = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import verification_process
+
+def load_twice(folder, classes):
+    if "checkpoint-2" in folder:
+        {end}
+    return {{"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}}
+
+verification_process.load_twice = load_twice
+verification_process.compare_tokens = lambda *_: {{"input": None, "output": None, "differing": [], "texts": 1}}
+verification_process.serve()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, nothing is forked")
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_verification_that_is_ended_concerns_its_own_checkpoint(kind, run, donor, tmp_path, monkeypatch, capsys):
+    """The process is the converter's own, but for what it loads."""
+    end, message = ENDS[kind]
+    (run / "checkpoint-2" / "config.json").write_bytes((run / "checkpoint-1" / "config.json").read_bytes())
+    program = tmp_path / "program.py"
+    program.write_text(STAND_IN.format(folder=str(ROOT / "conversion"), end=end))
+    monkeypatch.setattr(conversion.verify, "PROGRAM", program)
+    checkpoints = [str(path) for path in sorted(run.iterdir())]
+    assert main([*checkpoints, "--pooler-from", str(donor), "--json"]) == 1
+    captured = capsys.readouterr()
+    results = json.loads(captured.out)["results"]
+    assert [result["checkpoint"] for result in results] == checkpoints
+    assert [result["status"] for result in results] == ["converted", "refused", "converted"]
+    assert message in results[1]["error"]
+    assert captured.err == f"error: {results[1]['error']}\n"
+    folders = {f"checkpoint-{number}" for number in (1, 2, 3)}
+    assert {path.name for path in run.iterdir()} == folders | {"checkpoint-1-pooled", "checkpoint-3-pooled"}
+
+
+def test_a_verification_that_can_not_start_is_told_once(run, donor, tmp_path, monkeypatch, capsys):
+    program = tmp_path / "program.py"
+    program.write_text("raise ImportError('transformers is broken')")
+    monkeypatch.setattr(conversion.verify, "PROGRAM", program)
+    checkpoints = [str(run / f"checkpoint-{step}") for step in (1, 3)]
+    assert main([*checkpoints, "--pooler-from", str(donor), "-o", str(tmp_path / "out")]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("could not be loaded as it was written: ImportError: transformers is broken")
+    assert second == f"error: {checkpoints[1]}: not converted for the same reason as {checkpoints[0]}"
+    assert not (tmp_path / "out").exists()
+
+
+# --- The ways to start it --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """A plain checkout: the files without an installation."""
-    folder = tmp_path / "plain-checkout"
-    folder.mkdir()
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("conversion/*.py")]:
-        (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
-        shutil.copy(path, folder / path.relative_to(ROOT))
-    return folder
+    ignored = shutil.ignore_patterns("__pycache__")
+    folder = Path(shutil.copytree(ROOT / "conversion", tmp_path / "plain-checkout" / "conversion", ignore=ignored))
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder.parent)
+    return folder.parent
 
 
-def run_door(command: list, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+def run_command(command: list, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
     variables |= {"HF_HOME": str(cwd / "hf-home"), "HF_HUB_OFFLINE": "1", **env}
     return subprocess.run([*map(str, command)], cwd=cwd, env=variables, capture_output=True, text=True)
 
 
-DOORS = {
+COMMANDS = {
     "python convert.py": ([sys.executable, "plain-checkout/convert.py"], []),
     "python -m bert_pooled_mlm.convert": ([sys.executable, "-m", "bert_pooled_mlm.convert"], ["--no-verify"]),
     "bert-pooled-mlm-convert": ([Path(sysconfig.get_path("scripts"), "bert-pooled-mlm-convert")], ["--no-verify"]),
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_leads_to_the_same_conversion(door, checkout, checkpoint, lost, donor, tmp_path):
-    command, options = DOORS[door]
-    done = run_door([*command, "checkpoint", "--pooler-from", donor, *options], tmp_path)
+@pytest.mark.parametrize("way", COMMANDS)
+def test_every_command_leads_to_the_same_conversion(way, checkout, checkpoint, lost, donor, tmp_path):
+    command, options = COMMANDS[way]
+    done = run_command([*command, "checkpoint", "--pooler-from", donor, *options], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("status       converted")
     assert ("verified " in done.stdout) == (options == [])
     assert bits(stored(tmp_path / "checkpoint-pooled")) == expected_of(lost, donor)
 
 
-def test_the_name_that_the_package_gives_is_the_module_and_can_be_called(checkpoint, donor):
-    import bert_pooled_mlm.convert as module
+def test_convert_is_a_function_also_once_its_module_is_imported(checkpoint, donor):
+    import bert_pooled_mlm.convert
     from bert_pooled_mlm import convert
 
-    assert module is convert is sys.modules["bert_pooled_mlm.convert"]
-    assert inspect.isfunction(module.main)
-    assert "pooler_from" in inspect.signature(convert).parameters
+    assert inspect.isfunction(convert)
+    assert bert_pooled_mlm.convert is convert
     assert convert(checkpoint, pooler_from=donor, dry_run=True).status == "planned"
 
 

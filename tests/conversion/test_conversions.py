@@ -7,7 +7,7 @@ import pytest
 import torch
 from bert_pooled_mlm import convert
 from bert_pooled_mlm.convert import main
-from checkpoints import FORMATS, POOLER, bits, contents, save_donor, save_lost, save_weights, state, stored, todays
+from checkpoints import FORMATS, POOLER, bits, contents, save_weights, state, stored, todays
 from grafting import config_of, expected_of, graft
 from programs import answer
 from transformers import BertForMaskedLM, BertForPreTraining, BertModel, Trainer, TrainingArguments
@@ -51,15 +51,6 @@ def test_a_checkpoint_may_differ_from_its_donor_in_shape(change, lost, donor, tm
     loaded, info = BertModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert list(info["missing_keys"]) == []
     assert fields.items() <= loaded.config.to_dict().items()
-
-
-@pytest.mark.parametrize("layers", [1, 3, 12])
-def test_any_number_of_layers(layers, tmp_path):
-    giver = save_donor(tmp_path / "giver", num_hidden_layers=layers)
-    source = save_lost(tmp_path / "source", giver)
-    report = graft(source, giver, tmp_path / "out")
-    assert report.shape.startswith(f"{layers} layers")
-    assert bits(stored(tmp_path / "out")) == expected_of(source, giver)
 
 
 def test_the_real_minilm_encoder_comes_out_bit_for_bit(minilm, tmp_path):
@@ -114,15 +105,6 @@ def test_a_pooled_checkpoint_is_left_alone(source, lost, donor, pooled, tmp_path
     assert main([str(folder), "--pooler-from", str(donor), "--no-verify", "--format", format]) == 0
     assert capsys.readouterr().out.startswith("status       already pooled")
     assert state(tmp_path) == before
-
-
-def test_replace_pooler_grafts_over_a_random_one(lost, donor, tmp_path):
-    random = BertForPreTraining.from_pretrained(lost)
-    random.save_pretrained(tmp_path / "random")
-    assert not torch.equal(todays(tmp_path / "random")[POOLER[0]], todays(donor)[POOLER[0]]), "premise"
-    report = graft(tmp_path / "random", donor, tmp_path / "out", replace_pooler=True)
-    assert bits(stored(tmp_path / "out")) == expected_of(lost, donor)
-    assert [report.dropped[name] for name in POOLER] == ["replaced (--replace-pooler)"] * 2
 
 
 # --- What users load -------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """No output meets what the call reads or writes besides; nothing is replaced or cleared that is not this program's."""
 
-import ast
 import errno
 import json
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, conversion
 from bert_pooled_mlm.convert import main
-from checkpoints import ROOT, edit_json, snapshot, state
+from checkpoints import edit_json, snapshot, state
 from grafting import graft, join, refused, split
 
 
@@ -159,28 +158,7 @@ def test_the_home_folder_is_left_alone(place, call, monkeypatch):
     assert snapshot(place) == before
 
 
-def strings_of(path: Path) -> list[str]:
-    """The strings of a module that are no docstrings."""
-    tree = ast.parse(path.read_text("utf-8"))
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docs = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and
-            node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
-    return [
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
-    ]
-
-
-def test_no_message_advises_to_remove_anything():
-    strings = [text for path in [ROOT / "convert.py", *ROOT.glob("conversion/*.py")] for text in strings_of(path)]
-    assert len(strings) > 500, "premise"
-    # The two that may: a field of a config, and what an upload leaves of older weights in the repository.
-    advice = re.compile(r"\b(remove(?! auto_map)|delete(?!=)|erase|rm|unlink|clear)\b", re.IGNORECASE)
-    assert [it for it in strings if advice.search(it)] == []
-
-
-# --- What is cleared away, and what is not ---------------------------------------------------------------------------
+# --- What is removed, and what is not -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ends", ["refused", "converted"])

@@ -145,7 +145,7 @@ def test_a_named_donor_that_is_unreachable_is_not_replaced_by_a_guess(place, don
 
 
 def test_only_entries_that_fit_are_asked_for(place, table, asked):
-    """The same shape; the checkpoint's vocabulary first, then one that it may have extended, then one that grew later."""
+    """The same shape; the vocabulary of the checkpoint first, then smaller ones, then larger ones."""
     table({"t/smaller": None}, 120)
     table({"t/same": None})
     table({"t/larger": None}, 129)

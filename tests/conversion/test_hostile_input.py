@@ -21,7 +21,6 @@ FOREIGN = {
     "attn_implementation": "someone/kernel",
     "_attn_implementation_internal": "someone/kernel:evil",
     "auto_map": {"AutoModel": "evil--modeling.Model"},
-    "quantization_config": {"quant_method": "evil"},
     "trust_remote_code": True,
     "encoder": {"model_type": "bert", "auto_map": {}},
     "\x1b[2Jname": 1,
@@ -69,7 +68,7 @@ KEPT = {
     "hidden_dropout_prob": 0.2, "classifier_dropout": 0.3, "layer_norm_eps": 1e-7, "hidden_act": "gelu_new",
     "id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}, "num_labels": 2,
     "problem_type": "single_label_classification", "bos_token_id": None, "eos_token_id": [2, 3], "sep_token_id": 3,
-    "task_specific_params": {"text-generation": {"max_length": 50, "do_sample": True}}, "use_cache": False,
+    "task_specific_params": None, "use_cache": False,
     "torch_dtype": "float32", "directionality": "bidi", "pooler_type": "first_token_transform", "temperature": 0.5,
     "gradient_checkpointing": False, "chunk_size_feed_forward": 0, "language": "中文", "pruned_heads": {},
 }  # fmt: skip
@@ -89,7 +88,7 @@ def test_every_field_that_this_transformers_writes_travels(tmp_path):
     BertConfig(num_labels=3, attn_implementation="eager").save_pretrained(tmp_path)
     fields = config_of(tmp_path)
     assert len(fields) > 15, "premise"
-    kept, dropped = conversion.fields.travelling(fields, "config.json")
+    kept, dropped = conversion.fields.kept_fields(fields, "config.json")
     assert dropped == []
     assert fields.keys() - kept.keys() <= {*conversion.fields.REPLACED}
 
@@ -175,7 +174,6 @@ def test_a_section_that_somebody_else_wrote_in_our_name_is_replaced(checkpoint, 
     assert "# Mine\n\nText.\n" in card
 
 
-@pytest.mark.xfail(reason="such metadata is still read", strict=True)
 @pytest.mark.parametrize("metadata", ["license: &a mit\nother: *a", "a: &a {k: v}\nb:\n  <<: *a", "license: &a mit"])
 def test_metadata_with_anchors_aliases_or_merge_keys_is_not_read(metadata, place):
     (place / "checkpoint" / "README.md").write_text(f"---\n{metadata}\n---\n# Mine\n")

@@ -262,12 +262,6 @@ def test_a_full_disk_is_one_line(originals, server, mounted, to):
     assert snapshot(small / "out") == snapshot(originals / "new" / "out")
 
 
-def test_a_read_only_destination_is_one_line(mounted, to):
-    readonly = mounted("size=1m,ro")
-    assert f"{readonly}: can't be written into; choose another folder with -o" in to(readonly / "deep" / "out")
-    assert list(readonly.iterdir()) == []
-
-
 def test_a_destination_below_a_file_is_one_line(to, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert "file: can't be written into; choose another folder with -o" in to(tmp_path / "file" / "deep" / "out")

@@ -83,22 +83,6 @@ def test_a_destination_that_exists_is_refused(kind, place):
     refused(place, r"out: exists already; choose another with -o, or replace it with --overwrite")
 
 
-FOREIGN = {
-    "a folder of yours": (lambda out: (out / "thesis.tex").write_text("mine"), "thesis.tex"),
-    "code beside a config": (lambda out: (out / "config.json").write_text("mine"), "config.json"),
-    "a checkpoint": (lambda out: save_lost(out, out.parent / "donor"), "config.json, "),
-}
-
-
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_overwrite_leaves_alone_what_this_program_did_not_write(kind, place):
-    change, named = FOREIGN[kind]
-    (place / "out").mkdir()
-    change(place / "out")
-    match = f"out: holds files that this program did not write, or that have changed since: {named}"
-    refused(place, match, overwrite=True)
-
-
 @pytest.mark.parametrize("kind", ["a file", "a link to a checkpoint"])
 def test_overwrite_leaves_alone_what_is_no_folder(kind, place):
     if kind == "a file":

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bert_pooled_mlm import ConversionReport, conversion
+from bert_pooled_mlm import conversion
 from bert_pooled_mlm.convert import main
 from checkpoints import ROOT, save_weights, stored
 from grafting import graft
@@ -37,23 +37,6 @@ def test_an_output_of_any_name_is_reported_in_any_encoding(encoding, place):
     assert ast.literal_eval(re.search(r'from_pretrained\((".*"),', line)[1]) == name, "still valid Python"
 
 
-@pytest.mark.parametrize("options", [(), ("--json",), ("--dry-run",)], ids=str)
-@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", ">&- 2>&-", ">/dev/full 2>/dev/full", "2>&-", "<&- >&-"])
-def test_a_finished_conversion_is_finished_where_it_can_not_be_told(redirection, options, place):
-    done = in_shell(place, redirection, *options, "-o", "out")
-    assert done.returncode == 0
-    assert b"Traceback" not in done.stderr
-    assert (place / "out" / "config.json").exists() == (options != ("--dry-run",))
-    if ">" in redirection.replace("2>", "") and "2>" not in redirection:
-        reason = "it is closed" if "&-" in redirection else "No space left on device"
-        assert done.stderr.decode() == f"stdout can't take the report ({reason}); what has been converted is whole\n"
-    else:
-        assert done.stderr == b""
-    if (place / "out").exists():
-        assert b"status" not in b"".join(it.read_bytes() for it in (place / "out").glob("*.json")), "no file is stdout"
-        assert stored(place / "out"), "nor is the weights' file"
-
-
 def test_a_pipe_that_is_closed_early_is_silent(place):
     done = in_shell(place, "| head -c 5", "-o", "out")
     assert (done.stdout, done.stderr) == (b"statu", b"")
@@ -73,7 +56,7 @@ def test_what_takes_its_time_is_said_on_a_terminal(terminal, options, place):
     if terminal and not options:
         assert os.read(master, 4096).decode().splitlines() == [
             "looking for a donor of checkpoint ...",
-            "verifying out: reads it back, and loads it in a fresh process ...",
+            "verifying out ...",
         ]
     elif terminal:
         with pytest.raises(OSError, match="Input/output error"):  # nothing was written there
@@ -111,10 +94,11 @@ def test_on_windows_the_shell_has_other_quotes(monkeypatch):
     assert shell_quoted("C:\\my models\\bert") == '"C:\\my models\\bert"'
 
 
-@pytest.mark.parametrize("format", ["pooled", "bert"])
-@pytest.mark.parametrize("name", [it for it in NAMES if it != "plain"], ids=ascii)
-def test_report_and_card_hold_valid_python_for_every_path(name, format, place):
-    report = graft(place / "checkpoint", place / "donor", place / name, format=format)
+@pytest.mark.parametrize(
+    "name", ['say "x"', "back\\slash", "new\nline", "esc\x1b[2J", "`touch evil`", "\udcff", "模型"], ids=ascii
+)
+def test_report_and_card_hold_valid_python_for_every_path(name, place):
+    report = graft(place / "checkpoint", place / "donor", place / name)
     table, _, python = str(report).partition("\n\nLoad it:\n")
     assert all(line.isprintable() for line in table.splitlines())
     assert len(table.splitlines()) == len(set(table.splitlines()))
@@ -165,7 +149,7 @@ def test_no_escape_sequence_and_no_line_of_its_own_reaches_the_terminal(where, p
 # --- A file's name is no option --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["--load-twice", "--overwrite", "--no-verify", "--pooler-from=stranger", "-q"])
+@pytest.mark.parametrize("option", ["--overwrite", "--pooler-from=stranger"])
 def test_a_file_in_the_folder_is_not_an_option_of_a_wildcards(option, place, monkeypatch, capsys):
     """`convert.py *`, where somebody else has named the files."""
     monkeypatch.chdir(place)
@@ -173,31 +157,17 @@ def test_a_file_in_the_folder_is_not_an_option_of_a_wildcards(option, place, mon
     with pytest.raises(SystemExit) as exit:
         main([*sorted(os.listdir()), "--dry-run"])
     assert exit.value.code == 2
-    assert f"{option}: an option, or the file of that name that lies here? Write ./* instead of *" in (
+    assert f"{option}: is it an option, or the file of that name here? Write ./* instead of *" in (
         capsys.readouterr().err
     )
 
 
-def test_names_that_begin_with_a_dash_go_behind_two(place, monkeypatch, capsys):
+def test_names_that_begin_with_a_dash_go_after_two_dashes(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     Path("checkpoint").rename("--overwrite")
     assert main(["--pooler-from", "donor", "--no-verify", "--", "--overwrite"]) == 0
     assert Path("--overwrite-pooled").is_dir()
     assert paths_in(capsys.readouterr().out.partition("Load it:\n")[2]) == ["--overwrite-pooled"] * 2
-
-
-def test_the_bars_name_is_printable(place, monkeypatch):
-    seen = []
-
-    class Bar(sys.modules["tqdm"].tqdm):
-        def __init__(self, *args, desc: str = "", **options):
-            seen.append(desc)
-            super().__init__(*args, desc=desc, **options)
-
-    monkeypatch.setattr(sys.modules["bert_pooled_mlm.convert"], "tqdm", Bar)
-    report = graft(place / "checkpoint", place / "donor", place / "a\x1b[2J", progress=True)
-    assert isinstance(report, ConversionReport)
-    assert seen == [r"a\x1b[2J"]
 
 
 def test_the_upload_command_of_an_output_of_any_name_can_be_pasted(place):

@@ -127,14 +127,14 @@ def test_the_verification_compares_the_tokens(format, checkpoint, donor):
 
 def test_a_tokenizer_that_gives_other_ids_is_rejected(checkpoint, donor, monkeypatch):
     put(checkpoint, {"do_lower_case": False, "tokenizer_class": "BertTokenizer"}, None, "vocab.txt")
-    write = conversion.write.write_output
+    write = conversion.pipeline.write_output
 
     def altered(plan, folder, *args, **kwargs):
         digests = write(plan, folder, *args, **kwargs)
         edit_json(folder / "tokenizer_config.json", do_lower_case=True)
         return digests
 
-    monkeypatch.setattr(conversion.write, "write_output", altered)
+    monkeypatch.setattr(conversion.pipeline, "write_output", altered)
     with pytest.raises(ConversionError, match=r"its tokenizer \(BertTokenizer\)"):
         graft_beside(checkpoint, donor, verify=True)
     assert not checkpoint.with_name("checkpoint-pooled").exists()

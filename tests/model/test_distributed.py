@@ -4,12 +4,10 @@ import json
 
 import pytest
 import torch
-import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
 from checkpoints import NO_DROPOUT, POOLER, ROOT, assert_modules, differing, distance, todays, took
-from packaging.version import Version
 from programs import CHILDREN, run_python
-from trainers import step_gradients
+from trainers import accumulates_exactly, step_gradients
 from transformers import AutoModelForMaskedLM
 
 
@@ -144,9 +142,7 @@ def test_the_full_state_dict_of_fsdp2_is_saved_and_loads(processes, pooled):
 
 
 @pytest.mark.versions
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("4.46"), reason="Trainer has num_items_in_batch since 4.46"
-)
+@accumulates_exactly
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 def test_2_processes_by_2_micro_batches_by_2_rows_give_the_gradients_of_1_batch_of_8(
     processes, pooled, sparse, tmp_path

@@ -15,6 +15,7 @@ from family import HEADS, MLM, POOLER, auto_of, class_of, each_head, inputs_of, 
 
 pytestmark = pytest.mark.versions
 CLASSIFIERS = {"ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification"}
+GAMMA = transformers.__version__ in ("5.0.0", "5.3.0")  # stores LayerNorms of a loaded model under their old names
 V4 = transformers.__version__.startswith("4.")
 
 
@@ -121,7 +122,7 @@ def test_save_load_save_gives_the_same_files(head, tmp_path):
             for notes in (first, second):
                 notes.pop("_name_or_path", None)
                 notes.pop("_attn_implementation_autoset", None)
-        assert first == second or (transformers.__version__ == "5.0.0" and name.name == "model.safetensors"), name
+        assert first == second or (GAMMA and name.name == "model.safetensors"), name
 
 
 @each_head

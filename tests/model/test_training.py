@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-import transformers
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
 from checkpoints import (
@@ -23,10 +22,9 @@ from checkpoints import (
     mlm_rows,
     pooler_of,
 )
-from packaging.version import Version
 from programs import answer
 from torch.nn.functional import cross_entropy
-from trainers import arguments, step_gradients
+from trainers import accumulates_exactly, arguments, step_gradients
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -174,9 +172,7 @@ def test_a_thawed_pooler_trains_and_so_does_the_models_own():
 
 
 @pytest.mark.versions
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("4.46"), reason="Trainer has num_items_in_batch since 4.46"
-)
+@accumulates_exactly
 @each_path
 def test_accumulating_4_batches_of_2_gives_the_gradients_of_1_batch_of_8(sparse, tmp_path):
     counts = {int((row["labels"] != -100).sum()) for row in mlm_rows(8)}

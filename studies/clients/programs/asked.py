@@ -12,15 +12,16 @@ from pathlib import Path
 def answer(vectors_of: Callable) -> None:
     """Prints a line for each run: what `vectors_of(folder, call, texts)` gives, or how it fails.
 
-    Where the weights are not the folder's any more, it gives the folder that they are in besides.
+    Where the weights are not the folder's any more, it gives {"weights": the folder that they are in} besides.
     """
     asked = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     for folder, call in asked["runs"]:
         try:
             found = vectors_of(folder, call, asked["texts"])
-            vectors, *changed = found if isinstance(found, tuple) else (found,)
-            said = {"vectors": [[float(number) for number in vector] for vector in vectors], "changed": changed}
+            vectors, changed = found if isinstance(found, tuple) else (found, {})
+            said = {"vectors": [[float(number) for number in vector] for vector in vectors], **changed}
         except Exception as error:
             traceback.print_exc()
             said = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(said), flush=True)
+        # In a line of its own, also where the client left a question in the last one.
+        print("\n" + json.dumps(said), flush=True)

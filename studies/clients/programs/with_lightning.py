@@ -35,7 +35,7 @@ def vectors_of(folder, call, texts):
     trained = Path("trained").absolute()
     Module.load_from_checkpoint("trained.ckpt").model.save_pretrained(trained)
     tokenizer.save_pretrained(trained)
-    return SentenceTransformer(str(trained), trust_remote_code=True).encode(texts), str(trained)
+    return SentenceTransformer(str(trained), trust_remote_code=True).encode(texts), {"weights": str(trained)}
 
 
 answer(vectors_of)

@@ -28,7 +28,7 @@ def vectors_of(folder, call, texts):
     merged = Path(tempfile.mkdtemp(dir=".")).absolute()
     PeftModel.from_pretrained(base(), "adapter").merge_and_unload().save_pretrained(merged)
     tokenizer.save_pretrained(merged)
-    return SentenceTransformer(str(merged), trust_remote_code=True).encode(texts), str(merged)
+    return SentenceTransformer(str(merged), trust_remote_code=True).encode(texts), {"weights": str(merged)}
 
 
 answer(vectors_of)
