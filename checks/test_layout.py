@@ -53,14 +53,15 @@ def test_every_module_of_the_converter_is_listed_once():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_of_the_converter_imports_only_from_those_listed_above_it(module):
-    own = {name[1:] for name in imported(f"conversion/{module}.py") if name.startswith(".")}
+    own = {name[1:] for name in imported(f"conversion/{module}.py") if name.startswith(".")} - {"__version__"}
     assert own <= {*LISTED[: LISTED.index(module)]}
 
 
 def test_the_code_files_import_nothing_that_a_checkpoint_does_not_bring():
     configuration, modeling = CODE_FILES
-    assert imported(configuration) == {"transformers"}
-    assert imported(modeling) == {"safetensors", "torch", "transformers", f".{configuration.removesuffix('.py')}"}
+    brought = {"safetensors", "torch", "transformers"}
+    assert imported(configuration) <= brought
+    assert imported(modeling) <= {*brought, f".{configuration.removesuffix('.py')}"}
 
 
 def test_the_converter_does_not_import_the_code_files_that_it_copies():

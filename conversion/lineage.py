@@ -28,37 +28,37 @@ MATRICES = (
 
 
 def compare(checkpoint: Checkpoint, candidate: Checkpoint) -> tuple[float, list[str]]:
-    """The cosine of the deepest layers that both have, and the objections to the candidate.
+    """The cosine of the last layers, and the objections to the candidate.
 
     Raises:
         ConversionError: One of the two holds NaN or infinity.
     """
-    depths = [side.config["num_hidden_layers"] for side in (checkpoint, candidate)]
-    key = lineage_key({"num_hidden_layers": min(depths)})
-    values = []
-    for side, depth in zip((checkpoint, candidate), depths, strict=True):
-        values.append(_finite(side, key, side.lineage if depth == min(depths) else side.tensors[key]))
-    similarity = cosine(*values)
-    if similarity < THRESHOLD:
-        return similarity, [
-            f"its encoder is not related to the checkpoint's (cosine {similarity:.3f} of {key}, expected at least "
-            f"{THRESHOLD}): on this encoder, its pooler's output is noise"
-        ]
-    if depths[0] != depths[1]:
-        return similarity, [
-            f"it has {depths[1]} layers, the checkpoint {depths[0]}: the layers that both have are related (cosine "
-            f"{similarity:.3f} of {key}), but its pooler was trained for the output of layer {depths[1]}"
-        ]
-    others = [] if isinstance(candidate.source, HubRepo) else _unrelated(checkpoint, candidate)
-    if others:
-        return similarity, [
-            f"{len(others)} matrices of its encoder are not related to the checkpoint's: {listed(others)}"
-        ]
-    return similarity, []
+    ours, theirs = (side.config["num_hidden_layers"] for side in (checkpoint, candidate))
+    key = lineage_key(candidate.config)
+    last = _finite(checkpoint, lineage_key(checkpoint.config), checkpoint.lineage)
+    similarity = cosine(last, _finite(candidate, key, candidate.lineage))
+    if similarity >= THRESHOLD:
+        others = _unrelated(checkpoint, candidate) if ours == theirs else []
+        what = f"{len(others)} matrices of its encoder are not related to the checkpoint's: {listed(others)}"
+        return similarity, [what] if others else []
+    if ours != theirs:  # the first layers of a deeper model, perhaps
+        key = lineage_key({"num_hidden_layers": min(ours, theirs)})
+        both = (_finite(side, key, side.tensors[key]) for side in (checkpoint, candidate))
+        if (common := cosine(*both)) >= THRESHOLD:
+            return common, [
+                f"it has {theirs} layers, the checkpoint {ours}: the layers that both have are related (cosine "
+                f"{common:.3f} of {key}), but its pooler was trained for the output of layer {theirs}"
+            ]
+    return similarity, [
+        f"its encoder is not related to the checkpoint's (cosine {similarity:.3f} of {key}, expected at least "
+        f"{THRESHOLD}): on this encoder, its pooler's output is noise"
+    ]
 
 
 def _unrelated(checkpoint: Checkpoint, candidate: Checkpoint) -> list[str]:
     """The matrices of a local candidate, of which a sample of rows is not related to the checkpoint's."""
+    if isinstance(candidate.source, HubRepo):  # each would have to be downloaded
+        return []
     names = [
         f"bert.encoder.layer.{layer}.{matrix}.weight"
         for layer in range(checkpoint.config["num_hidden_layers"])
@@ -81,9 +81,11 @@ def _finite(side: Checkpoint, key: str, tensor: Tensor) -> np.ndarray:
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two flat float64 arrays; 0 where one of them has no direction."""
+    """Of two flat float64 arrays; 0 where one of them has no direction, unless they are equal."""
     if one.shape != other.shape:
         return 0.0
+    if np.array_equal(one, other):
+        return 1.0
     with np.errstate(all="ignore"):
         product = float(one @ other / np.sqrt((one @ one) * (other @ other)))
     return product if math.isfinite(product) else 0.0

@@ -85,7 +85,7 @@ def is_whole(figure) -> bool:
 def clone(parent: Path) -> Path:
     """The code of the checkout, in a folder named as `git clone` names it."""
     folder = parent / "bert-pooled-mlm"
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("conversion/*.py")]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("conversion/*.*")]:
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)

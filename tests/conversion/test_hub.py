@@ -11,7 +11,7 @@ from checkpoints import contents, edit_json, save_lost, save_weights, stored, to
 from grafting import Conversions, config_of, write_sparse
 from hub_faults import User
 from hub_server import HubServer
-from programs import answer
+from programs import run_python
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,12 @@ def test_files_that_a_cache_lacks_are_downloaded(hub, user, place, donor, home):
     """`from_pretrained` leaves a snapshot of config and weights alone: the tokenizer is still on the Hub."""
     hub.add_repo("user/checkpoint", place / "checkpoint")
     client = hub.environment(home)
-    answer("hub_client", place, "download", "user/checkpoint", "config.json", "model.safetensors", **client)
+    code = (
+        "from huggingface_hub import hf_hub_download as get\n"
+        "for name in ('config.json', 'model.safetensors'):\n"
+        "    get('user/checkpoint', name)"
+    )
+    assert run_python(code, place, **client).returncode == 0
     report = user.report("user/checkpoint", "--pooler-from", donor)
     assert "vocab.txt" in report["copied"]
     size = (place / "checkpoint" / "model.safetensors").stat().st_size

@@ -148,7 +148,8 @@ def test_one_process_verifies_every_output_of_a_call(donor, tmp_path, processes,
     arguments = [*checkpoints, "-o", str(tmp_path / "out"), "--pooler-from", str(donor), "--json"]
     assert main(arguments) == 0
     results = json.loads(capfd.readouterr().out)["results"]
-    assert [len(processes), processes[0].poll()] == [1, 0]
+    assert len(processes) == 1
+    assert processes[0].poll() is not None, "it has ended"
     assert len(memory) == 3
     assert max(memory) - min(memory) < 10, "each load is a fork"
     assert not (tmp_path / "modules").exists(), "the user's module cache"

@@ -129,13 +129,6 @@ def imported_by(name: str) -> set[str]:
     return modules - sys.stdlib_module_names
 
 
-def test_the_configuration_imports_transformers_and_the_model_file_torch_too():
-    assert imported_by("configuration_bert_pooled_mlm.py") == {"transformers"}
-    assert imported_by("modeling_bert_pooled_mlm.py") == {
-        "safetensors", "torch", "transformers", ".configuration_bert_pooled_mlm"
-    }  # fmt: skip
-
-
 def test_the_converter_imports_neither_of_the_files_that_it_copies():
     modules = set().union(*map(imported_by, CONVERTER))
     assert {"torch", "numpy"} <= modules, "premise: they import something"
