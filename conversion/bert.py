@@ -28,6 +28,11 @@ OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerN
 # How tensor names begin where BertModel saves them, without "bert.".
 BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
 
+# The matrices of each layer.
+MATRICES = (
+    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+    "intermediate.dense", "output.dense",
+)  # fmt: skip
 LIMITS = {"num_hidden_layers": 1024, "hidden_size": 1 << 14}  # time and memory grow with them
 SIZE_LIMIT = 1 << 24  # of the other sizes in config.json; the largest vocabulary in use has 2 ** 18 tokens
 SIZES = {

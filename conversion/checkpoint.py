@@ -7,12 +7,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import numpy as np
+
 from .bert import (
     DECODER,
     DECODER_BIAS,
     DROPPED,
     ENCODER,
     HEAD,
+    MATRICES,
     MLM_BIAS,
     POOLER,
     TIED,
@@ -33,6 +36,8 @@ from .tensors import FLOATS, Tensor, same_bytes
 from .tokenizer import Tokenizer, read_tokenizer
 from .weights import read_header, read_tensors
 
+SAMPLED_ROWS = 8
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -50,6 +55,16 @@ class Checkpoint:
     def lineage(self) -> Tensor:
         """The encoder tensor by which two checkpoints are compared, in memory."""
         return self.tensors[lineage_key(self.config)].in_memory()
+
+    @functools.cached_property
+    def sampled_rows(self) -> dict[str, np.ndarray]:
+        """A few rows of each matrix of each layer, float64, flat: what a local donor is compared by besides."""
+        names = (
+            f"bert.encoder.layer.{layer}.{matrix}.weight"
+            for layer in range(self.config["num_hidden_layers"])
+            for matrix in MATRICES
+        )
+        return {name: self.tensors[name].head(SAMPLED_ROWS).values() for name in names if name in self.tensors}
 
     @property
     def dtype(self) -> str:

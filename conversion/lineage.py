@@ -19,12 +19,6 @@ from .tensors import Tensor
 
 # Measured (docs/lineage.md): continued pre-training keeps the cosine above 0.98; of unrelated models it is below 0.02.
 THRESHOLD = 0.5
-# Of a local donor, so many rows of each of these matrices are compared as well, in every layer.
-SAMPLED_ROWS = 32
-MATRICES = (
-    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
-    "intermediate.dense", "output.dense",
-)  # fmt: skip
 
 
 def compare(checkpoint: Checkpoint, candidate: Checkpoint) -> tuple[float, list[str]]:
@@ -59,25 +53,23 @@ def _unrelated(checkpoint: Checkpoint, candidate: Checkpoint) -> list[str]:
     """The matrices of a local candidate, of which a sample of rows is not related to the checkpoint's."""
     if isinstance(candidate.source, HubRepo):  # each would have to be downloaded
         return []
-    names = [
-        f"bert.encoder.layer.{layer}.{matrix}.weight"
-        for layer in range(checkpoint.config["num_hidden_layers"])
-        for matrix in MATRICES
-    ]
-    both = [name for name in names if name in candidate.tensors and name in checkpoint.tensors]
-    return [name for name in both if _sampled(checkpoint, candidate, name) < THRESHOLD]
-
-
-def _sampled(checkpoint: Checkpoint, candidate: Checkpoint, name: str) -> float:
-    return cosine(*(_finite(side, name, side.tensors[name].head(SAMPLED_ROWS)) for side in (checkpoint, candidate)))
+    ours, theirs = (side.sampled_rows for side in (checkpoint, candidate))
+    for side, samples in ((checkpoint, ours), (candidate, theirs)):
+        for name, values in samples.items():
+            _check_finite(side, name, values)
+    return [name for name in ours if name in theirs and cosine(ours[name], theirs[name]) < THRESHOLD]
 
 
 def _finite(side: Checkpoint, key: str, tensor: Tensor) -> np.ndarray:
     values = tensor.values()
+    _check_finite(side, key, values)
+    return values
+
+
+def _check_finite(side: Checkpoint, key: str, values: np.ndarray) -> None:
     if not np.isfinite(values).all():
         remedy = "no pooler repairs that: take an earlier checkpoint"
         raise ConversionError(side.source.where(), f"{key} holds NaN or infinity", remedy)
-    return values
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
@@ -87,5 +79,8 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     if np.array_equal(one, other):
         return 1.0
     with np.errstate(all="ignore"):
-        product = float(one @ other / np.sqrt((one @ one) * (other @ other)))
+        # Not by BLAS, whose threads cost more than they bring where other processes use the cores.
+        dots = (float(np.einsum("i,i", *pair)) for pair in ((one, other), (one, one), (other, other)))
+        product, square, other_square = dots
+        product = float(product / np.sqrt(square * other_square))
     return product if math.isfinite(product) else 0.0
