@@ -22,7 +22,7 @@ from subjects import BASE, ROOT
 sys.path.insert(1, str(ROOT / "tests"))
 
 from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes, lineage_key
-from bert_pooled_mlm.conversion.lineage import SAMPLED_ROWS
+from bert_pooled_mlm.conversion.checkpoint import SAMPLED_ROWS
 from hub_server import HubServer
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}

@@ -65,7 +65,7 @@ def test_the_metadata_state_licence_requirements_and_the_command(wheel):
     assert metadata.metadata["Requires-Python"] == ">=3.10"
     required = {entry for entry in metadata.requires if "extra ==" not in entry}
     lowest = {"transformers>=4.41", "torch>=2.2", "huggingface_hub>=0.23"}
-    assert required == lowest | {"numpy", "PyYAML", "safetensors", "tqdm"}
+    assert required == lowest | {"Jinja2", "numpy", "PyYAML", "safetensors", "tqdm"}
     (command,) = metadata.entry_points
     assert (command.name, command.value) == ("bert-pooled-mlm-convert", "bert_pooled_mlm.convert:main")
 
