@@ -52,8 +52,9 @@ def read_header(source: Source, name: str) -> tuple[dict[str, Tensor], dict]:
 
 def _entry(source: Source, name: str, key: str, entry: object, data_start: int) -> Tensor:
     where = source.where(name)
+    is_text = key.encode(errors="replace").decode() == key  # half of a surrogate pair is none
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if len(entry) == 3:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if len(entry) == 3 and is_text:
             pass
         case _:
             raise ConversionError(where, f"the header's entry of {key!r} does not describe a tensor; it is damaged")
