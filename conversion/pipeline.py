@@ -158,6 +158,8 @@ def _write(name: str, plan: Plan, fit: dict | None, verified: bool, session: Ses
             checksums = write_output(plan, folder, bar.update, checked=verified)
         check_unchanged(plan)
         loads = session.verifier.load(plan, folder) if verified else None
+        if loads:
+            stack.callback(loads.abandon)  # before the folder is removed
     except BaseException:
         stack.close()
         raise

@@ -173,6 +173,11 @@ class Loads:
             reason = self.process.errors(Path(self.request["errors"])) or f"exit code {code}, and no message"
             raise ConversionError(self._output, f"could not be loaded as it was written: {reason}") from error
 
+    def abandon(self) -> None:
+        """Ends the loads if they are still under way, so that nothing is written into their folder any more."""
+        if not self.process.has_answered(self):
+            self.process.end()  # other requests are sent again, to another process
+
 
 class _Process:
     """A running verification process."""
@@ -221,10 +226,16 @@ class _Process:
         lines = printed.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
-    def close(self) -> None:
+    def has_answered(self, loads: Loads) -> bool:
+        return loads.request["folder"] in self._codes
+
+    def end(self) -> None:
         if self._child.poll() is None:  # not by its stdin's end, which it would notice after its imports
             os.killpg(self._child.pid, signal.SIGKILL) if os.name == "posix" else self._child.kill()
         self._child.wait()
+
+    def close(self) -> None:
+        self.end()
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.close()
         self._child.stdout.close()
