@@ -17,7 +17,7 @@ def processes(pooled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("torchrun")
     launch = "import runpy; runpy.run_module('torch.distributed.run', run_name='__main__', alter_sys=True)"
     options = ("--standalone", "--nproc_per_node", "2", CHILDREN / "ddp_and_fsdp.py")
-    for _ in range(2):  # the launcher picks a free port, and another test may take it before it is bound (seen once)
+    for _ in range(4):  # the launcher picks a free port, and another test may take it before it is bound (seen twice)
         done = run_python(launch, folder, *options, pooled, folder, PYTHONPATH=str(ROOT / "tests"))
         if done.returncode == 0:
             break
