@@ -22,10 +22,9 @@ from transformers.models.bert.modeling_bert import BertModel, BertPooler
 from transformers.utils import ModelOutput, logging
 
 if __package__:
-    from .configuration_bert_pooled_mlm import AUTO_MAP, BertPooledMLMConfig
+    from .configuration_bert_pooled_mlm import BertPooledMLMConfig
 else:  # Imported from a checkout's root. Not an import statement: the scanners of remote code would follow it.
-    _configuration = importlib.import_module("configuration_bert_pooled_mlm")
-    AUTO_MAP, BertPooledMLMConfig = _configuration.AUTO_MAP, _configuration.BertPooledMLMConfig
+    BertPooledMLMConfig = importlib.import_module("configuration_bert_pooled_mlm").BertPooledMLMConfig
 
 __all__ = [
     "BertPooledMLMForMaskedLM", "BertPooledMLMForMultipleChoice", "BertPooledMLMForNextSentencePrediction",
@@ -89,6 +88,8 @@ class _PoolerMixin:
     _no_split_modules = ["BertEmbeddings", "BertLayer"]  # 4.41 to 4.48 read them of the class itself
     # Heads of other classes, and what checkpoints of transformers before 4.31 hold besides.
     _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
+    # transformers would copy the file of the object's class, which is torch's own where FSDP2 has wrapped the model.
+    register_for_auto_class = classmethod(lambda cls, auto_class=None: None)  # the config copies the code
     if transformers.__version__ == "5.3.0":  # leaves the tied decoder of what it takes for remote code on meta
         is_remote_code = classmethod(lambda cls: False)
 
@@ -332,8 +333,3 @@ class BertPooledMLMForQuestionAnswering(_PoolerMixin, transformers.BertForQuesti
     """`BertForQuestionAnswering`, which does not read the pooler: it stays in the checkpoint, frozen."""
 
     pooler_is_trained = False
-
-
-for _auto, _target in AUTO_MAP.items():
-    if _auto not in ("AutoConfig", "AutoModelForPreTraining"):  # which opens the class of AutoModelForMaskedLM
-        globals()[_target.split(".")[1]].register_for_auto_class(_auto)
