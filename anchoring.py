@@ -76,8 +76,8 @@ def anchor_rows(
     Returns:
         A row for each text: `input_ids`, `token_type_ids`, `attention_mask`, `pooler_targets`, the donor's pooled
         vector (`(hidden_size,)`, float32), and `pooler_target_variance`, the mean squared distance of all these
-        vectors to their mean: the unit of squared distances in the loss, so that a direction that all share does not
-        count. It is at least a hundredth of their mean squared length.
+        vectors to their mean: the unit of squared distances in the loss. A direction that all vectors share does not
+        make distances look small by it. It is at least a hundredth of the mean squared length.
 
     Raises:
         ValueError: There is no text, or the donor has no pooler, or no tokenizer that fits it is known.

@@ -25,7 +25,7 @@ def test_the_config_is_the_inputs_with_its_class_and_the_poolers_source(rescued,
         "auto_map": AUTO_MAP,
         "sparse_prediction": False,
         "return_logits": True,
-        "pooler_loss_weight": 0.1,
+        "pooler_loss_weight": 0.3,
         "tokenizer_class": "BertTokenizer",
     }
     pooled = rescued.name == "pooled"
