@@ -66,10 +66,11 @@ def on_an_index(fit: dict) -> list[str]:
     """What a fit means for an index of the donor's vectors; nothing where it was not measured."""
     if fit["neighbours_kept_after"] is None:
         return []
+    kept = f"{fit['neighbours_kept_before']:.0%} -> {fit['neighbours_kept_after']:.0%}"
     cosines = f"{fit['centred_cosine_before']:.4f} -> {fit['centred_cosine_after']:.4f}"
     return [
-        f"of the ten nearest in an index of the donor's vectors, {fit['neighbours_kept_before']:.0%} -> "
-        f"{fit['neighbours_kept_after']:.0%} are found (centred cosine {cosines}): if too few, compute the index anew"
+        f"an index of the donor's vectors finds {kept} of the ten nearest texts that it found for the donor (centred "
+        f"cosine {cosines}): if these are too few, compute it anew"
     ]
 
 

@@ -66,7 +66,7 @@ def test_the_fit_is_recorded_and_the_texts_are_not(fitted, texts):
     card = (out / "README.md").read_text()
     assert f"sha256 `{fit['sha256']}`" in card
     assert f"{fit['cosine_before']:.4f} before, {fit['cosine_after']:.4f} after" in card
-    neighbours = f"{fit['neighbours_kept_before']:.0%} -> {fit['neighbours_kept_after']:.0%} are found"
+    neighbours = f"finds {fit['neighbours_kept_before']:.0%} -> {fit['neighbours_kept_after']:.0%} of the ten nearest"
     assert neighbours in card
     assert neighbours in str(fitted)
     lines = texts.read_text().splitlines()
@@ -80,7 +80,7 @@ def test_a_fit_that_an_earlier_version_recorded_is_read_and_written_unchanged(fi
     older |= {"cosine_before": 0.5, "cosine_after": 0.75}
     read = PoolerSource.from_config({**source, "calibration": older})
     assert read.to_config() == {**source, "calibration": older}
-    assert "are found" not in "".join(read.card_lines())
+    assert "ten nearest" not in "".join(read.card_lines())
     for name in ("neighbours_kept_before", "penalty"):
         damaged = {**older, name: 0.5} if name not in older else {**older, name: "0.5"}
         assert PoolerSource.from_config({**source, "calibration": damaged}) is None
