@@ -68,7 +68,7 @@ FORMATS = {
             MODEL_TYPE,
             AUTO_MAP,
             CODE_FILES,
-            {"sparse_prediction": False, "return_logits": True, "pooler_loss_weight": 0.1},
+            {"sparse_prediction": False, "return_logits": True, "pooler_loss_weight": 0.3},
         ),
         Format("bert", "stock BERT with its MLM head, needs no remote code", "BertForMaskedLM"),
         Format(

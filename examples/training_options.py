@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--anchor", action="store_true", help="train the pooled vectors of some texts towards the donor's")
     add("--anchor-texts", metavar="FILE", help="default: training texts, single ones and pairs of neighbours")
     add("--anchor-share", type=between(0, 1), default=0.2, help="fraction of rows; default: %(default)s")
-    add("--anchor-weight", type=between(0, math.inf), default=0.1, help="of the pooler loss; default: %(default)s")
+    add("--anchor-weight", type=between(0, math.inf), default=0.3, help="of the pooler loss; default: %(default)s")
     add("--anchor-donor", metavar="MODEL", help="default: the donor that --model names, else --model itself")
     switch = {"action": argparse.BooleanOptionalAction}
     add("--sparse-prediction", **switch, default=True, help="MLM head on masked tokens only: same loss, faster")

@@ -139,6 +139,8 @@ class Material:
         if run.texts:
             size += run.texts
             anchors = anchor_rows(donor, self.tokenizer, self.anchors[run.kind], max_length=self.options["length"])
+            for anchor in anchors:  # the record is of distances in units of each target's squared length
+                del anchor["pooler_target_variance"]
             rows, collator = AnchoredDataset(rows, anchors, run.texts / size), AnchoringCollator(collator)
         shuffle = {"shuffle": True, "generator": torch.Generator().manual_seed(run.seed), "drop_last": True}
         loader = torch.utils.data.DataLoader(rows, size, collate_fn=collator, **shuffle)

@@ -31,7 +31,7 @@ import index_runs
 import records
 import torch
 import transformers
-from index_plan import CORPORA, REFITTED, TODAY, VARIANCE, plan
+from index_plan import CORPORA, LENGTH, REFITTED, VARIANCE, plan
 from index_runs import Run
 from index_tables import tables
 
@@ -72,7 +72,7 @@ def probe_graph(work_dir: Path, options: dict) -> float:
 
 TIMED = {
     "plain": {},
-    "4 anchors": TODAY,
+    "4 anchors": LENGTH,
     "2 anchors": {"anchors": 2},
     "4 anchors, search": VARIANCE | {"search": 0.1},
     "16 masked": {"masked": 16, "unit": "variance"},

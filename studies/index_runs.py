@@ -27,7 +27,7 @@ class Run:
         anchors: Anchor rows in a batch in addition to the blocks.
         masked: Blocks of a batch that are also anchors: their vector, masked, is held to that of their unmasked text.
         weight: Weight of the distance to the targets.
-        unit: Of the distance: "square" of the target's length (the package's loss), total "variance" of the targets,
+        unit: Of the distance: "square" of the target's length, total "variance" of the targets (the package's loss),
             or their variance by "dimension".
         search: Weight of the divergence of similarities to a bank of donor vectors (indexes.search_loss).
         relational: Weight of the distances and angles within the batch (Park et al. 2019, arXiv 1904.05068).

@@ -157,7 +157,7 @@ FITS = {
 def fits_table(record: dict) -> str:
     """Poolers that were fitted differently to the same models, after the last step."""
     lines = []
-    for title in ("plain", "anchored", "variance 0.3"):
+    for title in ("plain", "length² 0.1", "variance 0.3"):
         run = record["runs"][Run(**METHODS[title]).name]
         point = run["points"][STEPS[-1]]
         for fit, named in FITS.items():

@@ -1,5 +1,6 @@
 """Where a pooler came from: what is recorded, what is kept, and what is not believed."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, __version__
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
+from bert_pooled_mlm.conversion.provenance import Fit, PoolerSource
 from checkpoints import FORMATS, POOLER, contents, edit_json, stored, took
 from grafting import BIAS, config_of, graft
 from transformers import BertForMaskedLM, BertForPreTraining
@@ -23,7 +25,7 @@ def test_the_config_is_the_inputs_with_its_class_and_the_poolers_source(rescued,
         "auto_map": AUTO_MAP,
         "sparse_prediction": False,
         "return_logits": True,
-        "pooler_loss_weight": 0.1,
+        "pooler_loss_weight": 0.3,
         "tokenizer_class": "BertTokenizer",
     }
     pooled = rescued.name == "pooled"
@@ -58,15 +60,30 @@ def test_the_fit_is_recorded_and_the_texts_are_not(fitted, texts):
     recorded = config_of(out)["pooler_source"]
     assert recorded["sha256"] == fitted.grafted
     fit = recorded["calibration"]
-    assert fit.keys() == {"texts", "held_out", "sha256", "penalty", "cosine_before", "cosine_after"}
+    assert fit.keys() == {field.name for field in dataclasses.fields(Fit)}
     assert (fit["texts"], fit["held_out"]) == (300, 60)
     assert fit.items() <= fitted.calibration.items()
     card = (out / "README.md").read_text()
     assert f"sha256 `{fit['sha256']}`" in card
     assert f"{fit['cosine_before']:.4f} before, {fit['cosine_after']:.4f} after" in card
+    neighbours = f"finds {fit['neighbours_kept_before']:.0%} -> {fit['neighbours_kept_after']:.0%} of the ten nearest"
+    assert neighbours in card
+    assert neighbours in str(fitted)
     lines = texts.read_text().splitlines()
     assert not any(line.encode() in content for content in contents(out).values() for line in lines)
     assert str(texts) not in card + json.dumps(recorded)
+
+
+def test_a_fit_that_an_earlier_version_recorded_is_read_and_written_unchanged(fitted):
+    source = config_of(Path(fitted.output))["pooler_source"]
+    older = {name: source["calibration"][name] for name in ("texts", "held_out", "sha256", "penalty")}
+    older |= {"cosine_before": 0.5, "cosine_after": 0.75}
+    read = PoolerSource.from_config({**source, "calibration": older})
+    assert read.to_config() == {**source, "calibration": older}
+    assert "ten nearest" not in "".join(read.card_lines())
+    for name in ("neighbours_kept_before", "penalty"):
+        damaged = {**older, name: 0.5} if name not in older else {**older, name: "0.5"}
+        assert PoolerSource.from_config({**source, "calibration": damaged}) is None
 
 
 @pytest.mark.versions
