@@ -30,12 +30,6 @@ def test_weights_that_are_not_finite_are_named(value, dtype, place):
     assert "force-donor" not in text
 
 
-@pytest.mark.parametrize("side", ["checkpoint", "donor"])
-def test_a_lineage_that_is_not_finite_is_no_question_of_the_donor(side, place):
-    edit(place / side, lambda tensors: tensors.update({LINEAGE: tensors[LINEAGE] * float("nan")}))
-    assert "force-donor" not in refused(place, "NaN or infinity")
-
-
 @pytest.mark.parametrize("resized", ["embeddings", "decoder and embeddings", "config alone"])
 def test_a_vocabulary_that_was_resized_in_part_names_each_size(resized, place):
     def grow(tensors):
@@ -121,12 +115,6 @@ def test_a_donor_that_never_had_a_pooler_gets_an_answer_of_its_own(named, donor_
         name_it(place / "checkpoint", named, donor_id)
         refused(place, "published without a pooler", pooler_from=None)
     assert donor_id not in asked
-
-
-@pytest.mark.parametrize(("known", "order"), [(120, "smaller"), (136, "larger"), (128, "equal")])
-def test_the_table_is_asked_for_neighbours_in_both_directions(known, order, checkpoint, giver, out, table):
-    table({"user/base": giver}, vocab_size=known)
-    assert convert(checkpoint, out, verify=False).donor == "user/base"
 
 
 def test_a_folder_of_the_same_name_is_no_published_model(checkpoint, donor, tmp_path, monkeypatch):

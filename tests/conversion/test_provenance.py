@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, __version__
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, __version__
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
 from checkpoints import FORMATS, POOLER, contents, edit_json, stored, took
 from grafting import BIAS, config_of, graft
-from transformers import BertForMaskedLM, BertForPreTraining
+from transformers import BertForMaskedLM
 
 
 @pytest.mark.versions
@@ -87,11 +87,3 @@ def test_a_pooled_checkpoint_that_lost_it_again_remembers_its_donor(checkpoint, 
     report = graft(tmp_path / "again")
     assert (report.found_by, report.donor) == ("config.json's pooler_source", "user/right")
     assert took(out, donor)
-
-
-def test_a_random_pooler_under_an_old_pooler_source_is_not_taken_for_pooled(lost, donor, rescues, tmp_path):
-    source = config_of(rescues["bert"].output)["pooler_source"]
-    BertForPreTraining.from_pretrained(lost).save_pretrained(tmp_path / "random")
-    edit_json(tmp_path / "random" / "config.json", pooler_source=source)
-    with pytest.raises(ConversionError, match=r"its pooler was never trained .*--replace-pooler"):
-        graft(tmp_path / "random", donor, format="bert")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from bert_pooled_mlm import ConversionError, conversion
 from checkpoints import bits, save_weights, state, stored
-from grafting import expected_of, graft, refused
+from grafting import expected_of, graft
 from programs import answer
 
 
@@ -126,9 +126,3 @@ def test_what_changes_after_it_was_copied_does_not_matter(place, monkeypatch):
     monkeypatch.setattr(conversion.pipeline, "check_unchanged", check_unchanged)
     assert graft(place / "checkpoint", place / "donor", place / "out").status == "converted"
     assert bits(stored(place / "out")) == expected
-
-
-def test_a_pipe_in_the_place_of_a_file_is_an_error_at_once(place):
-    (place / "checkpoint" / "vocab.txt").unlink()
-    os.mkfifo(place / "checkpoint" / "vocab.txt")
-    refused(place, r"vocab.txt: expected a file")

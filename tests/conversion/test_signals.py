@@ -89,24 +89,6 @@ def test_a_run_that_is_ended_while_it_verifies_leaves_no_process_and_no_folder(n
     assert snapshot(place) == before
 
 
-@needs_proc
-def test_what_a_killed_run_left_is_cleared_by_the_next_one_which_leaves_another_ones_alone(place):
-    process = start(place)
-    child = verifying(place, process)
-    process.kill()
-    ended(process)
-    killed = next(place.glob(".out.tmp-*")).name
-    shutil.rmtree(place / "tmp")  # nobody can clear the temporary files of a killed process
-    assert_ends(child)
-    running = killed.replace(str(process.pid), str(os.getpid()))
-    assert running != killed, "premise: its name tells the process"
-    shutil.copytree(place / killed, place / running)
-    held = snapshot(place / running)
-    assert ended(start(place, "--no-verify"))[0] == 0
-    assert left(place) == {"out", running}
-    assert snapshot(place / running) == held
-
-
 @pytest.mark.parametrize("name", ["HUP", "INT"])
 def test_a_signal_that_is_ignored_stays_ignored(name, place):
     """`nohup`, and a background job: the first SIGHUP of a closed terminal must not end what was told to stay."""
