@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -59,14 +58,6 @@ def test_a_donor_is_read_by_byte_range(hub, user, place, donor):
     assert sent < (donor / "model.safetensors").stat().st_size / 2, "premise: the rest is not needed"
 
 
-def test_a_donor_in_shards_is_read_by_byte_range(hub, user, place, donor, giver, home):
-    save_weights(giver, stored(donor), shards=3)
-    hub.add_repo("user/donor", giver)
-    user.report("checkpoint", "--pooler-from", "user/donor")
-    assert took(place / "checkpoint-pooled", donor)
-    assert not list((home / "hf-home").rglob("*.safetensors")), "nothing is downloaded"
-
-
 BERT_BASE = (30522, 768, 12)
 
 
@@ -117,30 +108,7 @@ def test_a_cached_donor_costs_nothing(hub, user, berts, home):
     assert hub.log == []
 
 
-def test_several_checkpoints_read_the_donor_once(hub, user, place, donor):
-    hub.add_repo("user/donor", donor)
-    user.report("checkpoint", "--pooler-from", "user/donor", "--dry-run")
-    once = hub.bytes_sent()
-    hub.log.clear()
-    shutil.copytree(place / "checkpoint", place / "second")
-    results = user.report("checkpoint", "second", "--pooler-from", "user/donor", "--dry-run")["results"]
-    assert [result["status"] for result in results] == ["planned", "planned"]
-    pooler = 4 * (32 * 32 + 32)
-    assert hub.bytes_sent() <= once + pooler + 4 * 32, "the pooler may be read for each"
-
-
 # --- Finding on the Hub ----------------------------------------------------------------------------------------------
-
-
-def test_only_fitting_entries_of_the_table_are_asked_for(hub, user, place, donor):
-    for name in ("right", "larger", "wide"):
-        hub.add_repo(f"user/{name}", donor)
-    table = ["user/gone", "user/right", ["user/larger", 129, 32, 2], ["user/wide", 128, 64, 2]]
-    report = user.report("checkpoint", table=table)
-    assert took(place / "checkpoint-pooled", donor)
-    assert (report["donor"], report["found_by"]) == ("user/right", "the table of well-known BERTs")
-    assert report["notes"][0].startswith("user/gone: "), "one that is not there is passed over"
-    assert not [request.path for request in hub.log if "larger" in request.path or "wide" in request.path]
 
 
 @pytest.mark.parametrize("name", ["bert-base-chinese", "/data/models/bert-base-chinese"])
@@ -313,15 +281,6 @@ def test_access_is_as_the_hub_gives_it(access, arguments, hub, user, place):
         assert user.report(*arguments(), "--dry-run", token=token)["status"] == "planned"
     else:
         assert user.error(*arguments(), token=token) == message.format(repo="user/repo")
-
-
-def test_a_gated_donor_that_the_checkpoint_names_is_not_replaced_by_a_guess(hub, user, place, donor):
-    hub.add_repo("user/gated", donor, gated=True)
-    hub.add_repo("user/guess", donor)
-    edit_json(place / "checkpoint" / "config.json", _name_or_path="user/gated")
-    assert user.error("checkpoint", table=["user/guess"]) == GATED.format(repo="user/gated") + (
-        " (named by config.json's _name_or_path; to take another donor: --pooler-from)"
-    )
 
 
 @pytest.mark.versions
