@@ -8,25 +8,8 @@ import pytest
 from bert_pooled_mlm import conversion
 from checkpoints import contents, edit_json, save_lost, save_weights, stored, took
 from grafting import Conversions, config_of, write_sparse
-from hub_faults import User
 from hub_server import HubServer
 from programs import run_python
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def online(server, home):
-    with Conversions(**server.environment(home)) as conversions:
-        yield conversions
-
-
-@pytest.fixture
-def user(hub, online, place, home) -> User:
-    return User(online, place, home)
 
 
 @pytest.fixture(params=["checkpoint", "donor"])
@@ -48,6 +31,8 @@ def arguments(request):
 def test_a_donor_is_read_by_byte_range(hub, user, place, donor):
     """Of its weights: the header's length, the header, two tensors of the pooler, one for the lineage."""
     sha = hub.add_repo("user/donor", donor)
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        (place / "checkpoint" / name).unlink()
     report = user.report("checkpoint", "--pooler-from", "user/donor")
     assert took(place / "checkpoint-pooled", donor)
     assert (report["donor"], report["donor_commit"], report["found_by"]) == ("user/donor", sha, "--pooler-from")
@@ -56,6 +41,8 @@ def test_a_donor_is_read_by_byte_range(hub, user, place, donor):
     sent = hub.bytes_sent("model.safetensors")
     assert needed <= sent <= needed + 4 * 32, "the bias may be read once more"
     assert sent < (donor / "model.safetensors").stat().st_size / 2, "premise: the rest is not needed"
+    assert 0 < hub.bytes_sent("vocab.txt") < 4096, "the checkpoint has no tokenizer"
+    assert (place / "checkpoint-pooled" / "vocab.txt").read_bytes() == (donor / "vocab.txt").read_bytes()
 
 
 BERT_BASE = (30522, 768, 12)
@@ -184,16 +171,11 @@ def test_the_revision_and_newer_weights_of_a_checkpoint_are_not_missed(hub, user
 def test_files_that_a_cache_lacks_are_downloaded(hub, user, place, donor, home):
     """`from_pretrained` leaves a snapshot of config and weights alone: the tokenizer is still on the Hub."""
     hub.add_repo("user/checkpoint", place / "checkpoint")
-    client = hub.environment(home)
-    code = (
-        "from huggingface_hub import hf_hub_download as get\n"
-        "for name in ('config.json', 'model.safetensors'):\n"
-        "    get('user/checkpoint', name)"
-    )
-    assert run_python(code, place, **client).returncode == 0
-    report = user.report("user/checkpoint", "--pooler-from", donor)
-    assert "vocab.txt" in report["copied"]
+    code = "from huggingface_hub import snapshot_download as get; get('user/checkpoint', allow_patterns=['[cm]o*'])"
+    assert run_python(code, place, **hub.environment(home)).returncode == 0
     size = (place / "checkpoint" / "model.safetensors").stat().st_size
+    assert (hub.bytes_sent("model.safetensors"), hub.bytes_sent("vocab.txt")) == (size, 0), "premise"
+    assert "vocab.txt" in user.report("user/checkpoint", "--pooler-from", donor)["copied"]
     assert hub.bytes_sent("model.safetensors") == size, "downloaded once"
 
 

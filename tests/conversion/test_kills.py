@@ -35,9 +35,9 @@ class Scene:
 
     def __init__(self, originals: Path, place: Path, server: Conversions, old: bool):
         self.originals, self.place, self.out, self.server, self.old = originals, place, place / "out", server, old
-        shutil.copytree(originals / "donor", place / "donor")
-        shutil.copytree(originals / "lost", place / "lost")
-        self.states = {"old": snapshot(originals / "old" / "out"), "new": snapshot(originals / "new" / "out")}
+        for name in ("donor", "lost"):
+            shutil.copytree(originals / name, place / name)
+        self.states = {name: snapshot(originals / name / "out") for name in ("old", "new")}
         self.before = snapshot(place)
         self.argv = (place / "lost", "--pooler-from", place / "donor", "-o", self.out, *(["--overwrite"] * old))
         self.renew()
@@ -79,11 +79,6 @@ class Scene:
         held = snapshot(self.place / name)
         return next((state for state, expected in self.states.items() if held == expected), "incomplete")
 
-    def put_aside(self) -> str:
-        """The state of what waits in the staging folder for the new one to take its place."""
-        (staging,) = self.leftovers()
-        return self.state_of(f"{staging}/replaced")
-
     def leftovers(self) -> list[str]:
         return sorted({path.name for path in self.place.iterdir()} - {"lost", "donor", "out"})
 
@@ -91,11 +86,6 @@ class Scene:
 @pytest.fixture(params=[False, True], ids=["new", "overwrite"])
 def scene(request, originals, tmp_path, server) -> Scene:
     return Scene(originals, tmp_path, server, old=request.param)
-
-
-@pytest.fixture
-def new_scene(originals, tmp_path, server) -> Scene:
-    return Scene(originals, tmp_path, server, old=False)
 
 
 def assert_one_line(text: str) -> None:
@@ -110,7 +100,8 @@ def test_a_kill_at_any_step_leaves_a_complete_output_or_none_and_the_next_run_cl
         assert scene.run(at=at, signal=signal.SIGKILL)["code"] == -signal.SIGKILL
         states.append(scene.state())
         if states[-1] == "none" and scene.old:
-            assert scene.put_aside() == "old"
+            (staging,) = scene.leftovers()
+            assert scene.state_of(f"{staging}/replaced") == "old"
             states[-1] = "replaced"
         again = scene.run()
         if states[-1] == "new" and not scene.old:
@@ -156,8 +147,8 @@ def test_a_signal_at_any_step_leaves_nothing_behind(number, scene):
     assert states == {"old" if scene.old else "none", "new"}
 
 
-def test_a_second_run_to_the_same_place_leaves_the_first_ones_folder_alone(new_scene):
-    scene = new_scene
+def test_a_second_run_to_the_same_place_leaves_the_first_ones_folder_alone(originals, server, tmp_path):
+    scene = Scene(originals, tmp_path, server, old=False)
     first = scene.run(at=scene.naming(), signal=signal.SIGSTOP)
     assert "code" not in first, "it has ended, instead of being stopped"
     (building,) = scene.leftovers()

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, __version__
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import POOLER, contents, edit_json, stored, took
-from grafting import BIAS, config_of, graft
-from transformers import BertForMaskedLM
+from checkpoints import POOLER, contents, stored, took
+from grafting import config_of
 
 
 @pytest.mark.versions
@@ -66,15 +65,3 @@ def test_the_record_survives_loading_and_saving(fitted, tmp_path):
     BertPooledMLMForMaskedLM.from_pretrained(out).save_pretrained(again)
     assert config_of(out)["pooler_source"] == config_of(again)["pooler_source"]
     assert took(again, out)
-
-
-def test_a_pooled_checkpoint_that_lost_it_again_remembers_its_donor(checkpoint, donor, shelve, out, tmp_path):
-    """Stock `BertForMaskedLM` drops the pooler of a folder in bert format, and keeps `pooler_source` in the config."""
-    shelve("user/right", donor)
-    graft(checkpoint, "user/right", tmp_path / "rescued", format="bert")
-    BertForMaskedLM.from_pretrained(tmp_path / "rescued").save_pretrained(tmp_path / "again")
-    edit_json(tmp_path / "again" / "config.json", "_name_or_path")
-    assert BIAS not in stored(tmp_path / "again"), "premise"
-    report = graft(tmp_path / "again")
-    assert (report.found_by, report.donor) == ("config.json's pooler_source", "user/right")
-    assert took(out, donor)

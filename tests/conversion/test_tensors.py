@@ -164,14 +164,7 @@ INDEXES = {
     "a shard that is a number": (moved_to(5), NO_MAP),
     **{
         f"a shard: {name}": (moved_to(name), f"the shard {re.escape(repr(name))}; expected a file in the same folder")
-        for name in (
-            "../x.safetensors",
-            "/etc/x.safetensors",
-            "in/x.safetensors",
-            "..\\x.safetensors",
-            "config.json",
-            "",
-        )
+        for name in ("../x.safetensors", "/etc/x.safetensors", "..\\x.safetensors", "config.json", "")
     },
     "a missing shard": (moved_to("model-0.safetensors"), "the shard model-0.safetensors, which is missing"),
     "a tensor in another shard": (
