@@ -39,30 +39,15 @@ def test_the_pooler_is_the_donors_and_every_other_tensor_the_inputs(rescued, los
     assert bits(stored(rescued)) == expected_of(lost, donor)
 
 
-def shortened(model: BertForMaskedLM) -> None:
-    table = model.bert.embeddings.position_embeddings
-    table.weight = torch.nn.Parameter(table.weight[:40].detach().clone())
-    model.config.max_position_embeddings = 40
-
-
-SHAPES = {
-    "extended vocabulary": (lambda model: model.resize_token_embeddings(140), {"vocab_size": 140}),
-    "fewer positions": (shortened, {"max_position_embeddings": 40}),
-}
-
-
-@pytest.mark.parametrize("change", SHAPES)
-def test_a_checkpoint_may_differ_from_its_donor_in_shape(change, lost, donor, tmp_path):
-    alter, fields = SHAPES[change]
+def test_a_checkpoint_may_have_another_vocabulary_than_its_donor(lost, donor, tmp_path):
     model = BertForMaskedLM.from_pretrained(lost)
-    alter(model)
+    model.resize_token_embeddings(140)
     model.save_pretrained(tmp_path / "altered")
-    assert fields.items() <= config_of(tmp_path / "altered").items(), "premise"
     graft(tmp_path / "altered", donor, tmp_path / "out", format="bert")
     assert bits(stored(tmp_path / "out")) == expected_of(tmp_path / "altered", donor)
     loaded, info = BertModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert list(info["missing_keys"]) == []
-    assert fields.items() <= loaded.config.to_dict().items()
+    assert loaded.config.vocab_size == 140
 
 
 @pytest.mark.versions

@@ -1,13 +1,13 @@
 """The converter and a Hub that works, against a loopback server: what is found there, and how much is downloaded."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 from bert_pooled_mlm import conversion
-from checkpoints import contents, edit_json, save_lost, save_weights, stored, took
+from checkpoints import contents, save_lost, save_weights, stored, took
 from grafting import Conversions, config_of, write_sparse
+from hub_faults import User
 from hub_server import HubServer
 from programs import run_python
 
@@ -98,19 +98,6 @@ def test_a_cached_donor_costs_nothing(hub, user, berts, home):
 # --- Finding on the Hub ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bert-base-chinese", "/data/models/bert-base-chinese"])
-def test_a_model_is_found_under_its_old_name(name, hub, user, place, donor):
-    """On the Hub the name from before organisations is a redirect; the report and the card give today's."""
-    hub.add_repo("google-bert/bert-base-chinese", donor)
-    edit_json(place / "checkpoint" / "config.json", _name_or_path=name)
-    report = user.report("checkpoint", table=[["google-bert/bert-base-chinese", 21128, 768, 12]])
-    assert (report["donor"], report["found_by"]) == ("google-bert/bert-base-chinese", "config.json's _name_or_path")
-    assert took(place / "checkpoint-pooled", donor)
-    card = (place / "checkpoint-pooled" / "README.md").read_text("utf-8")
-    assert "base_model: google-bert/bert-base-chinese\n" in card
-    assert report["donor_commit"] in card
-
-
 @pytest.mark.versions
 def test_only_pooler_from_downloads_a_whole_model(hub, user, place, donor, giver):
     save_weights(giver, stored(donor), 3, "bin")
@@ -181,21 +168,16 @@ def test_files_that_a_cache_lacks_are_downloaded(hub, user, place, donor, home):
 
 @pytest.mark.versions
 def test_offline_only_the_cache_is_used(hub, user, place, donor, home):
-    for name in ("checkpoint", "other"):
-        hub.add_repo(f"user/{name}", place / "checkpoint")
+    hub.add_repo("user/checkpoint", place / "checkpoint")
     user.report("user/checkpoint", "--pooler-from", donor)
     seen = len(hub.log)
     with Conversions(**hub.environment(home) | {"HF_HUB_OFFLINE": "1"}) as conversions:
-        order = {"cwd": str(place)}
-        done = conversions.run("user/checkpoint", "--pooler-from", donor, "--overwrite", "--json", **order)
-        assert "vocab.txt" in json.loads(done["out"])["copied"]
+        offline = User(conversions, place)
+        report = offline.report("user/checkpoint", "--pooler-from", donor, "--overwrite")
+        assert "vocab.txt" in report["copied"]
         for argv in (["user/other"], ["checkpoint", "--pooler-from", "user/other", "-o", "out"]):
-            done = conversions.run(*argv, **order)
-            assert (done["code"], done["err"]) == (
-                1,
-                "error: user/other: no such folder, and not in the local cache, and the Hub is not asked "
-                "(HF_HUB_OFFLINE is set); unset it, or run `hf download user/other` elsewhere and pass the folder\n",
-            )
+            line = offline.error(*argv)
+            assert line.startswith("user/other: no such folder, and not in the local cache, and the Hub is not asked")
     assert len(hub.log) == seen
 
 

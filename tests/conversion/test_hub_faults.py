@@ -24,10 +24,7 @@ NAMED = ("checkpoint", "--pooler-from", "user/donor", "--dry-run")
 SILENT = r"the Hub is unreachable at {url} \(no answer within 3 s\)"
 FAULTS = {
     "silence": (faults.silent, SILENT),
-    "a page that wants a login": (
-        faults.status(200, b"<html>Please log in</html>"),
-        r"the Hub failed at {url} \(|sent 26 bytes for a",
-    ),
+    "a login's page": (faults.status(200, b"<html>Log in</html>"), r"the Hub failed at {url} \(|sent 19 bytes"),
     "a reset": (faults.reset, r"the Hub failed at {url} \(.+\); try again, or run `hf download user/donor`"),
     "redirects in a circle": (
         lambda handler: faults.status(307, Location=handler.path)(handler),

@@ -14,8 +14,6 @@ from hub_server import HubServer
 from programs import answer
 
 REPO = "user/rescued"
-
-
 TIME_LIMITS = {"HF_HUB_DOWNLOAD_TIMEOUT": "2"}
 
 

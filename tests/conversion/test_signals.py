@@ -38,19 +38,19 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def verifying(place: Path, process: subprocess.Popen) -> int:
-    """Waits until an output is written, whose verification takes seconds; gives the number of that process."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(process, lambda: children.read_text() and [*place.glob(".out.tmp-*/output-*/2_Dense/model.safetensors")])
-    return int(children.read_text().split()[0])
-
-
 def wait_for(process: subprocess.Popen, condition) -> None:
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def verifying(place: Path, process: subprocess.Popen) -> int:
+    """Waits until an output is written, whose verification takes seconds; gives the number of that process."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for(process, lambda: children.read_text() and [*place.glob(".out.tmp-*/output-*/2_Dense/model.safetensors")])
+    return int(children.read_text().split()[0])
 
 
 def assert_ends(pid: int) -> None:

@@ -158,9 +158,3 @@ def test_names_that_begin_with_a_dash_go_after_two_dashes(place, monkeypatch, ca
     assert main(["--pooler-from", "donor", "--no-verify", "--", "--overwrite"]) == 0
     assert Path("--overwrite-pooled").is_dir()
     assert paths_in(capsys.readouterr().out.partition("Load it:\n")[2]) == ["--overwrite-pooled"] * 2
-
-
-def test_the_upload_command_of_an_output_of_any_name_can_be_pasted(place):
-    command = conversion.push.Upload("user/x").command(Path("it's\na `model`"))
-    printed = subprocess.run(["bash", "-c", f"printf '%s|' {command}"], capture_output=True, text=True, check=True)
-    assert printed.stdout.split("|") == ["hf", "upload", "user/x", "it's\na `model`", ".", ""]
