@@ -90,6 +90,15 @@ def test_a_chain_of_checkpoints_that_lost_theirs_too_is_followed(lost, donor, ch
     assert "has no bert.pooler.dense.weight" in note
 
 
+def test_a_damaged_folder_in_the_chain_does_not_end_the_search(checkpoint, lost, donor, out, tmp_path):
+    broken = Path(shutil.copytree(lost, tmp_path / "broken"))
+    (broken / "config.json").write_text("{")
+    name_it(checkpoint, "_name_or_path", str(broken))
+    name_it(checkpoint, "base_model", str(donor))
+    assert "not valid JSON" in graft(checkpoint).notes[0]
+    assert took(out, donor)
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["names itself", "names one that names it"])
 def test_a_circle_of_names_ends(own, place, lost):
     checkpoint, other = place / "checkpoint", Path(shutil.copytree(lost, place / "other"))

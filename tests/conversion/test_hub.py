@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from bert_pooled_mlm import conversion
-from checkpoints import contents, save_lost, save_weights, stored, took
+from checkpoints import contents, edit_json, save_lost, save_weights, stored, took
 from grafting import Conversions, config_of, write_sparse
 from hub_faults import User
 from hub_server import HubServer
@@ -96,6 +96,15 @@ def test_a_cached_donor_costs_nothing(hub, user, berts, home):
 
 
 # --- Finding on the Hub ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_found_under_its_old_name(hub, user, place, donor):
+    """On the Hub the name from before organisations is a redirect; the report and the card give today's."""
+    hub.add_repo("google-bert/bert-base-chinese", donor)
+    edit_json(place / "checkpoint" / "config.json", _name_or_path="bert-base-chinese")
+    report = user.report("checkpoint", table=[["google-bert/bert-base-chinese", 21128, 768, 12]])
+    assert report["donor"] == "google-bert/bert-base-chinese"
+    assert "base_model: google-bert/bert-base-chinese\n" in (place / "checkpoint-pooled" / "README.md").read_text()
 
 
 @pytest.mark.versions
@@ -245,6 +254,14 @@ def test_access_is_as_the_hub_gives_it(access, arguments, hub, user, place):
         assert user.report(*arguments(), "--dry-run", token=token)["status"] == "planned"
     else:
         assert user.error(*arguments(), token=token) == message.format(repo="user/repo")
+
+
+def test_a_gated_donor_that_the_checkpoint_names_is_not_replaced_by_a_guess(hub, user, place, donor):
+    hub.add_repo("user/gated", donor, gated=True)
+    hub.add_repo("user/guess", donor)
+    edit_json(place / "checkpoint" / "config.json", _name_or_path="user/gated")
+    named = " (named by config.json's _name_or_path; to take another donor: --pooler-from)"
+    assert user.error("checkpoint", table=["user/guess"]) == GATED.format(repo="user/gated") + named
 
 
 @pytest.mark.versions

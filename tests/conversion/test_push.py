@@ -169,6 +169,12 @@ def test_a_failed_upload_is_one_line_and_leaves_the_folder(kind, hub, failed):
     assert hub.files(REPO) == {"pytorch_model.bin": b"older"}
 
 
+@pytest.mark.versions
+def test_a_file_that_may_not_be_uploaded_is_named_with_its_cause(hub, failed):
+    hub.fault = lambda handler: handler.command == "PUT" and faults.status(403)(handler)
+    assert "the token may not write there (" in failed()
+
+
 def test_a_dry_run_uploads_nothing(hub, push):
     assert push("--dry-run")["pushed"] is None
     assert hub.log == []

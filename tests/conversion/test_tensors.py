@@ -247,10 +247,3 @@ def test_a_bin_of_something_else_is_rejected(kind, place):
     if isinstance(value, bytes):
         (place / "checkpoint" / "pytorch_model.bin").write_bytes(value)
     refused(place, f"checkpoint/pytorch_model.bin: .*{match}")
-
-
-def test_a_truncated_bin_is_rejected(place):
-    save_weights(place / "checkpoint", stored(place / "checkpoint"), kind="bin")
-    file = place / "checkpoint" / "pytorch_model.bin"
-    file.write_bytes(file.read_bytes()[:-500])
-    refused(place, f"{file}: .*damaged")
