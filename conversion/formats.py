@@ -4,7 +4,7 @@
 
 The code files that every pooled checkpoint gets are not imported here, since that would import transformers. What they
 define as well (AUTO_MAP, PROJECT_URL, the fields' defaults, sentence-transformers' files) is repeated here, and
-tests/conversion/test_formats.py compares the two.
+tests/conversion/test_conversions.py compares the two.
 """
 
 from __future__ import annotations
