@@ -199,7 +199,7 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
         The record of the run; `others` is the fraction of the CPU that other programs used.
     """
     import measuring
-    import report
+    import rows
 
     preset = PRESETS[args.preset]
     result = {"preset": args.preset, "shape_name": preset.shape_name, "shape": preset.shape, "device": device}
@@ -210,12 +210,13 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
         result["seconds"][name], result["others"][name] = round(seconds, 1), others
         busy = f"   other programs took {others:.0%} of the CPU: measure again" if others > measuring.IDLE else ""
         print(f"{seconds:7.1f} s{busy}")
-    return result | {"rows": report.rows(result)}
+    return result | {"rows": rows.rows(result)}
 
 
 def merged(earlier: dict, result: dict) -> dict:
     """A recorded run with the parts of a later one; `later` names those of another device or other versions."""
     import report
+    import rows
 
     together = {
         key: {name: (earlier[key] | result[key])[name] for name in PARTS if name in earlier[key] | result[key]}
@@ -225,7 +226,7 @@ def merged(earlier: dict, result: dict) -> dict:
     if any(earlier[key] != result[key] for key in ("device", "versions")):
         later |= dict.fromkeys(result["parts"], report.described(result))
     together = earlier | together | {"later": later}
-    return together | {"rows": report.rows(together)}
+    return together | {"rows": rows.rows(together)}
 
 
 def main(argv: list[str] | None = None) -> int:

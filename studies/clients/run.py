@@ -31,8 +31,9 @@ import documents
 import torch
 from clients import CLIENTS, FORMATS, Client
 from environments import environment, last_error, ran
+from records import RESULTS, versions
 from texts import minilm
-from training import RESULTS, quiet, versions
+from training import quiet
 from transformers import AutoTokenizer, BertForMaskedLM, BertForPreTraining, BertModel
 
 HERE = Path(__file__).resolve().parent
