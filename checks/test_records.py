@@ -9,7 +9,7 @@ import calibration
 import clients
 import documents
 import fidelity
-import index_fidelity
+import index_tables
 import lineage
 import pytest
 import run
@@ -25,7 +25,7 @@ INDEXES = record("index_fidelity")
 TABLES = {
     ("docs/fidelity.md", "calibration.py"): calibration.tables(CALIBRATION),
     ("docs/fidelity.md", "fidelity.py"): fidelity.tables(FIDELITY),
-    ("docs/fidelity.md", "index_fidelity.py"): index_fidelity.tables(INDEXES),
+    ("docs/fidelity.md", "index_fidelity.py"): index_tables.tables(INDEXES),
     ("docs/clients.md", "studies/clients/run.py"): {"table": run.table(CLIENTS)},
 }
 PLAIN, ANCHORED = "plain-1e-04-trained", "anchors-4-0.1-both-1e-04-trained"
@@ -114,9 +114,7 @@ VARIANTS = {it["title"]: it["run"] for it in INDEXES["variants"]}
 
 
 def kept(title, donor="sentence", step="1000", how="calibrated") -> float:
-    return index_fidelity.mean(
-        index_fidelity.rows(INDEXES, f"python {donor}", VARIANTS[title], step, (1,))[how], "kept"
-    )
+    return index_tables.mean(index_tables.rows(INDEXES, f"python {donor}", VARIANTS[title], step, (1,))[how], "kept")
 
 
 def test_a_replayed_graph_was_the_same_training():
@@ -126,8 +124,8 @@ def test_a_replayed_graph_was_the_same_training():
 
 
 def test_the_claims_on_indexes_hold_in_the_record():
-    for settings in index_fidelity.METHODS.values():
-        first, second = index_fidelity.rows(INDEXES, "python sentence", settings, "1000")["calibrated"]
+    for settings in index_tables.METHODS.values():
+        first, second = index_tables.rows(INDEXES, "python sentence", settings, "1000")["calibrated"]
         assert abs(first["own"] - second["own"]) < 0.0255
         assert abs(first["kept"] - second["kept"]) < 0.01
     best = kept("variance 0.3")
@@ -136,8 +134,8 @@ def test_the_claims_on_indexes_hold_in_the_record():
     assert max(kept("variance by dimension 0.3"), kept("variance 0.3, 8 anchors")) < best + 0.01
     assert kept("variance 0.1, relational 1") < kept("variance 0.1") + 0.01
     assert kept("masked rows, variance 1") > best - 0.01
-    nsp = [it["title"] for it in index_fidelity.variants(INDEXES, "nsp")]
-    assert max(kept(title, "nsp", step) for title in nsp for step in index_fidelity.STEPS) < 0.365
+    nsp = [it["title"] for it in index_tables.variants(INDEXES, "nsp")]
+    assert max(kept(title, "nsp", step) for title in nsp for step in index_tables.STEPS) < 0.365
     own = [title for title in VARIANTS if kept(title, how="all") > 0.79]
     assert own == ["variance 0.3, states 0.3"], "the best of all losses"
 
