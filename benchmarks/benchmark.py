@@ -70,7 +70,7 @@ PRESETS = {
     ),
     # For the tests of each part.
     "tiny": Preset(
-        "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=0, memory_needed=0, lengths=(8, 16),
+        "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=1, memory_needed=0, lengths=(8, 16),
         shares=(0.1, 1.0), conversions=1, several=FEW, large_files=False, texts=4, trainer=(1, 1), backend="eager",
     ),
 }  # fmt: skip
