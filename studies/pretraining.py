@@ -27,6 +27,7 @@ OPTIONS |= {"held_out_pairs": 1500, "anchors": 2000, "held_out_blocks": 400, "pa
 OPTIONS |= {"topic": 1440, "seed": 0}
 QUICK = {"nsp_steps": 2, "head_steps": 2, "held_out_pairs": 100, "anchors": 20, "held_out_blocks": 8}
 QUICK |= {"pairs": 100, "singles": 100, "passages": 40, "topic": 120}
+QUICK |= {"batch_size": 4, "length": 32}
 
 
 @dataclasses.dataclass(frozen=True)
