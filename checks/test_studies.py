@@ -1,11 +1,8 @@
 """The programs of the studies: what their records rest on."""
 
-import copy
 import sys
 
-import bert_pooled_mlm
 import clients
-import heads
 import indexes
 import pytest
 import run
@@ -13,7 +10,7 @@ import torch
 import training
 from bert_pooled_mlm import convert
 from checkpoints import differing, make_donor
-from transformers import AutoTokenizer, BertForMaskedLM, BertModel
+from transformers import AutoTokenizer, BertForMaskedLM
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -88,26 +85,6 @@ def test_a_client_is_asked_in_a_process_of_its_own(donor, lost, tmp_path, monkey
     assert first["difference"] < run.TOLERANCE
     assert "FOLDER" in second["error"]
     assert str(tmp_path) not in second["error"]
-
-
-def test_the_studies_fit_on_kept_states_is_that_of_the_package(donor):
-    texts = [f"word{n % 23} word{n % 7} word{n % 11}" for n in range(300)]
-    tokenizer, theirs = AutoTokenizer.from_pretrained(donor), BertModel.from_pretrained(donor)
-    ours, states = copy.deepcopy(theirs), []
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in ours.encoder.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    for model in (ours.eval(), theirs.eval()):
-        batch = tokenizer(texts, padding=True, return_tensors="pt")
-        states.append(model(**batch).last_hidden_state[:, 0].detach())
-    dense = theirs.pooler.dense
-    (weight, bias), report = heads.calibrate(*states, (dense.weight.detach(), dense.bias.detach()))
-    found = bert_pooled_mlm.calibrate_pooler(ours, theirs, tokenizer, texts, max_length=32)
-    assert found.improved
-    assert report["penalty"] == found.penalty
-    torch.testing.assert_close(weight, ours.pooler.dense.weight.detach(), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(bias, ours.pooler.dense.bias.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_an_index_measures_itself_as_perfect_and_a_rotated_one_as_lost():

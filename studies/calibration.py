@@ -26,7 +26,7 @@ import records
 import torch
 from bert_pooled_mlm.conversion import texts as reading
 from corpus import CLASSES
-from heads import TASKS, FrozenHeads, calibrate, pooled
+from heads import TASKS, FrozenHeads, pooled
 from pretraining import Run, Work, prepare, quickly, train_runs
 from probes import by_fold, probe, right_by_fold
 from training import quiet
@@ -81,8 +81,7 @@ def measure_point(heads, checkpoint):
     for size in SIZES:
         right, fits[size] = {}, {}
         for task, kind in KIND.items():
-            adapted, donor = (heads.states.get(folder, kind)[:size] for folder in (checkpoint, "donor"))
-            poolers[task], fits[size][task] = calibrate(adapted, donor, heads.pooler)
+            poolers[task], fits[size][task] = heads.states.calibrated(checkpoint, heads.states.sets[kind][:size])
             right[task] = heads.frozen(checkpoint, poolers[task])[task]
         frozen[f"calibrated_{size}"] = heads.score(right)
     kinds = {"cls": None, "random": next(random_poolers(heads.pooler[0].shape)), "grafted": heads.pooler}
@@ -93,17 +92,17 @@ def measure_point(heads, checkpoint):
 
 def measure_more(heads, checkpoint):
     """Other numbers and kinds of texts, and a probe trained with labels."""
-    get, folders = heads.states.get, (checkpoint, "donor")
+    states = heads.states
 
-    def calibrated(adapted, donor):
-        pooler, report = calibrate(adapted, donor, heads.pooler)
+    def calibrated(texts):
+        pooler, report = states.calibrated(checkpoint, texts)
         return heads.score(heads.frozen(checkpoint, pooler)) | report
 
-    pairs = {size: calibrated(*(get(folder, "pairs")[:size] for folder in folders)) for size in MORE_SIZES}
-    others = {"2,000 single paragraphs": calibrated(*(get(folder, "singles") for folder in folders))}
-    others["1,000 of each"] = calibrated(*(heads.states.of_both_kinds(folder)[:2000] for folder in folders))
-    classify = probe(get(checkpoint, "pairs"), heads.labels["pairs"])
-    right = (classify(get(checkpoint, "nsp")) == heads.labels["nsp"]).float()
+    pairs = {size: calibrated(states.sets["pairs"][:size]) for size in MORE_SIZES}
+    others = {"2,000 single paragraphs": calibrated(states.sets["singles"])}
+    others["1,000 of each"] = calibrated(states.both_kinds()[:2000])
+    classify = probe(states.get(checkpoint, "pairs"), heads.labels["pairs"])
+    right = (classify(states.get(checkpoint, "nsp")) == heads.labels["nsp"]).float()
     labelled = heads.score({"nsp": right, "topic": heads.donor["topic"]})["nsp"]
     return {"pairs": pairs, "others": others, "labelled_probe": labelled}
 

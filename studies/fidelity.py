@@ -31,7 +31,7 @@ import drawing
 import records
 import torch
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
-from heads import TASKS, FrozenHeads, calibrate, cls_state, token_mean
+from heads import TASKS, FrozenHeads, cls_state, token_mean
 from measuring import cpu_name, in_turns, ratio
 from pretraining import Run, Work, prepare, quickly, train_runs
 from probes import by_fold, right_by_fold
@@ -76,7 +76,7 @@ def step(model, optimizer, batches) -> None:
 
 def evaluated(heads: FrozenHeads, name: str) -> dict:
     """Scores the frozen heads on a checkpoint: grafted, and with one pooler calibrated on both kinds of text."""
-    pooler, fit = calibrate(*map(heads.states.of_both_kinds, (name, "donor")), heads.pooler)
+    pooler, fit = heads.states.calibrated(name, heads.states.both_kinds())
     found = {"grafted": heads.pooler, "calibrated": pooler}
     found = {how: heads.score(heads.frozen(name, it)) for how, it in found.items()}
     return found | {"fit": fit, "new_probe": new_probe(heads, name)}

@@ -6,8 +6,6 @@ The donor's next-sentence head, if it was trained, and a topic classifier on its
 evaluated on other encoders with other poolers.
 """
 
-from types import SimpleNamespace
-
 import torch
 from bert_pooled_mlm import calibrate_pooler
 from corpus import CLASSES, digest, padded, tokenized
@@ -80,52 +78,18 @@ class States:
         file.with_suffix(".part").rename(file)
         return states
 
-    def of_both_kinds(self, checkpoint):
-        """Those of pairs and singles, which alternate, so that every fold has both kinds."""
-        pairs, singles = (self.get(checkpoint, kind) for kind in ("pairs", "singles"))
-        count = min(len(pairs), len(singles))
-        return torch.stack([pairs[:count], singles[:count]], 1).flatten(0, 1)
+    def both_kinds(self):
+        """Pairs and single texts, which alternate, so that every fold of a calibration has both."""
+        return [text for both in zip(self.sets["pairs"], self.sets["singles"], strict=False) for text in both]
 
-
-class CachedEncoder(torch.nn.Module):
-    """Replaces a BERT in `calibrate_pooler`: text n is the single token n, whose state is the cached one."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, states, weight, bias):
-        super().__init__()
-        self.states = states
-        self.config = SimpleNamespace(max_position_embeddings=512, vocab_size=len(states), type_vocab_size=1)
-        self.pooler = torch.nn.Module()
-        self.pooler.dense = torch.nn.Linear(*reversed(weight.shape))
-        self.pooler.dense.load_state_dict({"weight": weight, "bias": bias})
-
-    @property
-    def base_model(self):
-        return self
-
-    def forward(self, input_ids, **_):
-        return SimpleNamespace(last_hidden_state=self.states[input_ids])
-
-
-class IndexTokenizer:
-    """Replaces the tokenizer in `calibrate_pooler`: the text "7" is the single token 7."""
-
-    pad_token_id = 0
-
-    def __call__(self, text, **_):
-        return {"input_ids": [int(text)]}
-
-    def get_vocab(self):
-        return {}
-
-
-def calibrate(adapted, donor, pooler):
-    """Runs `calibrate_pooler` on cached states; returns the calibrated (weight, bias), and the report of the fit."""
-    model, texts = CachedEncoder(adapted, *pooler), [str(n) for n in range(len(adapted))]
-    found = calibrate_pooler(model, CachedEncoder(donor, *pooler), IndexTokenizer(), texts)
-    report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
-    return (model.pooler.dense.weight.detach(), model.pooler.dense.bias.detach()), report
+    def calibrated(self, checkpoint, texts):
+        """The checkpoint's pooler, calibrated, as (weight, bias), and the report of the fit."""
+        adapted, donor = (BertModel.from_pretrained(self.work_dir / name) for name in (checkpoint, "donor"))
+        tokenizer = AutoTokenizer.from_pretrained(self.work_dir / "donor")
+        texts = [text if isinstance(text, str) else tuple(text[:2]) for text in texts]
+        found = calibrate_pooler(adapted, donor, tokenizer, texts, max_length=self.length)
+        report = {name: getattr(found, name) for name in ("improved", "penalty", "cosine_before", "cosine_after")}
+        return (adapted.pooler.dense.weight.detach(), adapted.pooler.dense.bias.detach()), report
 
 
 def pooled(states, pooler):

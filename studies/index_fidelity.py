@@ -25,7 +25,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import records
 import torch
 from corpus import docstrings, pairs_of, read_documents, split
-from heads import TASKS, FrozenHeads, calibrate, cls_state, encode, pooled, save, token_mean
+from heads import TASKS, FrozenHeads, cls_state, encode, pooled, save, token_mean
 from index_tables import CORPORA, tables
 from indexes import compared
 from pretraining import Run, Work, next_sentence_donor, prepare, quickly, train_runs
@@ -145,13 +145,11 @@ def score(heads: FrozenHeads, checkpoint: str, pooler) -> dict:
 
 def evaluated(heads: FrozenHeads, checkpoint: str, last: bool) -> dict:
     """Scores of the donor's pooler, and of those calibrated on some texts and, after the last step, on all."""
-    both = "nsp" in heads.tasks
-    adapted, donor = (
-        heads.states.of_both_kinds(it) if both else heads.states.get(it, "singles") for it in (checkpoint, "donor")
-    )
+    states = heads.states
+    texts = states.both_kinds() if "nsp" in heads.tasks else states.sets["singles"]
     found = {"grafted": score(heads, checkpoint, heads.pooler)}
-    for count in (CALIBRATION, len(donor)) if last else (CALIBRATION,):
-        found[f"ridge {count}"] = score(heads, checkpoint, calibrate(adapted[:count], donor[:count], heads.pooler)[0])
+    for count in (CALIBRATION, len(texts)) if last else (CALIBRATION,):
+        found[f"ridge {count}"] = score(heads, checkpoint, states.calibrated(checkpoint, texts[:count])[0])
     return found
 
 
