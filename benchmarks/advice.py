@@ -66,6 +66,10 @@ def batches(tokenizer, encoded: list[dict], device: torch.device, multiple: int 
     return [tokenizer.pad(part, return_tensors="pt", pad_to_multiple_of=multiple, **how).to(device) for part in parts]
 
 
+def vectors_model(work: Work) -> BertPooledMLMModel:
+    return sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
+
+
 def run_batches(model, prepared: list) -> None:
     for batch in prepared:
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
@@ -100,7 +104,7 @@ def mixed_lengths(device: torch.device, number: int, seconds: float, least: int)
 def throughput(work: Work, number: int, seconds: float, least: int) -> dict:
     """Texts sorted by length and tokenized in advance: MiniLM on all, a model of `work.shape` on half of them."""
     tokenizer, encoded = tokenized(number)
-    base = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
+    base = vectors_model(work)
     small = BertPooledMLMModel.from_pretrained(minilm()).to(work.device, work.dtype).eval()
     ready = {}
     for name, chosen in (("minilm", encoded), ("base", encoded[: max(1, number // 2)])):
@@ -138,7 +142,7 @@ def bfloat16(work: Work, number: int, seconds: float, least: int) -> dict:
     work = dataclasses.replace(work, rows=1 if slow else work.rows)
     inputs, labelled = work.batch(), work.batch(labels=True)
     with torch.inference_mode():
-        model = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
+        model = vectors_model(work)
         times = in_turns(half_precision(model, inputs), work.device, seconds / 2, least)
     if not slow:
         trained = new(work, sparse_prediction=True).train()
@@ -166,7 +170,7 @@ def compiled(work: Work, seconds: float, least: int, backend: str) -> dict:
     """Vectors with torch.compile, one batch size: seconds of the first call, then of both, interleaved."""
     if backend == "inductor" and work.device.type == "cpu" and not compiler():
         return {"skipped": "torch.compile needs a C++ compiler, and found none"}
-    model = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
+    model = vectors_model(work)
     inputs = work.batch()
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # an empty cache: earlier results would hide the compilation

@@ -20,6 +20,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import documents
@@ -69,7 +70,7 @@ PRESETS = {
     ),
     # For the tests of each part.
     "tiny": Preset(
-        "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=0, memory_needed=0, lengths=(8, 16),
+        "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=1, memory_needed=0, lengths=(8, 16),
         shares=(0.1, 1.0), conversions=1, several=FEW, large_files=False, texts=4, trainer=(1, 1), backend="eager",
     ),
 }  # fmt: skip
@@ -91,19 +92,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.preset = args.preset or ("quick" if args.quick else "full")
-    args.parts = ON_CUDA if args.device == "cuda" else PARTS
-    if args.only:
-        chosen = args.only.split(",")
-        if unknown := [name for name in chosen if name not in args.parts]:
-            parser.error(f"--only {','.join(unknown)}: expected some of {','.join(args.parts)}")
-        args.parts = tuple(name for name in args.parts if name in chosen)
+    possible = ON_CUDA if args.device == "cuda" else PARTS
+    args.parts = [name for name in possible if not args.only or name in args.only.split(",")]
+    if args.only and {*args.only.split(",")} - {*args.parts}:
+        parser.error(f"--only {args.only}: expected some of {','.join(possible)}")
     if args.merge and not args.only:
         parser.error("--merge needs --only: which parts are measured?")
-    if args.update_docs and (args.preset != "full" or (args.only and not args.merge) or args.device != "cpu"):
+    recorded = args.preset == "full" and (args.merge or not args.only)
+    if args.update_docs and not (recorded and args.device == "cpu"):
         parser.error("--update-docs takes a full run on the CPU, or --merge")
-    if args.output_dir is None:
-        recorded = args.preset == "full" and (args.merge or not args.only)
-        args.output_dir = HERE / "results" if recorded else Path("benchmark-quick")
+    args.output_dir = args.output_dir or (HERE / "results" if recorded else Path("benchmark-quick"))
     return args
 
 
@@ -177,19 +175,14 @@ def describe(args: argparse.Namespace) -> dict:
     import torch
 
     threads = torch.get_num_threads()
-    if args.device == "cpu":
-        name = measuring.cpu_name()
-        return {"type": "cpu", "name": name, "slug": f"cpu-{threads}-cores", "threads": threads}
-    name = torch.cuda.get_device_name()
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return {"type": "cuda", "name": name, "slug": slug, "threads": threads}
+    name = measuring.cpu_name() if args.device == "cpu" else torch.cuda.get_device_name()
+    slug = f"cpu-{threads}-cores" if args.device == "cpu" else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return {"type": args.device, "name": name, "slug": slug, "threads": threads}
 
 
 def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     packages = ("torch", "transformers", "safetensors", "huggingface_hub", "numpy", "onnxruntime")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 def measure(args: argparse.Namespace, device: dict) -> dict:
@@ -199,7 +192,7 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
         The record of the run; `others` is the fraction of the CPU that other programs used.
     """
     import measuring
-    import report
+    import rows
 
     preset = PRESETS[args.preset]
     result = {"preset": args.preset, "shape_name": preset.shape_name, "shape": preset.shape, "device": device}
@@ -210,12 +203,13 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
         result["seconds"][name], result["others"][name] = round(seconds, 1), others
         busy = f"   other programs took {others:.0%} of the CPU: measure again" if others > measuring.IDLE else ""
         print(f"{seconds:7.1f} s{busy}")
-    return result | {"rows": report.rows(result)}
+    return result | {"rows": rows.rows(result)}
 
 
 def merged(earlier: dict, result: dict) -> dict:
     """A recorded run with the parts of a later one; `later` names those of another device or other versions."""
     import report
+    import rows
 
     together = {
         key: {name: (earlier[key] | result[key])[name] for name in PARTS if name in earlier[key] | result[key]}
@@ -225,15 +219,18 @@ def merged(earlier: dict, result: dict) -> dict:
     if any(earlier[key] != result[key] for key in ("device", "versions")):
         later |= dict.fromkeys(result["parts"], report.described(result))
     together = earlier | together | {"later": later}
-    return together | {"rows": report.rows(together)}
+    return together | {"rows": rows.rows(together)}
+
+
+def fail(message: str) -> int:
+    print(f"benchmark.py: {message}", file=sys.stderr)
+    return 1
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        names = ", ".join(name.replace("_", "-") for name in missing)
-        print(f'benchmark.py: missing packages: {names}; run `pip install -e ".[bench]"`', file=sys.stderr)
-        return 1
+    if missing := [name.replace("_", "-") for name in NEEDED if importlib.util.find_spec(name) is None]:
+        return fail(f'missing packages: {", ".join(missing)}; run `pip install -e ".[bench]"`')
     import figures
     import measuring
     import report
@@ -241,41 +238,36 @@ def main(argv: list[str] | None = None) -> int:
     import transformers
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("benchmark.py: torch finds no CUDA device", file=sys.stderr)
-        return 1
+        return fail("torch finds no CUDA device")
     transformers.logging.set_verbosity_error()
     logging.getLogger("modeling_bert_pooled_mlm").setLevel(logging.ERROR)  # MiniLM has no MLM head
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(args.threads or measuring.cores())
-    device = describe(args)
+    device, earlier = describe(args), {}
     path = args.output_dir / f"{device['slug']}.json"
-    if (args.show or args.merge) and not path.is_file():
-        print(f"benchmark.py: there is no {path}; name its folder by -o, its --device and --threads", file=sys.stderr)
-        return 1
-    earlier = json.loads(path.read_text(encoding="utf-8")) if args.show or args.merge else {}
+    if args.show or args.merge:
+        if not path.is_file():
+            return fail(f"there is no {path}; name its folder by -o, its --device and --threads")
+        earlier = json.loads(path.read_text(encoding="utf-8"))
     if args.merge and earlier["preset"] != args.preset:
-        print(f"benchmark.py: {path} is of the preset {earlier['preset']}, not of {args.preset}", file=sys.stderr)
-        return 1
-    if args.show:
-        result = earlier
-    else:
-        if args.preset != "full":
-            print("A small model and few rounds: these are not the figures that the documents quote.\n")
-        result = measure(args, device)
-        result = merged(earlier, result) if args.merge else result
+        return fail(f"{path} is of the preset {earlier['preset']}, not of {args.preset}")
+    if args.preset != "full":
+        print("A small model and few rounds: these are not the figures that the documents quote.\n")
+    result = earlier if args.show else measure(args, device)
+    result = merged(earlier, result) if args.merge else result
+    blocks = report.blocks(result)
+    if not args.show:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         figures.draw_ratios(path.with_suffix(".png"), result)
         figures.draw_growth(path.with_name(f"{path.stem}-growth.png"), result)
-    blocks = report.blocks(result)
-    shown = [text for name, text in blocks.items() if name not in ("conversion", "trainer")]  # these are in rows, too
-    print("\n" + "\n\n".join(shown))
+        print(f"\n{path} and its two figures are written; {sum(result['seconds'].values()) / 60:.1f} minutes.")
+    for name, text in blocks.items():
+        if name not in ("conversion", "trainer"):  # these are in rows, too
+            print(f"\n{text}")
     if args.update_docs:
         for document in DOCUMENTS:
             documents.update(document, "benchmark.py", blocks)
-    if not args.show:
-        minutes = sum(result["seconds"].values()) / 60
-        print(f"\n{path} and its two figures are written; {minutes:.1f} minutes.")
     return 0
 
 

@@ -7,28 +7,31 @@ usual way, which loads the checkpoint and the donor with transformers, moves the
 and (b) `cp` of the weights. Each runs in a fresh process, interleaved, with warm files, after `sync`.
 """
 
+import functools
 import json
 import math
 import os
 import shutil
 import sys
 import tempfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from measuring import in_fresh_process
+from safetensors.numpy import save_file
 from subjects import BASE, ROOT
 
 sys.path.insert(1, str(ROOT / "tests"))
 
-from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes, lineage_key
-from bert_pooled_mlm.conversion.checkpoint import SAMPLED_ROWS
+from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes
 from hub_server import HubServer
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-# Shapes and numbers of files for the growth of cost with size: 0.2, 0.4, 1.3 and 5 GB.
-SIZES = [(BASE | {"num_hidden_layers": 4}, 1), (BASE, 1), (LARGE, 1), (LARGE | {"num_hidden_layers": 96}, 8)]
+# Shapes and numbers of files for the growth of cost with size: 0.2, 0.4, 1.3 and 2.6 GB.
+SIZES = [(BASE | {"num_hidden_layers": 4}, 1), (BASE, 1), (LARGE, 1), (LARGE | {"num_hidden_layers": 48}, 4)]
 SMALL_SIZES = [(SMALL, 1), (SMALL | {"num_hidden_layers": 24}, 1), (SMALL | {"num_hidden_layers": 48}, 4)]
 USUAL = """
 import sys
@@ -73,47 +76,22 @@ print(json.dumps({"copy": copied - began, "fsync": time.perf_counter() - copied}
 """
 
 
-def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = False, sparse: bool = False) -> int:
-    """Writes a seeded BERT of this shape; with `sparse`, what the converter only copies is zeros.
-
-    Returns:
-        The size of its tensors in bytes.
-    """
+def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = False) -> int:
+    """Writes a BERT of this shape, each tensor drawn with a seed of its own; returns the bytes of its tensors."""
     config = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, **shape}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    tied = TIED.keys()
     shapes = expected_shapes(config)
-    shapes = {key: size for key, size in shapes.items() if key not in tied and (pooler or key not in POOLER)}
-    block = np.random.default_rng(1).standard_normal(1 << 20).astype("<f4") * 0.02
-    numbers = np.random.default_rng(0)
-    vital = {key: numbers.standard_normal(math.prod(shapes[key])).astype("<f4") * 0.02
-             for key in (lineage_key(config), *POOLER) if key in shapes}  # fmt: skip
-    names, weight_map, total = list(shapes), {}, 0
+    names = [key for key in shapes if key not in TIED and (pooler or key not in POOLER)]
+    weight_map = {}
     for number in range(shards):
-        name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors" if shards > 1 else "model.safetensors"
+        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors" if shards > 1 else "model.safetensors"
         held = names[number * len(names) // shards : (number + 1) * len(names) // shards]
-        header, end = {"__metadata__": {"format": "pt"}}, 0
-        for key in held:
-            begin, end = end, end + 4 * math.prod(shapes[key])
-            header[key] = {"dtype": "F32", "shape": shapes[key], "data_offsets": [begin, end]}
-            weight_map[key] = name
-        text = json.dumps(header).encode()
-        with (folder / name).open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for key in held:
-                count = math.prod(shapes[key])
-                values = vital.get(key)
-                if values is None and sparse:
-                    head = block[: min(count, SAMPLED_ROWS * shapes[key][-1])]
-                    file.write(head.tobytes())
-                    file.seek(4 * (count - len(head)), os.SEEK_CUR)
-                    continue
-                for start in range(0, count, len(block)):
-                    piece = block[: count - start] if values is None else values[start : start + len(block)]
-                    file.write(piece.tobytes())
-            file.truncate(8 + len(text) + end)
-        total += end
+        dice = {key: np.random.default_rng(zlib.crc32(key.encode())) for key in held}
+        tensors = {key: 0.02 * dice[key].standard_normal(shapes[key], dtype=np.float32) for key in held}
+        save_file(tensors, folder / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(held, file)
+    total = sum(4 * math.prod(shapes[key]) for key in names)
     if shards > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -136,6 +114,31 @@ def usual(checkpoints: list[Path], donor: Path, out: Path) -> dict:
     return in_fresh_process(sys.executable, "-c", USUAL, *checkpoints, donor, out)
 
 
+def in_rounds(
+    ways: dict[str, Callable[[], dict]], inputs: list[Path], out: Path, rounds: int, warm_rounds: int = 0, order=None
+) -> dict[str, dict[str, list[float]]]:
+    """Runs all ways in each round, in an order that is reversed for the next, with `inputs` in the page cache.
+
+    Args:
+        ways: Each returns its figures, and may write `out`, which is removed.
+        warm_rounds: Rounds before, which are discarded.
+    """
+    order, runs = list(order or ways), {name: {} for name in ways}
+    for number in range(-warm_rounds, rounds):
+        for name in order:
+            for folder in inputs:
+                warm(folder)
+            found = ways[name]()
+            if out.is_dir():
+                shutil.rmtree(out)
+            out.unlink(missing_ok=True)
+            for key in ("seconds", "cpu", "peak", "copy", "fsync"):
+                if key in found and number >= 0:
+                    runs[name].setdefault(key, []).append(round(found[key], 4))
+        order.reverse()
+    return runs
+
+
 def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> dict:
     """Converts several checkpoints in one call, verified, and the usual way in one process, in turns.
 
@@ -152,19 +155,11 @@ def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> di
         write_checkpoint(donor, shape, pooler=True)
         for checkpoint in checkpoints[1:]:
             shutil.copytree(checkpoints[0], checkpoint, copy_function=os.link)
-        runs: dict[str, dict] = {}
+        runs = {}
         for count, times in rounds.items():
-            pairs = [("convert", converted), ("usual", usual)]
-            records = runs[str(count)] = {name: {"seconds": [], "cpu": [], "peak": []} for name, _ in pairs}
-            for _ in range(times):
-                for name, way in pairs:
-                    warm(checkpoints[0])
-                    warm(donor)
-                    found = way(checkpoints[:count], donor, out)
-                    shutil.rmtree(out)
-                    for key, values in records[name].items():
-                        values.append(round(found[key], 4))
-                pairs.reverse()
+            work = checkpoints[:count], donor, out
+            ways = {"convert": functools.partial(converted, *work), "usual": functools.partial(usual, *work)}
+            runs[str(count)] = in_rounds(ways, [checkpoints[0], donor], out, times)
     return {"bytes": size, "runs": runs}
 
 
@@ -178,35 +173,23 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
         The checkpoint's size in bytes; seconds, CPU seconds and peak bytes of "no_verify" and "usual"; the seconds of
         the converter's copy and of "cp", without waiting for the disk ("copy") and waiting ("fsync").
     """
+
+    def printed(*argv: object) -> dict:
+        return json.loads(in_fresh_process(sys.executable, "-c", *argv)["out"])
+
     with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
         lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
         size = write_checkpoint(lost, shape)
         write_checkpoint(donor, shape, pooler=True)
-        weights = lost / "model.safetensors"
         ways = {
             "no_verify": lambda: converted([lost], donor, out, "--no-verify"),
             "usual": lambda: usual([lost], donor, out),
-            "copy": lambda: in_fresh_process(sys.executable, "-c", COPY, ROOT, lost, out),
-            "cp": lambda: in_fresh_process(sys.executable, "-c", CP, weights, out),
+            "copy": lambda: printed(COPY, ROOT, lost, out),
+            "cp": lambda: printed(CP, lost / "model.safetensors", out),
         }
         # The short ones run more often because their times vary more.
         order = ["usual", "no_verify", *3 * ["copy", "cp"]]
-        records: dict[str, dict[str, list[float]]] = {}
-        for number in range(-warm_rounds, rounds):
-            for name in order:
-                warm(lost)
-                warm(donor)
-                found = ways[name]()
-                if out.is_dir():
-                    shutil.rmtree(out)
-                else:
-                    out.unlink()
-                if number >= 0:
-                    kept = json.loads(found["out"]) if name in ("copy", "cp") else found
-                    for key in kept.keys() & {"seconds", "cpu", "peak", "copy", "fsync"}:
-                        records.setdefault(name, {}).setdefault(key, []).append(round(kept[key], 4))
-            order.reverse()
-    return {"bytes": size, "runs": {name: records[name] for name in ways}}
+        return {"bytes": size, "runs": in_rounds(ways, [lost, donor], out, rounds, warm_rounds, order)}
 
 
 def growth(sizes: list[tuple[dict, int]], disk: Path | None = None) -> list[dict]:
@@ -217,8 +200,8 @@ def growth(sizes: list[tuple[dict, int]], disk: Path | None = None) -> list[dict
 def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
     with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
         lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
-        size = write_checkpoint(lost, shape, shards, sparse=True)
-        write_checkpoint(donor, shape, pooler=True, sparse=True)
+        size = write_checkpoint(lost, shape, shards)
+        write_checkpoint(donor, shape, pooler=True)
         found = converted([lost], donor, out, "--no-verify")
         written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     if written <= size:
@@ -230,8 +213,8 @@ def hub_donor(shape: dict, disk: Path | None = None) -> dict:
     """Converts with a donor on a Hub: the bytes that the Hub sent, and the size of the donor's weights."""
     with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as name, HubServer() as hub:
         place = Path(name)
-        write_checkpoint(place / "lost", shape, sparse=True)
-        size = write_checkpoint(place / "donor", shape, pooler=True, sparse=True)
+        write_checkpoint(place / "lost", shape)
+        size = write_checkpoint(place / "donor", shape, pooler=True)
         hub.add_repo("user/donor", place / "donor")
         converted([place / "lost"], "user/donor", place / "out", "--no-verify", **hub.environment(place))
         return {"bytes": size, "sent": hub.bytes_sent()}

@@ -5,24 +5,19 @@
 import textwrap
 from pathlib import Path
 
-import matplotlib
-from report import curves
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+import drawing
+from drawing import BLUE, GREEN, RED
 from matplotlib.ticker import LogLocator, NullLocator
-
-# The palette of Okabe and Ito, safe for colour-blind readers.
-REACHED, MISSED, OTHER = "#0072B2", "#D55E00", "#009E73"
+from report import curves
 
 
 def draw_ratios(path: Path, result: dict) -> None:
     """A bar for each ratio with its interquartile range, and a mark at its target."""
     rows = [row for row in result["rows"] if row["unit"] == "times" and row["measured"] is not None]
-    figure, axes = plt.subplots(figsize=(10, 0.8 + 0.42 * max(1, len(rows))), layout="constrained")
+    figure, ((axes,),) = drawing.panels(1, 1, (10, 0.8 + 0.42 * max(1, len(rows))))
     for number, row in enumerate(rows):
         value, target = row["measured"], row["target"]
-        axes.barh(number, value, 0.6, color={True: REACHED, False: MISSED, None: OTHER}[row["reached"]])
+        axes.barh(number, value, 0.6, color={True: BLUE, False: RED, None: GREEN}[row["reached"]])
         right = value
         if row["low"] is not None:
             errors = [[value - row["low"]], [row["high"] - value]]
@@ -35,28 +30,26 @@ def draw_ratios(path: Path, result: dict) -> None:
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
     title = (
         "Ratios (black line: to reach; thin line: middle half of the rounds; orange: not reached; green: no target)"
     )
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")  # aligned with the figure, since it is wider than the axes
-    save(figure, path)
+    drawing.save(figure, path)
 
 
 def draw_growth(path: Path, result: dict) -> None:
     """Forward over length, training over the fraction of labels, conversion over size and number of checkpoints."""
     found = curves(result)
-    figure, panels = plt.subplots(1, max(1, len(found)), figsize=(5 * max(1, len(found)), 4), layout="constrained")
-    for axes, (key, curve) in zip([panels] if len(found) < 2 else panels, found.items(), strict=False):
+    figure, (panels,) = drawing.panels(1, max(1, len(found)), (5 * max(1, len(found)), 4))
+    for axes, (key, curve) in zip(panels, found.items(), strict=False):
         {"length": _length, "share": _share, "conversion": _conversion, "several": _several}[key](axes, curve)
         axes.set_title(textwrap.fill(curve["slope"], 62), fontsize=8, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    drawing.save(figure, path)
 
 
 def _length(axes, curve: dict) -> None:
-    axes.loglog(*zip(*curve["lines"]["stock"], strict=True), "s--", color=MISSED, label="stock BertForMaskedLM")
-    axes.loglog(*zip(*curve["lines"]["ours"], strict=True), "o-", color=REACHED, label="ours, with pooler_output")
+    axes.loglog(*zip(*curve["lines"]["stock"], strict=True), "s--", color=RED, label="stock BertForMaskedLM")
+    axes.loglog(*zip(*curve["lines"]["ours"], strict=True), "o-", color=BLUE, label="ours, with pooler_output")
     lengths = [x for x, _ in curve["lines"]["ours"]]
     axes.set_xticks(lengths, [str(x) for x in lengths], minor=False)
     axes.xaxis.set_minor_locator(NullLocator())
@@ -68,17 +61,17 @@ def _length(axes, curve: dict) -> None:
 
 
 def _share(axes, curve: dict) -> None:
-    axes.plot(*zip(*curve["lines"]["ours"], strict=True), "o-", color=REACHED, label="ours, sparse_prediction")
-    axes.axhline(1, color=MISSED, linestyle="--", label="stock BertForMaskedLM")
+    axes.plot(*zip(*curve["lines"]["ours"], strict=True), "o-", color=BLUE, label="ours, sparse_prediction")
+    axes.axhline(1, color=RED, linestyle="--", label="stock BertForMaskedLM")
     axes.set(xlabel="tokens that have a label, %", ylabel="time of a training step, stock = 1", ylim=(0, None))
     axes.legend(frameon=False, loc="lower right")
 
 
 def _conversion(axes, curve: dict) -> None:
-    axes.plot(*zip(*curve["lines"]["seconds"], strict=True), "o-", color=REACHED, label="seconds")
+    axes.plot(*zip(*curve["lines"]["seconds"], strict=True), "o-", color=BLUE, label="seconds")
     axes.set(xlabel="checkpoint, GB", ylabel="seconds of a conversion", ylim=(0, None))
     memory = axes.twinx()
-    memory.plot(*zip(*curve["lines"]["memory"], strict=True), "s--", color=OTHER, label="peak memory")
+    memory.plot(*zip(*curve["lines"]["memory"], strict=True), "s--", color=GREEN, label="peak memory")
     memory.set(ylabel="peak memory, MB", ylim=(0, None))
     memory.spines["top"].set_visible(False)
     lines = [*axes.lines, *memory.lines]
@@ -86,12 +79,7 @@ def _conversion(axes, curve: dict) -> None:
 
 
 def _several(axes, curve: dict) -> None:
-    axes.plot(*zip(*curve["lines"]["usual"], strict=True), "s--", color=MISSED, label="the usual way, in one process")
-    axes.plot(*zip(*curve["lines"]["convert"], strict=True), "o-", color=REACHED, label="convert.py, verified")
+    axes.plot(*zip(*curve["lines"]["usual"], strict=True), "s--", color=RED, label="the usual way, in one process")
+    axes.plot(*zip(*curve["lines"]["convert"], strict=True), "o-", color=BLUE, label="convert.py, verified")
     axes.set(xlabel="checkpoints of a call", ylabel="seconds", ylim=(0, None))
     axes.legend(frameon=False, loc="lower right")
-
-
-def save(figure, path: Path) -> None:
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

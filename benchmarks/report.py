@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a run: rows with their targets, growth of cost, and tables in Markdown.
+"""The report of a run: growth of cost, and tables in Markdown.
 
 All of it is computed from the record, so that documents can be regenerated without a new measurement. Parts that were
 not run are omitted.
@@ -9,129 +9,11 @@ not run are omitted.
 import math
 import statistics
 
-from conversion_rows import CONVERSION, conversion_rows, fit, gigabytes, several_lines, several_rows, start_rows
 from documents import markdown_table
 from measuring import ratio
-from rows import row, spread, within
+from rows import fit, gigabytes, several_lines
 
-NAMES = {"encoder": "the encoder alone", "dense": "ours as it comes", "loss": "ours without logits"}
-
-
-def of_times(times: dict, one: str, other: str, target: float | None = None) -> dict:
-    """A ratio of times with its quartiles; reached if its median is at most `target`.
-
-    Without a target the ratio should be 1.00: it is reached if its interquartile range overlaps, or is below, that of
-    the reference measured against itself.
-    """
-    found = spread(times[one], times[other])
-    if target:
-        return within(target, **found)
-    itself, least, most = ratio(times["again"], times[other])
-    note = f"stock against itself: {itself:.3f} ({least:.3f} to {most:.3f})"
-    return found | {"target": 1.0, "reached": found["low"] <= max(most, 1.0), "note": note}
-
-
-def flops(part: dict, one: str, other: str) -> float:
-    return part["arithmetic"][one]["flops"] / part["arithmetic"][other]["flops"]
-
-
-def rows(result: dict) -> list[dict]:
-    """The rows of the table, for each number format that was measured."""
-    parts, table = result["parts"], []
-
-    def beyond(key: str, work: str, against: str, part: dict, subject: str) -> None:
-        """A row without a target: `subject` against stock."""
-        note = f"{flops(part, subject, 'stock'):.2f} times the arithmetic"
-        table.append(row(key, work, against, "-", note=note, **spread(part["times"][subject], part["times"]["stock"])))
-
-    for setting, part in parts.get("forward", {}).items():
-        work = f"forward with all four outputs ({setting})"
-        found = of_times(part["times"], "ours", "stock")
-        table.append(row("forward", work, "stock `BertForMaskedLM`", "1.00 within the spread", **found))
-        ours, stock = (part["arithmetic"][name]["products"] for name in ("ours", "stock"))
-        more = {"measured": ours - stock, "target": 1, "reached": ours == stock + 1, "unit": "products"}
-        more["note"] = f"{ours} against {stock}; {flops(part, 'ours', 'stock'):.4f} times the arithmetic"
-        table.append(row("products", "the same, matrix products", "the same", "one more", **more))
-        found = of_times(part["times"], "ours", "twice", 0.55)
-        found["note"] = f"{flops(part, 'ours', 'twice'):.2f} times the arithmetic"
-        table.append(row("twice", "the same", "the class with two encoder passes", "at most 0.55", **found))
-        beyond("loss", "the loss alone, `return_logits=False`", "stock `BertForMaskedLM`", part, "loss")
-    for setting, part in parts.get("vectors", {}).items():
-        work = f"vectors only ({setting})"
-        found = of_times(part["times"], "ours", "stock")
-        table.append(row("vectors", work, "stock `BertModel`", "1.00 within the spread", **found))
-        found = of_times(part["times"], "ours", "with_logits", 0.78)
-        found["note"] = f"{flops(part, 'ours', 'with_logits'):.2f} times the arithmetic"
-        table.append(row("without_logits", "the same", "ours with logits", "at most 0.78", **found))
-    for setting, part in parts.get("training", {}).items():
-        work, times = f"training step, `sparse_prediction` ({setting})", part["times"]
-        found = of_times(times, "ours", "stock", 0.77)
-        adamw = statistics.median(part["adamw"])
-        whole = ratio(*([seconds + adamw for seconds in times[name]] for name in ("ours", "stock")))[0]
-        found["note"] = f"{flops(part, 'ours', 'stock'):.2f} times the arithmetic; {whole:.2f} with AdamW's step"
-        table.append(row("training", work, "stock `BertForMaskedLM`", "at most 0.77", **found))
-        found = of_times(times, "ours", "encoder", 1.15)
-        found["note"] = f"{flops(part, 'ours', 'encoder'):.2f} times the arithmetic"
-        against = "the encoder alone, forward and backward"
-        table.append(row("limit", "the same", against, "at most 1.15", **found))
-        beyond("dense", "training step as it comes", "stock `BertForMaskedLM`", part, "dense")
-    for part in parts.get("memory", {}).values():
-        table += memory_rows(part)
-    if part := parts.get("loading"):
-        found = of_times(part["times"], "ours", "stock")
-        work = f"load from disk, {part['bytes'] / 1e6:.0f} MB"
-        table.append(row("loading", work, "stock, the same file", "1.00 within the spread", **found))
-    table += trainer_rows(parts.get("trainer")) + several_rows(parts.get("several"))
-    return table + conversion_rows(parts.get("conversion", {})) + start_rows(parts.get("start"))
-
-
-SETTINGS = {
-    "sparse": ("`sparse_prediction`", None),
-    "grouped": ("batches of like length", None),
-    "both": ("both", 0.52),
-    "bfloat16": ("both, and bfloat16", 0.40),
-}
-
-
-def trainer_rows(part: dict | None) -> list[dict]:
-    """The time of each training setting relative to stock with Trainer's defaults, and its final loss."""
-    table = []
-    for name, (setting, target) in SETTINGS.items():
-        if part and name in part["times"]:
-            found = spread(part["times"][name], part["times"]["stock"])
-            found = within(target, **found) if target else found
-            note = f"held-out loss {part['losses'][name]:.2f}, stock's {part['losses']['stock']:.2f}"
-            work = f"training with `Trainer`, texts of any length: {setting}"
-            to_reach = f"at most {target:.2f}" if target else "-"
-            table.append(row(f"trainer_{name}", work, "stock, Trainer's defaults", to_reach, note=note, **found))
-    return table
-
-
-MEMORY = {
-    "checkpointing": ("peak memory of that step ({}, gradient checkpointing, no attention dropout)", "ours"),
-    "plain": ("peak memory of that step ({})", "ours"),
-    "evaluation": ("peak memory of an evaluation ({})", "dense"),
-}
-
-
-def memory_rows(part: dict) -> list[dict]:
-    """One mode: ours against stock and, where both were measured, also without `sparse_prediction`."""
-    way, peak = part["way"], part.get("peak", {})
-    template, ours = MEMORY[way]
-    work = template.format(f"{part['rows']} x {part['length']}")
-    target = 0.6 if ours == "ours" else None
-    to_reach = f"at most {target}" if target else "-"
-    if "skipped" in part or None in peak.values():
-        note = part.get("skipped", "the device's memory is too small")
-        return [row(f"memory_{way}", work, "stock, the same", to_reach, note=note)]
-    note = "; ".join(f"{NAMES.get(name, name)} {peak[name] / 1e9:.2f} GB" for name in peak)
-    measured = peak[ours] / peak["stock"]
-    found = {"measured": measured, "target": target, "reached": measured <= target if target else None, "note": note}
-    table = [row(f"memory_{way}", work, "stock, the same", to_reach, **found)]
-    if "dense" in peak and ours != "dense":
-        measured = peak["dense"] / peak["stock"]
-        table.append(row(f"memory_{way}_dense", "the same, as it comes", "stock, the same", "-", measured=measured))
-    return table
+CONVERSION = ("convert", "several", "further", "no_verify", "copy", "flat", "hub", "installed", "help", "import")
 
 
 def curves(result: dict) -> dict[str, dict]:
@@ -233,7 +115,6 @@ def cells(found: dict) -> list[str]:
     return [found["work"], found["against"], *figures, found["to_reach"], reached[found["reached"]], found["note"]]
 
 
-TRAINER = tuple(f"trainer_{name}" for name in SETTINGS)
 HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
 
 
@@ -257,8 +138,8 @@ def blocks(result: dict) -> dict[str, str]:
         names = [name for name, other in result["later"].items() if other == where]
         setup += f" Measured later, on {where}: {', '.join(names)}."
     conversion, training = (
-        markdown_table(HEADS, [cells(found) for found in result["rows"] if found["key"] in keys])
-        for keys in (CONVERSION, TRAINER)
+        markdown_table(HEADS, [cells(found) for found in result["rows"] if found["key"].startswith(keys)])
+        for keys in (CONVERSION, "trainer_")
     )
     named = {
         "length": "forward",

@@ -6,13 +6,13 @@ The installed command is compared with `python convert.py` of the checkout, `imp
 `import transformers`. Each runs in a fresh process, in turns.
 """
 
-import shutil
+import functools
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
-from convert_cost import warm, write_checkpoint
+from convert_cost import in_rounds, write_checkpoint
 from measuring import in_fresh_process
 from subjects import ROOT
 
@@ -36,19 +36,8 @@ def start(shape: dict, rounds: int, disk: Path | None = None) -> dict:
             "import": (sys.executable, "-c", IMPORTED),
             "import_transformers": (sys.executable, "-c", "import transformers"),
         }
-        order = list(ways)
-        runs = {name: {"seconds": [], "cpu": [], "peak": []} for name in ways}
-        for number in range(-1, rounds):
-            for name in order:
-                warm(lost)
-                warm(donor)
-                found = in_fresh_process(*ways[name])
-                shutil.rmtree(out, ignore_errors=True)
-                if name == "import" and Path(found["out"].strip()).resolve() != ROOT:
-                    raise RuntimeError(
-                        f"installed is {found['out'].strip()}, not this checkout: run `pip install -e .`"
-                    )
-                for key, values in runs[name].items() if number >= 0 else ():
-                    values.append(round(found[key], 4))
-            order.reverse()
-    return {"bytes": size, "runs": runs}
+        found = Path(in_fresh_process(*ways["import"])["out"].strip())
+        if found.resolve() != ROOT:
+            raise RuntimeError(f"installed is {found}, not this checkout: run `pip install -e .`")
+        calls = {name: functools.partial(in_fresh_process, *argv) for name, argv in ways.items()}
+        return {"bytes": size, "runs": in_rounds(calls, [lost, donor], out, rounds, warm_rounds=1)}

@@ -139,10 +139,6 @@ def test_the_options_are_listed_as_the_help_has_them():
     assert " ".join(listed.split("\n\n")[2].split()) == " ".join(parser().epilog.split())
 
 
-def test_ci_runs_the_test_command_exactly_as_it_stands_there():
-    assert command_with(".venv/bin/pytest") in text_of(".ci/run")
-
-
 def without_code(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 

@@ -9,7 +9,6 @@ import calibration
 import clients
 import documents
 import fidelity
-import index_plan
 import index_tables
 import lineage
 import pytest
@@ -29,7 +28,7 @@ TABLES = {
     ("docs/fidelity.md", "index_fidelity.py"): index_tables.tables(INDEXES),
     ("docs/clients.md", "studies/clients/run.py"): {"table": run.table(CLIENTS)},
 }
-PLAIN, ANCHORED = fidelity.PLAIN, fidelity.ANCHORED
+PLAIN, ANCHORED = "plain-1e-04-trained", "anchors-4-0.1-both-1e-04-trained"
 
 
 def text_of(name: str) -> str:
@@ -51,10 +50,9 @@ FIGURE = re.compile(r"(?<![\w.])\d+\.\d{2,3}(?![\d.])|\d+(?:\.\d)?(?= ?%)")
 STATED = {"0.11", "1.30", "1.15", "0.007", "0.001", "0.02", "30", "90"}
 
 
-def means(run, at, reference=PLAIN):
+def means(run: str, at: int, reference: str = PLAIN) -> dict:
     """The mean over the seeds of what the record has of a run after so many steps."""
-    points, plain = (fidelity.points_of(FIDELITY, it, at) for it in (run, reference))
-    return fidelity.figures([*points.values()], [plain[seed] for seed in points])
+    return fidelity.figures(FIDELITY, run, at, reference)
 
 
 def recorded_figures() -> set[str]:
@@ -63,13 +61,9 @@ def recorded_figures() -> set[str]:
     known |= {f"{float(figure):.{digits}f}" for figure in known for digits in range(len(figure.partition(".")[2]))}
     heads, probes = FIDELITY["donor_heads"], FIDELITY["new_probe"]
     errors = [head["se"] for head in heads.values()] + [kind["cls"]["se"] for kind in probes.values()]
-    held_out = {
-        (run, seed): fidelity.points_of(FIDELITY, run, 300)[seed]["held_out"]
-        for run in (PLAIN, ANCHORED)
-        for seed in (1, 2)
-    }
-    apart = [abs(held_out[PLAIN, 1] - held_out[PLAIN, 2])]
-    apart += [held_out[ANCHORED, seed] - held_out[PLAIN, seed] for seed in (1, 2)]
+    plain, anchored = (fidelity.points_of(FIDELITY, run, 300) for run in (PLAIN, ANCHORED))
+    apart = [anchored[seed]["held_out"] - plain[seed]["held_out"] for seed in (1, 2)]
+    apart.append(abs(plain[1]["held_out"] - plain[2]["held_out"]))
     grafted = (means(PLAIN, 1000)["nsp", "grafted"] - 0.5) / (heads["nsp"]["accuracy"] - 0.5)
     return known | {f"{100 * grafted:.0f}"} | {f"{it:.3f}" for it in [*errors, *map(math.exp, apart)]}
 
@@ -107,49 +101,42 @@ def test_the_claims_on_calibration_hold_in_the_record():
 
 
 def test_the_claims_on_anchored_training_hold_in_the_record():
-    half = fidelity.Run(lr=5e-5)
     for at, aims in fidelity.AIMS.items():
-        reached = means(fidelity.Run(texts=4, lr=5e-5), at, half)
+        reached = means("anchors-4-0.1-both-5e-05-trained", at, "plain-5e-05-trained")
         assert all(reached[key] >= aim if "recovery" in key else reached[key] <= aim for key, aim in aims.values())
-    singles, pairs = (means(fidelity.Run(texts=4, kind=kind), 300) for kind in ("singles", "pairs"))
+    singles, pairs = (means(f"anchors-4-0.1-{kind}-1e-04-trained", 300) for kind in ("singles", "pairs"))
     assert abs(singles["nsp", "recovery"] - means(PLAIN, 300)["nsp", "recovery"]) < 0.02
     assert min(pairs["nsp", "recovery"], pairs["topic", "recovery"]) > 0.98
     assert means(ANCHORED, 1000)["nsp", "recovery"] > means(PLAIN, 1000)["nsp", "recovery"] + 0.2
 
 
+VARIANTS = {it["title"]: it["run"] for it in INDEXES["variants"]}
+
+
 def kept(title, donor="sentence", step="1000", how="calibrated") -> float:
-    found = index_tables.rows(INDEXES, index_plan.VARIANTS[title], step, (1,), donor=donor)
-    return index_tables.mean(found[how], "kept")
+    return index_tables.mean(index_tables.rows(INDEXES, f"python {donor}", VARIANTS[title], step, (1,))[how], "kept")
 
 
-def test_the_record_on_indexes_has_the_runs_of_the_plan_and_a_graph_changes_none():
-    runs = INDEXES["runs"]
-    assert [*runs] == [run.name for run in index_plan.plan()]
-    eager, replayed = (runs[index_plan.Run(eager=eager).name] for eager in (True, False))
+def test_a_replayed_graph_was_the_same_training():
+    eager, replayed = (INDEXES["runs"][f"python sentence {how} seed=1"] for how in ("eager=True", "plain"))
     for step, point in eager["points"].items():
         assert point == {how: replayed["points"][step][how] for how in point}
 
 
 def test_the_claims_on_indexes_hold_in_the_record():
-    rows = [
-        index_tables.rows(INDEXES, it, "1000", corpus="python", donor="sentence")["calibrated"]
-        for it in index_plan.METHODS.values()
-    ]
-    assert max(abs(first["own"] - second["own"]) for first, second in rows) < 0.0255
-    assert max(abs(first["kept"] - second["kept"]) for first, second in rows) < 0.01
+    for settings in index_tables.METHODS.values():
+        first, second = index_tables.rows(INDEXES, "python sentence", settings, "1000")["calibrated"]
+        assert abs(first["own"] - second["own"]) < 0.0255
+        assert abs(first["kept"] - second["kept"]) < 0.01
     best = kept("variance 0.3 (the package's)")
     for title in ("pulled back", "10,000 different anchors", "anchors drawn by drift", "rising weight", "late weight"):
         assert abs(kept(f"variance 0.3, {title}") - best) < 0.01
     assert max(kept("variance by dimension 0.3"), kept("variance 0.3, 8 anchors")) < best + 0.01
     assert kept("variance 0.1, relational 1") < kept("variance 0.1") + 0.01
     assert kept("masked rows, variance 1") > best - 0.01
-    nsp = [
-        kept(title, "nsp", step)
-        for title in index_plan.NEXT_SENTENCE
-        for step in INDEXES["runs"]["python nsp plain seed=1"]["points"]
-    ]
-    assert max(nsp) < 0.365
-    own = [title for title in index_plan.VARIANTS if kept(title, how="all") > 0.79]
+    nsp = [it["title"] for it in index_tables.variants(INDEXES, "nsp")]
+    assert max(kept(title, "nsp", step) for title in nsp for step in index_tables.STEPS) < 0.365
+    own = [title for title in VARIANTS if kept(title, how="all") > 0.79]
     assert own == ["variance 0.3, states 0.3"], "the best of all losses"
 
 

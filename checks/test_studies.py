@@ -1,13 +1,8 @@
 """The programs of the studies: what their records rest on."""
 
-import copy
-import dataclasses
 import sys
 
-import bert_pooled_mlm
 import clients
-import fidelity
-import heads
 import indexes
 import pytest
 import run
@@ -15,7 +10,7 @@ import torch
 import training
 from bert_pooled_mlm import convert
 from checkpoints import differing, make_donor
-from transformers import AutoTokenizer, BertForMaskedLM, BertModel
+from transformers import AutoTokenizer, BertForMaskedLM
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -92,29 +87,6 @@ def test_a_client_is_asked_in_a_process_of_its_own(donor, lost, tmp_path, monkey
     assert str(tmp_path) not in second["error"]
 
 
-def test_the_studies_fit_on_kept_states_is_that_of_the_package(donor):
-    texts = [f"word{n % 23} word{n % 7} word{n % 11}" for n in range(300)]
-    tokenizer, theirs = AutoTokenizer.from_pretrained(donor), BertModel.from_pretrained(donor)
-    ours, states = copy.deepcopy(theirs), []
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in ours.encoder.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    for model in (ours.eval(), theirs.eval()):
-        batch = tokenizer(texts, padding=True, return_tensors="pt")
-        states.append(model(**batch).last_hidden_state[:, 0].detach())
-    dense = theirs.pooler.dense
-    (weight, bias), report = heads.calibrate(*states, (dense.weight.detach(), dense.bias.detach()))
-    found = bert_pooled_mlm.calibrate_pooler(ours, theirs, tokenizer, texts, max_length=32)
-    assert found.improved
-    assert report["penalty"] == found.penalty
-    torch.testing.assert_close(weight, ours.pooler.dense.weight.detach(), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(bias, ours.pooler.dense.bias.detach(), rtol=1e-3, atol=1e-4)
-    original = torch.cat([theirs.pooler.dense.weight, theirs.pooler.dense.bias[:, None]], 1).detach().double()
-    fitted = indexes.ridge(*states, original).float()
-    torch.testing.assert_close(fitted, torch.cat([weight, bias[:, None]], 1), rtol=1e-3, atol=1e-4)
-
-
 def test_an_index_measures_itself_as_perfect_and_a_rotated_one_as_lost():
     torch.manual_seed(0)
     passages = torch.randn(200, 16, dtype=torch.double)
@@ -130,13 +102,3 @@ def test_an_index_measures_itself_as_perfect_and_a_rotated_one_as_lost():
     for name, found in turned.items():
         assert found["kept"] < 0.15, f"{name}: chance is 0.05"
         assert found["reembedded"]["kept"] == 1, "a rotation of both sides changes no search"
-
-
-def test_each_run_of_the_fidelity_study_has_a_name_and_a_plain_run_to_be_compared_with():
-    assert len({(it.name, it.steps) for it in fidelity.RUNS}) == len(fidelity.RUNS)
-    runs = {dataclasses.replace(it, steps=fidelity.STEPS) for it in fidelity.RUNS}
-    for reference, named in fidelity.TABLES.values():
-        for shown in named.values():
-            seeds = {it.seed for it in runs if dataclasses.replace(it, seed=shown.seed) == shown}
-            assert seeds, shown.name
-            assert {dataclasses.replace(reference, seed=seed) for seed in seeds} <= runs

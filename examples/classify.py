@@ -8,11 +8,12 @@
 By default the encoder is frozen, and a linear classifier (logistic regression) is trained on each of four sentence
 vectors: the output of the checkpoint's own pooler, the raw [CLS] state, the mean over the tokens, and the output of
 random poolers, initialised as transformers does where a checkpoint has none. --finetune trains the whole model
-instead. Requires this package and `datasets`, which reads the files.
+instead.
 """
 
 import argparse
-import glob
+import csv
+import io
 import json
 import math
 import random
@@ -59,52 +60,37 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 # Reading the data.
 
 
-def read_rows(file: Path, args: argparse.Namespace) -> list[dict]:
-    """The rows of a file, as dictionaries by column name."""
-    content, kind = read_text(file), file.suffix.lower()
-    if kind not in (*SEPARATORS, ".jsonl", ".ndjson"):
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a file, as dictionaries by column name; the values of a table are texts."""
+    content, kind, rows = read_text(file).removeprefix("\ufeff"), file.suffix.lower(), []
+    if kind in SEPARATORS:
+        csv.field_size_limit(1 << 30)
+        return list(csv.DictReader(io.StringIO(content), delimiter=SEPARATORS[kind]))
+    if kind not in (".jsonl", ".ndjson"):
         raise ValueError(f"{file}: expected .csv, .tsv or .jsonl, found {kind or 'no suffix'}")
-    if not content.strip("\ufeff \r\n"):
-        return []
-    if kind in SEPARATORS:  # no conversion: "NA" is a text, and the labels "01" and "1" differ
-        converters = dict.fromkeys((args.text_column, args.label_column), str)
-        options = {"sep": SEPARATORS[kind], "converters": converters, "na_filter": False, "index_col": False}
-    else:
-        options = {}
-    import datasets  # takes seconds
-
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported below, in one line
-    try:
-        if not options and not content.lstrip("\ufeff \r\n").startswith("{"):
-            raise ValueError("expected one JSON object per line")
-        source = {"path": "csv" if options else "json", "data_files": glob.escape(str(file)), **options}
-        return list(datasets.load_dataset(split="train", streaming=True, **source))  # streaming writes no cache
-    except ValueError as error:
-        raise ValueError(f"{file}{'' if options else broken_line(content)}: {first_line(error)}") from error
-
-
-def broken_line(content: str) -> str:
-    """The first line of a .jsonl that is not an object; `datasets` does not name it."""
-    for number, line in enumerate(content.removeprefix("\ufeff").split("\n"), 1):
+    for number, line in enumerate(content.split("\n"), 1):
         try:
-            if line.strip() and not isinstance(json.loads(line), dict):
-                return f", line {number}: expected an object, found {line.strip()[:40]}"
-        except json.JSONDecodeError:
-            return f", line {number}: no JSON"
-    return ""
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}, line {number}: no JSON") from error
+        if rows and not isinstance(rows[-1], dict):
+            raise ValueError(f"{file}, line {number}: expected an object, found {line.strip()[:40]}")
+    return rows
 
 
 def read_examples(file: Path, args: argparse.Namespace) -> list[tuple[str, str]]:
     """Texts and their labels; a row without one of them is an error."""
-    examples, rows = [], read_rows(file, args)
+    examples, rows = [], read_rows(file)
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     for option, column in (("--text-column", args.text_column), ("--label-column", args.label_column)):
         if rows and column not in columns:
             raise ValueError(f"{file}: no column {column!r}; choose one of {', '.join(columns)} with {option}")
     for number, row in enumerate(rows, 1):
+        if None in row:
+            raise ValueError(f"{file}, row {number}: more fields than the header has columns")
         for column in (args.text_column, args.label_column):
             if row.get(column) in (None, ""):
-                found = ", ".join(str(name) for name in row if row[name] not in (None, ""))
+                found = ", ".join(name for name in row if row[name] not in (None, ""))
                 raise ValueError(f"{file}, row {number}: column {column!r} is empty; the row has: {found}")
         examples.append((str(row[args.text_column]), str(row[args.label_column])))
     if not examples:
@@ -139,7 +125,7 @@ def scores(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple
 
 def fit(features: torch.Tensor, labels: torch.Tensor, classes: int, strength: float) -> torch.nn.Linear:
     """Logistic regression: cross-entropy plus `strength` times the squared weights, by L-BFGS."""
-    head = torch.nn.Linear(features.size(1), classes).to(features)
+    head = torch.nn.Linear(features.size(1), classes)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=50, line_search_fn="strong_wolfe")
@@ -160,12 +146,11 @@ def probe(features: torch.Tensor, labels: torch.Tensor, train: list[int], test: 
     features = (features - mean) / deviation
     fitted, held_out = ([train[i] for i in part] for part in split(labels[train].tolist(), 0.2, seed))
 
-    def accuracy(strength):
-        head = fit(features[fitted], labels[fitted], classes, strength)
-        return scores(head(features[held_out]).argmax(-1), labels[held_out], classes)[0]
+    def tested(strength, train, test):
+        head = fit(features[train], labels[train], classes, strength)
+        return scores(head(features[test]).argmax(-1), labels[test], classes)
 
-    head = fit(features[train], labels[train], classes, max(STRENGTHS, key=accuracy))
-    return scores(head(features[test]).argmax(-1), labels[test], classes)
+    return tested(max(STRENGTHS, key=lambda strength: tested(strength, fitted, held_out)[0]), train, test)
 
 
 # Sentence vectors.
@@ -254,22 +239,25 @@ def show(results: dict[str, list[tuple[float, float]]]) -> None:
         print(f"{name:<22}{cells[0]:^24}{cells[1]:^24}".rstrip())
 
 
-def run(args: argparse.Namespace) -> int:
-    need(("bert_pooled_mlm", "datasets"), "datasets .")
-    from bert_pooled_mlm import BertPooledMLMModel
-
-    examples = read_examples(args.data, args)
-    tested = read_examples(args.test, args) if args.test else []
+def read_both(args: argparse.Namespace) -> tuple[list, list, list[str]]:
+    """The examples of the data and of --test, and the labels' names."""
+    examples, tested = read_examples(args.data, args), read_examples(args.test, args) if args.test else []
     counts = Counter(label for _, label in examples)
     names = sorted(counts)
     if len(names) < 2:
         raise ValueError(f"{args.data}: the only label is {names[0]!r}; at least two are needed")
-    unknown = sorted({label for _, label in tested} - counts.keys())
-    if unknown:
+    if unknown := sorted({label for _, label in tested} - counts.keys()):
         raise ValueError(f"{args.test}: labels that do not occur in {args.data}: {', '.join(unknown[:5])}")
-    rare = [name for name in names if counts[name] < 4]
-    if rare:
+    if rare := [name for name in names if counts[name] < 4]:
         raise ValueError(f"{args.data}: fewer than four examples of {', '.join(map(repr, rare[:5]))}")
+    return examples, tested, names
+
+
+def run(args: argparse.Namespace) -> None:
+    need(("bert_pooled_mlm",), ".")
+    from bert_pooled_mlm import BertPooledMLMModel
+
+    examples, tested, names = read_both(args)
     texts = [text for text, _ in (*examples, *tested)]
     labels = torch.tensor([names.index(label) for _, label in (*examples, *tested)])
     args.device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
@@ -289,15 +277,12 @@ def run(args: argparse.Namespace) -> int:
         del model, results[MEAN]
         steps = len(results) * args.seeds * args.epochs * math.ceil(len(train) / args.batch_size)
         with tqdm(total=steps, desc="training", unit="step") as bar:
-            for seed in range(args.seeds):
+            for seed, kind in ((seed, kind) for seed in range(args.seeds) for kind in results):
                 train, test = parts(seed)
-                for kind in results:
-                    results[kind].append(
-                        finetune(kind, seed, texts, labels, train, test, tokenizer, len(names), args, bar)
-                    )
+                found = finetune(kind, seed, texts, labels, train, test, tokenizer, len(names), args, bar)
+                results[kind].append(found)
     else:
-        vectors = encode(model, tokenizer, texts, args)
-        pooler = model.bert.pooler.cpu()
+        vectors, pooler = encode(model, tokenizer, texts, args), model.bert.pooler.cpu()
         for seed in tqdm(range(args.seeds), desc="classifying", unit="seed"):
             train, test = parts(seed)
             randomize_pooler(pooler, model.config.initializer_range, seed)
@@ -305,8 +290,7 @@ def run(args: argparse.Namespace) -> int:
                 vectors[RANDOM] = pooler(vectors[CLS].unsqueeze(1))
             for kind in results:
                 results[kind].append(probe(vectors[kind], labels, train, test, seed, len(names)))
-    most_frequent = labels[train].mode().values
-    baseline = scores(most_frequent.expand(len(test)), labels[test], len(names))
+    baseline = scores(labels[train].mode().values.expand(len(test)), labels[test], len(names))
 
     method = "whole model trained" if args.finetune else "encoder frozen, logistic regression"
     print(f"{args.model}: {method}; {len(names)} labels, {len(train)} training texts, {len(test)} test texts,")
@@ -315,7 +299,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         result = {"labels": names, "train": len(train), "test": len(test), "finetune": args.finetune, "runs": results}
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -323,10 +306,11 @@ def main(argv: list[str] | None = None) -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        return run(args)
+        run(args)
     except (OSError, ValueError) as error:
         print(f"classify.py: error: {first_line(error)}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

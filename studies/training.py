@@ -1,23 +1,16 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop and the two objectives that the studies share.
-
-Where the protocols of two records differ, the difference is an argument, so that each record can be reproduced with
-the same random draws.
-"""
+"""The training loop and the two objectives that the studies share."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import transformers
-from records import RESULTS as RESULTS  # studies/clients imports them from here
-from records import versions as versions
 from torch.nn import functional
 from tqdm import tqdm
 
 WARMUP, WEIGHT_DECAY, MASKED = 10, 0.01, 0.15
-LAST = 50  # the mean loss of so many last steps is recorded
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
@@ -46,7 +39,7 @@ def mlm_loss(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> torc
     return functional.cross_entropy(model.cls(rows), labels[labels != -100])
 
 
-def nsp_loss(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> torch.Tensor:
+def own_loss(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> torch.Tensor:
     return model(**inputs, labels=labels).loss
 
 
@@ -59,7 +52,6 @@ def train(
     seed: int,
     steps: list[int],
     reached: Callable[[int, list[float]], None],
-    bfloat16: bool = False,
     keep: Path | None = None,
 ) -> None:
     """AdamW, linear warm-up, then a constant rate (which moves the encoder more than decay), gradient norm at most 1.
@@ -69,7 +61,6 @@ def train(
         seed: Of the dropout.
         steps: Ascending; after each, `reached` is called with the step and all losses so far. The last one ends the
             training.
-        bfloat16: Train under autocast, which takes 0.6 of the time on a CPU with bfloat16 instructions.
         keep: A file for the training state, written every hundred steps; an interrupted training resumes from it bit
             for bit.
     """
@@ -88,13 +79,9 @@ def train(
         for _ in losses:
             next(batches)
         torch.set_rng_state(kept["random"])
-    elif 0 in steps:
-        reached(0, losses)
     began = len(losses)
     for step in tqdm(range(began + 1, steps[-1] + 1), desc=name, mininterval=10, initial=began, total=steps[-1]):
-        model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = loss_of(model, *next(batches))
+        loss = loss_of(model.train(), *next(batches))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -109,7 +96,7 @@ def train(
             keep.with_suffix(".part").rename(keep)
 
 
-def mean_of_last(losses: list[float], count: int) -> float:
+def mean_of_last(losses: list[float], count: int = 50) -> float:
     last = losses[-count:]
     return sum(last) / max(1, len(last))
 

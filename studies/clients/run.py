@@ -31,8 +31,9 @@ import documents
 import torch
 from clients import CLIENTS, FORMATS, Client
 from environments import environment, last_error, ran
+from records import RESULTS, read_json, versions, write_json
 from texts import minilm
-from training import RESULTS, quiet, versions
+from training import quiet
 from transformers import AutoTokenizer, BertForMaskedLM, BertForPreTraining, BertModel
 
 HERE = Path(__file__).resolve().parent
@@ -195,18 +196,13 @@ def heard(answers: list[dict], folders: Path) -> dict:
 # The record and the page.
 
 
-def recorded(output: Path) -> dict:
-    return json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"clients": {}}
-
-
 def outcome(run: dict) -> list[str]:
     if "error" in run:
         return [f"**fails**: {run['error']}", "", ""]
     if "difference" not in run:
         return [run["gives"], "", ""]
-    near = (f"{run['difference']:.0e}" if run["difference"] else "0") + (
-        f", cosine {run['cosine']:.4f}" if "cosine" in run else ""
-    )
+    near = f"{run['difference']:.0e}" if run["difference"] else "0"
+    near += f", cosine {run['cosine']:.4f}" if "cosine" in run else ""
     return [run["gives"], "yes" if run["normalized"] else "no", near]
 
 
@@ -237,22 +233,21 @@ def table(record: dict) -> str:
     return documents.markdown_table(["client", "format", "opened by", "gives", "normalized", "difference"], lines)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"default: all. {', '.join(CLIENTS)}")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave folders and environments there, to use again")
-    parser.add_argument("-o", "--output", type=Path, default=RECORD)
     parser.add_argument("--show", action="store_true", help="print the table of the record, run nothing")
     parser.add_argument("--page", action="store_true", help="write it into docs/clients.md, run nothing")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if unknown := {*args.clients} - CLIENTS.keys():
         parser.error(f"no such client: {', '.join(sorted(unknown))}")
     if args.show or args.page:
-        text = table(recorded(args.output))
+        text = table(read_json(RECORD))
         print(text)
         if args.page:
             documents.update(PAGE, "studies/clients/run.py", {"table": text})
-        return 0
+        return
     quiet(2)
     with tempfile.TemporaryDirectory() as temporary:
         folders = (args.keep or Path(temporary)).resolve()
@@ -261,12 +256,11 @@ def main(argv: list[str] | None = None) -> int:
         for name in args.clients or CLIENTS:
             found = asked(name, folders, keep=bool(args.keep))
             print(name, json.dumps(found, indent=1, ensure_ascii=False), flush=True)
-            record = recorded(args.output) | {"references": versions(), "tolerance": TOLERANCE, "texts": TEXTS}
+            record = read_json(RECORD) | {"references": versions(), "tolerance": TOLERANCE, "texts": TEXTS}
             answers = record["clients"] | {name: found}
             record["clients"] = {name: answers[name] for name in CLIENTS if name in answers}
-            args.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
+            write_json(RECORD, record)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -13,7 +13,6 @@ classes. The record names each test whose outcome differs between a class and it
 
 import argparse
 import collections
-import json
 import re
 import shutil
 import sys
@@ -27,10 +26,11 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from documents import markdown_table
 from environments import environment, ran
+from records import RESULTS, read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-RECORD = ROOT / "studies" / "results" / "common_tests.json"
+RECORD = RESULTS / "common_tests.json"
 VERSIONS = ("5.23.0", "4.57.6")
 # In the repository, and not in the source distribution.
 LEFT_OUT = {
@@ -76,32 +76,22 @@ def compared_with_stock(found: dict) -> dict:
     """For each class of the family: the number of tests by outcome, and the differences from stock BERT."""
     result = {}
     for cls, tests in found.items():
-        if not cls.startswith("BertPooledMLM"):
-            continue
-        stock = found[cls.replace("BertPooledMLM", "Bert")]
-        result[cls] = {"counts": count(tests), "stock": count(stock)}
-        result[cls]["other than stock"] = {
-            name: {"ours": list(tests[name]), "stock": list(stock[name])}
-            for name in sorted(tests)
-            if tests[name][0] != stock[name][0]
-        }
-        result[cls]["failed"] = {name: why for name, (outcome, why) in sorted(tests.items()) if outcome == "failed"}
+        if cls.startswith("BertPooledMLM"):
+            stock = found[cls.replace("BertPooledMLM", "Bert")]
+            differing = [name for name in sorted(tests) if tests[name][0] != stock[name][0]]
+            both = {name: {"ours": list(tests[name]), "stock": list(stock[name])} for name in differing}
+            result[cls] = {
+                "counts": count(tests),
+                "stock": count(stock),
+                "other than stock": both,
+                "failed": {name: why for name, (outcome, why) in sorted(tests.items()) if outcome == "failed"},
+            }
     return result
 
 
 def count(tests: dict) -> dict[str, int]:
     counted = collections.Counter(outcome for outcome, _ in tests.values())
     return {outcome: counted[outcome] for outcome in RANK}
-
-
-def skipped(found: dict) -> dict[str, int]:
-    """The number of skipped tests of our classes, by reason."""
-    reasons = collections.Counter()
-    for cls, tests in found.items():
-        if cls.startswith("BertPooledMLM"):
-            whys = [why for outcome, why in tests.values() if outcome == "skipped"]
-            reasons.update(re.sub(r"<class .*?>|BertPooledMLM\w+", "CLASS", why) for why in whys)
-    return dict(sorted(reasons.items()))
 
 
 def measured(version: str, folder: Path) -> dict:
@@ -118,7 +108,7 @@ def measured(version: str, folder: Path) -> dict:
             raise
     found = outcomes(report)
     shown = {name: versions[name] for name in ("torch", "transformers", "accelerate", "pytest")}
-    return {"versions": shown, "classes": compared_with_stock(found), "skipped": skipped(found)}
+    return {"versions": shown, "classes": compared_with_stock(found)}
 
 
 def table(record: dict) -> str:
@@ -131,24 +121,20 @@ def table(record: dict) -> str:
     return markdown_table(["transformers", "class", *(f"{it} (stock)" for it in RANK), "other than stock"], rows)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION", help=f"default: {VERSIONS}")
     parser.add_argument("--keep", type=Path, metavar="DIR")
-    parser.add_argument("-o", "--output", type=Path, default=RECORD)
     parser.add_argument("--show", action="store_true", help="print the table of the record")
-    args = parser.parse_args(argv)
-    record = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
-    if not args.show:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = (args.keep or Path(temporary)).resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            for version in args.versions:
-                record[version] = measured(version, folder)
-                args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    args = parser.parse_args()
+    record = read_json(RECORD)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (args.keep or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        for version in () if args.show else VERSIONS:
+            record[version] = measured(version, folder)
+            write_json(RECORD, record)
     print(table(record))
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

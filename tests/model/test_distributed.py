@@ -133,7 +133,7 @@ def test_the_full_state_dict_of_fsdp2_is_saved_and_loads(processes, pooled):
     folder = processes[0] / "fsdp"
     model, info = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     assert not any(info.values())
-    assert {file.name for file in folder.glob("*.py")} == {*CODE_FILES}  # FSDP2's wrapper class is in a file of torch's
+    assert {file.name for file in folder.glob("*.py")} == {*CODE_FILES}  # none of torch's, whose FSDP2 wraps the class
     names = [{*todays(kept)} for kept in (folder, pooled)]
     assert names[0] >= names[1]  # of a `state_dict` that is passed, transformers also stores the tied copies
     assert took(folder, pooled)

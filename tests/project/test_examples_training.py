@@ -607,7 +607,7 @@ def test_a_split_keeps_the_shares_of_the_labels_and_differs_by_seed(monkeypatch)
         ("latin1.txt --model donor", "latin1.txt is not UTF-8"),
         ("empty.txt --model donor", "empty.txt: expected .csv, .tsv or .jsonl, found .txt"),
         ("header.csv --model donor", "header.csv has no rows"),
-        ("ragged.csv --model donor", "ragged.csv: Error tokenizing data. C error: Expected 2 fields in line 3, saw 3"),
+        ("ragged.csv --model donor", "ragged.csv, row 2: more fields than the header has columns"),
         ("one.csv --model donor", "one.csv: the only label is 'x'"),
         ("rare.csv --model donor", "rare.csv: fewer than four examples of 'y'"),
         ("bad.jsonl --model donor", "bad.jsonl, line 2: no JSON"),
