@@ -83,7 +83,7 @@ for sparse in (False, True):
 def anchored_loss(wrapped, inputs):
     targets = torch.full((2, 32), 0.5)
     targets[0 if (inputs["labels"] != -100).any() else slice(None)] = -100
-    return wrapped(**inputs, pooler_targets=targets).loss
+    return wrapped(**inputs, pooler_targets=targets, pooler_target_variance=torch.full((2,), 8.0)).loss
 
 
 model = masked_lm()
@@ -210,7 +210,7 @@ class Counting(AnchoringCollator):
 
 
 stream = datasets.Dataset.from_list([{"input_ids": [n, 5, 6]} for n in range(10, 34)]).to_iterable_dataset(4)
-anchors = [{"input_ids": [n, 7], "pooler_targets": [0.5] * 32} for n in range(40, 45)]
+anchors = [{"input_ids": [n, 7], "pooler_targets": [0.5] * 32, "pooler_target_variance": 8.0} for n in range(40, 45)]
 # Six batches for each process, two a step. By default one process would read for both.
 args = arguments(Path(out, "stream"), max_steps=3, per_device_train_batch_size=4, gradient_accumulation_steps=2)
 args.accelerator_config.dispatch_batches = False

