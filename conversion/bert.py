@@ -5,12 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 ENCODER = "bert."
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 HEAD = "cls.predictions."
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 MLM_BIAS = "cls.predictions.bias"
+MLM_HEAD = (
+    "cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias",
+    "cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias", MLM_BIAS,
+)  # fmt: skip
 DECODER = "cls.predictions.decoder.weight"
 DECODER_BIAS = "cls.predictions.decoder.bias"
 # Some versions of transformers store them as well as what they are tied to, others instead of it.
@@ -40,6 +45,18 @@ SIZES = {
     "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2,
 }  # fmt: skip
 OPTIONS = ("hidden_act", "layer_norm_eps", "pad_token_id", "position_embedding_type", "is_decoder")
+
+
+class Part(NamedTuple):
+    """What a checkpoint can have lost, and a donor can give."""
+
+    name: str
+    flag: str  # the argument that names the donor
+    keys: tuple[str, ...]
+
+
+THE_POOLER = Part("pooler", "--pooler-from", POOLER)
+THE_HEAD = Part("MLM head", "--head-from", MLM_HEAD)  # its decoder is tied to the word embeddings
 
 
 def lineage_key(config: dict) -> str:
