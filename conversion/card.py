@@ -92,9 +92,9 @@ def model_card(
     title: str,
     format: Format,
     source: PoolerSource | None,
-    head_source: HeadSource | None,
     base: str | None,
     has_tokenizer: bool = True,
+    head_source: HeadSource | None = None,
     keeps_modules: bool = False,
 ) -> str:
     """The README.md of the output.

@@ -104,7 +104,7 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
         source,
         tokenizer,
         output_config(fields, format, tokenizer, source, head_source, modules is not None),
-        model_card(checkpoint.card, title, format, source, head_source, base, has_tokenizer, modules is not None),
+        model_card(checkpoint.card, title, format, source, base, has_tokenizer, head_source, modules is not None),
         shards,
         _dropped(graft, format, dropped_fields) | left_out,
         licences,
