@@ -124,7 +124,8 @@ class Checkpoint:
     @functools.cached_property
     def is_converted(self) -> bool:
         """Whether its pooler was stored by this program or by the pooled classes, and is no later, random one."""
-        return self.has_trained_pooler and (self.config["model_type"] == MODEL_TYPE or self.pooler_source is not None)
+        stated = self.config["model_type"] == MODEL_TYPE or "head_source" in self.config
+        return self.has_trained_pooler and (stated or self.pooler_source is not None)
 
     @property
     def format(self) -> Format:

@@ -83,7 +83,8 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
     checkpoint, format, donor = graft.checkpoint, options.target, graft.donor
     root, names = checkpoint.root, checkpoint.root.names()
     _check_destination(graft, output, options)
-    tokenizer, source, head_source = choose_tokenizer(graft), graft.source(), graft.head_source()
+    tokenizer, source = choose_tokenizer(graft), graft.source()
+    head_source = graft.head_source() if format.has_mlm_head else None
     modules, left_out = None, {}
     if checkpoint.has_own_modules:
         modules, left_out = own_modules(root, checkpoint.source, bool(format.code_files))
