@@ -66,7 +66,7 @@ class Options:
             if getattr(self, name) != defaults[name] and all(getattr(self, it) is None for it in needed.split()):
                 raise ArgumentError(f"{{{name}}} needs {' or '.join(f'{{{it}}}' for it in needed.split())}")
         if self.head_from is not None and not self.target.has_mlm_head:
-            raise ArgumentError(f"{{head_from}} is the donor of an MLM head; {{format}} {self.format!r} has none")
+            raise ArgumentError(f"{{head_from}} is of no use: {{format}} {self.format!r} has no MLM head")
 
     @property
     def target(self) -> Format:

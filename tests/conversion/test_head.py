@@ -18,24 +18,21 @@ from checkpoints import (
     edit_json,
     modules_of,
     randomize,
-    save_donor,
     save_tokenizer,
     save_weights,
     state,
     stored,
     todays,
 )
-from grafting import Conversions, config_of, graft_beside, name_it, refused, unprefixed
+from grafting import LINEAGE, Conversions, config_of, graft_beside, name_it, refused, unprefixed
 from hub_faults import User
 from hub_server import HubServer
 from programs import answer
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
-DECODER = "cls.predictions.decoder.weight"
-
 
 def headless(donor: Path, folder: Path, bare: bool = False, own_pooler: bool = True) -> Path:
-    """What fine-tuning leaves of a donor: a moved encoder without an MLM head; of a classifier, or of a `BertModel`."""
+    """What fine-tuning leaves of a donor: a moved encoder without an MLM head; of a classifier or a `BertModel`."""
     shutil.copytree(donor, folder)
     model = BertForSequenceClassification.from_pretrained(donor)
     randomize(model, 3, 0.001)
@@ -129,7 +126,7 @@ REFUSED = {
 def test_what_can_not_be_given_is_an_error_with_its_cause(why, donor, place):
     checkpoint, giver = place / "checkpoint", place / "donor"
     if why == "unrelated":
-        save_donor(giver, seed=9)
+        save_weights(giver, stored(giver) | {LINEAGE: stored(giver)[LINEAGE].flip(0)})
     elif why == "untied":
         edit_json(giver / "config.json", tie_word_embeddings=False)
     elif why == "never trained":
@@ -291,19 +288,13 @@ def test_a_sentence_transformers_model_stays_what_it_is_through_mlm(models, dono
         assert {"modules.json", "1_Pooling/config.json"} <= {*report.copied}
     before = contents(models / "root")
     kept = contents(tmp_path / "out" / "root")
-    byte_for_byte = {
-        "modules.json",
-        "config_sentence_transformers.json",
-        "1_Pooling/config.json",
-        "2_Dense/config.json",
-    }
+    byte_for_byte = ["modules.json", "config_sentence_transformers.json"]
+    byte_for_byte += ["1_Pooling/config.json", "2_Dense/config.json"]
     assert {name: kept[name] for name in byte_for_byte} == {name: before[name] for name in byte_for_byte}
     assert not [name for name in kept if name.endswith(".bin")]
     found = answer("sentence_transformers_modules", tmp_path, models, tmp_path / "out")
-    for name, modules in (
-        ("root", ["Transformer", "Pooling", "Dense", "Normalize"]),
-        ("below", ["Transformer", "Pooling"]),
-    ):
+    kinds = {"root": ["Transformer", "Pooling", "Dense", "Normalize"], "below": ["Transformer", "Pooling"]}
+    for name, modules in kinds.items():
         seen = found[name]
         assert seen["modules"] == [modules, modules]
         assert seen["prompts"][0] == seen["prompts"][1]
@@ -323,15 +314,14 @@ def test_a_sentence_transformers_model_stays_what_it_is_through_mlm(models, dono
 def test_it_is_verified_and_stays_so_when_it_is_converted_again(format, models, donor, tmp_path, forked):
     first = convert(models / "root", tmp_path / "first", head_from=donor, format=format)
     assert "bit for bit" in first.verified
-    again = convert(
-        tmp_path / "first", tmp_path / "again", format="bert" if format == "pooled" else "pooled", verify=False
-    )
+    other = "bert" if format == "pooled" else "pooled"
+    again = convert(tmp_path / "first", tmp_path / "again", format=other, verify=False)
     ours, theirs = (modules_of(Path(it.output)) for it in (first, again))
     assert {name: ours[name] for name in ours if "bert" not in name} == {
         name: theirs[name] for name in theirs if "bert" not in name
     }
     assert config_of(again.output)["keep_modules"] is True
-    for report, name in ((first, format), (again, "bert" if format == "pooled" else "pooled")):
+    for report, name in ((first, format), (again, other)):
         settings = json.loads((Path(report.output) / "sentence_bert_config.json").read_text())
         assert ("model_args" in settings) == (name == "pooled")
 
@@ -346,7 +336,6 @@ def test_from_the_hub_too(models, donor, place, tmp_path):
         hub.add_repo("user/model", models / "root")
         shutil.copytree(donor, place / "giver")
         User(online, place, tmp_path).report("user/model", "--head-from", "giver", "-o", "out")
-        assert not [request for request in hub.log if request.path.endswith("README.md")]
         hub.add_repo("user/out", place / "out")
         assert answer(code, place, **hub.environment(tmp_path)) == 1
     saved, out = contents(place / "saved"), contents(place / "out")

@@ -31,7 +31,7 @@ def test_options_that_do_not_fit_the_input_are_an_error(option, match, place):
         ({"format": "onnx"}, "{format} is 'onnx'; expected 'pooled' or 'bert' or 'encoder'"),
         ({"pooler_revision": "v1"}, "{pooler_revision} needs {pooler_from}"),
         ({"force_donor": True}, "{force_donor} needs {pooler_from} or {head_from}"),
-        ({"head_from": "x", "format": "encoder"}, "{head_from} is the donor of an MLM head; {format} 'encoder' has none"),
+        ({"head_from": "x", "format": "encoder"}, "{head_from} is of no use: {format} 'encoder' has no MLM head"),
         ({"private": True}, "{private} needs {push_to_hub}"),
         ({"create_pr": True}, "{create_pr} needs {push_to_hub}"),
         ({"device": "cuda:99"}, "{device} needs {calibrate}"),
