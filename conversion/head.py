@@ -20,6 +20,11 @@ from .errors import ConversionError
 from .sources import Folder
 from .tensors import Tensor
 
+# The bias of tokens that the donor does not have, as transformers' resize_token_embeddings leaves it. Measured on MiniLM
+# with 200 added words, MLM loss in nats on held-out texts with them, as transformers initialises their embeddings (as the
+# mean of their pieces): zero 6.226 (6.064), the mean of the donor's bias 6.243 (6.065), its minimum 6.255 (6.069), its
+# maximum 6.213 (6.068), -10 6.698 (6.483).
+ADDED_BIAS = 0.0
 SAMPLED = 8  # rows of the embeddings; three of four must be nearest to the same token's of the donor
 
 
@@ -42,13 +47,13 @@ def fit_head(checkpoint: Checkpoint, donor: Donor, notes: tuple[str, ...]) -> He
     values = donor.original[MLM_BIAS].values()
     if np.array_equal(rows, np.arange(len(values))):
         return Head(donor, donor.tensors, notes)
-    added, value = int((rows < 0).sum()), float(values.mean())
-    fitted = np.where(rows < 0, value, values[rows])
+    added = int((rows < 0).sum())
+    fitted = np.where(rows < 0, ADDED_BIAS, values[rows])
     bias = dataclasses.replace(
         donor.original[MLM_BIAS], dtype="F64", shape=rows.shape, data=memoryview(fitted.tobytes())
     )
     if added:
-        notes += (f"{added} tokens are not the donor's: their bias in the MLM head is {value:.3f}, its mean",)
+        notes += (f"{added} tokens are not the donor's: their bias in the MLM head is {ADDED_BIAS:g}",)
     else:
         notes += (f"the bias of the MLM head was taken over by token: {len(rows)} of the donor's {len(values)}",)
     return Head(donor, donor.tensors | {MLM_BIAS: bias.cast(donor.dtype, donor.part.name)}, notes)
