@@ -33,7 +33,6 @@ OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerN
 # How tensor names begin where BertModel saves them, without "bert.".
 BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
 
-# The matrices of each layer.
 MATRICES = (
     "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
     "intermediate.dense", "output.dense",
@@ -62,6 +61,12 @@ THE_HEAD = Part("MLM head", "--head-from", MLM_HEAD)  # its decoder is tied to t
 def lineage_key(config: dict) -> str:
     """The encoder tensor close to the pooler that depends on neither vocabulary nor length."""
     return f"bert.encoder.layer.{config['num_hidden_layers'] - 1}.attention.output.dense.weight"
+
+
+def matrices(config: dict) -> list[str]:
+    """The matrices of each layer."""
+    layers = range(config["num_hidden_layers"])
+    return [f"bert.encoder.layer.{layer}.{matrix}.weight" for layer in layers for matrix in MATRICES]
 
 
 def current_names(stored: Iterable[str]) -> dict[str, str]:

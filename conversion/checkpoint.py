@@ -15,7 +15,6 @@ from .bert import (
     DROPPED,
     ENCODER,
     HEAD,
-    MATRICES,
     MLM_BIAS,
     MLM_HEAD,
     POOLER,
@@ -27,7 +26,8 @@ from .bert import (
     current_names,
     expected_shapes,
     lineage_key,
-)
+    matrices,
+)  # fmt: skip
 from .card import Card, read_card
 from .errors import ConversionError, listed
 from .formats import DENSE, DENSE_NAMES, FORMATS, MODEL_TYPE, MODULE_LIST, MODULES, Format
@@ -64,12 +64,8 @@ class Checkpoint:
     @functools.cached_property
     def sampled_rows(self) -> dict[str, np.ndarray]:
         """A few rows of each matrix of each layer, float64, flat: what a local donor is compared by besides."""
-        names = (
-            f"bert.encoder.layer.{layer}.{matrix}.weight"
-            for layer in range(self.config["num_hidden_layers"])
-            for matrix in MATRICES
-        )
-        return {name: self.tensors[name].head(SAMPLED_ROWS).values() for name in names if name in self.tensors}
+        names = self.tensors.keys() & matrices(self.config)
+        return {name: self.tensors[name].head(SAMPLED_ROWS).values() for name in sorted(names)}
 
     @property
     def dtype(self) -> str:
@@ -95,15 +91,9 @@ class Checkpoint:
         stored = {MLM_BIAS: self.tensors[DECODER_BIAS]} if DECODER_BIAS in self.tensors else {}
         return {key: it.in_memory() for key, it in (stored | self.tensors).items() if key in MLM_HEAD}
 
-    def given(self, part: Part) -> dict[str, Tensor]:
-        """The tensors of a part that it has, in memory."""
-        return self.pooler if part is THE_POOLER else self.mlm_head
-
     def has_trained(self, part: Part) -> bool:
         """Whether a part differs from an initialised one: training moves the bias, which starts at zero."""
-        if part is THE_POOLER:
-            return self.has_trained_pooler
-        return MLM_BIAS in self.mlm_head and bool(self.mlm_head[MLM_BIAS].values().any())
+        return self.has_trained_pooler if part is THE_POOLER else bool(self.mlm_head[MLM_BIAS].values().any())
 
     @functools.cached_property
     def has_trained_pooler(self) -> bool:
@@ -222,19 +212,12 @@ def read_checkpoint(root: Folder, vectors_only: bool = False, gets_head: bool = 
         dropped |= dict.fromkeys(heads, "the head of another task")
     tensors = {name: tensor for name, tensor in part.tensors.items() if name not in dropped}
     if not part.has_mlm_head and not vectors_only and not gets_head:
-        has_pooler = any(key in part.tensors for key in POOLER)
-        raise ConversionError(
-            source.where(),
-            "no MLM head (cls.predictions.*), but a pooler: nothing was lost"
-            if has_pooler
-            else "no MLM head (cls.predictions.*); it was not saved from BertForMaskedLM",
-            (
-                "load it with BertModel"
-                if has_pooler
-                else "to graft the pooler into its encoder alone: --format encoder"
-            )
-            + "; to give it a donor's MLM head: --head-from DONOR",
-        )
+        what = "; it was not saved from BertForMaskedLM"
+        remedy = "to graft the pooler into its encoder alone: --format encoder"
+        if any(key in part.tensors for key in POOLER):
+            what, remedy = ", but a pooler: nothing was lost", "load it with BertModel"
+        remedy += "; to give it a donor's MLM head: --head-from DONOR"
+        raise ConversionError(source.where(), f"no MLM head (cls.predictions.*){what}", remedy)
     _check_vocabulary(source, config, tensors)
     tensors, settled = _settle_tied(source, config, tensors)
     _check_shapes(source, config, tensors, part.has_mlm_head)

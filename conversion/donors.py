@@ -28,8 +28,6 @@ TIE_FACTOR, DISTANCE_FLOOR = 2, 5e-6
 VANISHED = 0.01  # of the values that were not zero
 RESIZED = {"hidden_size", "vocab_size", "max_position_embeddings"}  # the first is checked, the others may grow
 SAME_AS_DONOR = {"hidden_act": "gelu", "layer_norm_eps": 1e-12} | {k: SIZES[k] for k in SIZES if k not in RESIZED}
-
-
 TAKE_THE_MEAN = "take the mean of the last hidden states instead of pooler_output"
 
 
@@ -56,7 +54,7 @@ class Donor:
     @property
     def original(self) -> dict[str, Tensor]:
         """The part as the donor stores it."""
-        return self.checkpoint.given(self.part)
+        return self.checkpoint.pooler if self.part is THE_POOLER else self.checkpoint.mlm_head
 
     @functools.cached_property
     def tensors(self) -> dict[str, Tensor]:

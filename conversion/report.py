@@ -201,6 +201,7 @@ def _donor_rows(fields: dict, title: str) -> list[tuple[str, str]]:
 
 def _remarks(plan: Plan) -> list[str]:
     remarks, size = [it for donor in plan.graft.donors for it in donor.remarks], plan.config["vocab_size"]
+    remarks += plan.graft.head.remarks if plan.graft.head else ()
     if (plan.tokenizer.tokens or 0) > size:
         remarks.append(
             f"the tokenizer has {plan.tokenizer.tokens} tokens, the model {size} embeddings: a larger id is an error; "

@@ -161,7 +161,7 @@ def test_added_tokens_get_a_bias_of_zero(known, place):
     ours, theirs = stored(place / "out")[MLM_BIAS], stored(place / "donor")[MLM_BIAS]
     assert torch.equal(ours[:128], theirs)
     assert torch.equal(ours[128:], torch.zeros(8))
-    assert any("8 tokens are not the donor's" in note for note in report.notes)
+    assert any("8 tokens are not the donor's" in note for note in report.remarks)
     BertForMaskedLM.from_pretrained(place / "out")
 
 
@@ -172,7 +172,7 @@ def test_a_trimmed_vocabulary_gets_the_bias_of_its_own_tokens(place):
     save_weights(place / "checkpoint", tensors | {WORD_EMBEDDINGS: original[kept] + 1e-4})
     report = give(place)
     assert torch.equal(stored(place / "out")[MLM_BIAS], stored(place / "donor")[MLM_BIAS][kept])
-    assert any("taken over by token" in note for note in report.notes)
+    assert any("taken over by token" in note for note in report.remarks)
 
 
 def test_the_report_says_where_it_came_from_and_so_does_the_output(place, capsys):
