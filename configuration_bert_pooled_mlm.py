@@ -124,10 +124,11 @@ class BertPooledMLMConfig(BertConfig):
             return
         where = {"subfolder": subfolder, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         where |= {"revision": getattr(self, "_commit_hash", None) or revision}
+        where |= {f"_raise_exceptions_for_{it}": False for it in ("missing_entries", "connection_errors")}  # offline
         files = {}
 
         def read(file):
-            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **where)
+            path = cached_file(name, file, **where)
             return {file: Path(path).read_bytes()} if path else {}
 
         for file in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):

@@ -17,6 +17,7 @@ from .weights import read_header, write_safetensors
 TRANSFORMER = "sentence_bert_config.json"  # the settings of the first module
 SETTINGS = "config_sentence_transformers.json"
 TYPE = r"sentence_transformers(?:\.\w+)*\.(Transformer|Pooling|Normalize|Dense|LayerNorm)"
+FILES = {"Pooling": 1, "Normalize": 0, "Dense": 2, "LayerNorm": 2}  # that a module of the kind has at least
 SIZE_LIMIT = 1 << 27  # bytes of one file; a Dense layer of bert-large has 4 MB
 
 
@@ -54,7 +55,7 @@ def own_modules(root: Folder, model: Folder, with_code: bool) -> tuple[dict[str,
                 if number == 0
                 else re.fullmatch(r"[\w-]+", path)
             ):
-                files |= _module(root, path) if number else {}
+                files |= _module(root, path, kind[1]) if number else {}
             case _:
                 raise ConversionError(
                     where,
@@ -78,7 +79,7 @@ def own_modules(root: Folder, model: Folder, with_code: bool) -> tuple[dict[str,
     return files, {f"{TRANSFORMER}'s {name}": "arguments of a load" for name in dropped if settings.get(name) != own}
 
 
-def _module(root: Folder, path: str) -> dict[str, bytes]:
+def _module(root: Folder, path: str, kind: str) -> dict[str, bytes]:
     """The files of one module; weights in a pickle become safetensors."""
     folder = root.below(path)
     names = {it.name for it in folder.path.iterdir()} if folder.path.is_dir() else set()  # Normalize needs no file
@@ -98,10 +99,15 @@ def _module(root: Folder, path: str) -> dict[str, bytes]:
         buffer = io.BytesIO()
         write_safetensors(buffer, read_pickle(folder, "pytorch_model.bin"))
         files["model.safetensors"] = buffer.getvalue()
+    if len(files) < FILES[kind]:
+        found = ", ".join(files) or "nothing"
+        raise ConversionError(
+            folder.where(), f"a {kind} of sentence-transformers has config and weights; found {found}"
+        )
     return {f"{path}/{name}": data for name, data in files.items()}
 
 
 def repo_files(names: set[str]) -> set[str]:
     """The files of modules in a repository's listing."""
-    kept = r"[\w-]+/(config\.json|model\.safetensors|pytorch_model\.bin)"
+    kept = r"\d+_\w+/(config\.json|model\.safetensors|pytorch_model\.bin)"
     return {name for name in names if re.fullmatch(kept, name)} | (names & {MODULE_LIST, SETTINGS, TRANSFORMER})

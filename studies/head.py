@@ -145,9 +145,12 @@ def fine_tune(material: Material, tuned: str, donor: Path, folder: Path) -> None
     material.tokenizer.save_pretrained(folder)
 
 
-def run(material: Material, work_dir: Path, tuned: str, head: str) -> dict:
-    """MLM training after the fine-tuning; what is measured at each step."""
-    options, points = material.options, {}
+def run(material: Material, work_dir: Path, tuned: str, head: str) -> None:
+    """MLM training after the fine-tuning; writes what is measured at each step. Resumes where it stopped."""
+    options, file = material.options, work_dir / f"{tuned}-{head.split()[0]}.json"
+    record = records.read_json(file) if file.exists() else {"options": options, "points": {}}
+    if record["points"].keys() == {*map(str, options["steps"])}:
+        return
     torch.manual_seed(options["seed"])
     model = BertForMaskedLM.from_pretrained(work_dir / (f"{tuned}-pooled" if head == "given back" else tuned))
     encoder = BertModel.from_pretrained(work_dir / tuned)  # its pooler stays
@@ -158,10 +161,22 @@ def run(material: Material, work_dir: Path, tuned: str, head: str) -> dict:
     def reached(step, losses):
         encoder.load_state_dict(model.bert.state_dict(), strict=False)
         kept = material.accuracy(encoder, classifier) if classifier else material.found(encoder)
-        points[str(step)] = {"held_out": material.loss(model), "kept": kept}
+        record["points"][str(step)] = {"held_out": material.loss(model), "kept": kept}
+        records.write_json(file, record)
 
-    train(f"{tuned}, {head}", model, material.batches(2), mlm_loss, options["lr"], 2, options["steps"], reached)
-    return points
+    keep = file.with_suffix(".pt")
+    train(
+        f"{tuned}, {head}",
+        model,
+        material.batches(2),
+        mlm_loss,
+        options["lr"],
+        2,
+        options["steps"],
+        reached,
+        keep=keep,
+    )
+    keep.unlink(missing_ok=True)
 
 
 def stage_train(args) -> None:
@@ -176,9 +191,7 @@ def stage_train(args) -> None:
         if not (args.work_dir / f"{tuned}-pooled").exists():
             convert(args.work_dir / tuned, head_from=donor)
         for head in HEADS:
-            file = args.work_dir / f"{tuned}-{head.split()[0]}.json"
-            if not file.exists():
-                records.write_json(file, {"options": options, "points": run(material, args.work_dir, tuned, head)})
+            run(material, args.work_dir, tuned, head)
 
 
 def stage_measure(args) -> None:

@@ -184,6 +184,7 @@ def test_the_report_says_where_it_came_from_and_so_does_the_output(place, capsys
         str(place / "out"),
         "--no-verify",
     ]
+    edit_json(place / "checkpoint" / "config.json", tie_word_embeddings=False)  # of no meaning without a head
     before = state(place)
     assert main([*arguments, "--dry-run"]) == 0
     assert state(place) == before
@@ -197,6 +198,8 @@ def test_the_report_says_where_it_came_from_and_so_does_the_output(place, capsys
     assert source["sha256"] == report["head"]["grafted"]
     assert source["donor"] == report["head"]["donor"] == "donor"
     assert report["missing"] == [*MLM_HEAD]
+    assert "tie_word_embeddings" not in config_of(place / "out")
+    assert any("tie_word_embeddings" in name for name in report["dropped"])
     assert "## The MLM head" in (place / "out" / "README.md").read_text()
     again = convert(place / "out", place / "again", format="bert", verify=False)
     assert config_of(again.output)["head_source"] == source
@@ -329,16 +332,21 @@ def test_it_is_verified_and_stays_so_when_it_is_converted_again(format, models, 
 def test_from_the_hub_too(models, donor, place, tmp_path):
     """Converted from there, published there, loaded from there and saved."""
     code = (
-        "from transformers import AutoModelForMaskedLM as A\n"
-        "A.from_pretrained('user/out', trust_remote_code=True).save_pretrained('saved')\nprint(1)"
+        "import sys, transformers\n"
+        "model = transformers.AutoModelForMaskedLM.from_pretrained('user/out', trust_remote_code=True)\n"
+        "model.save_pretrained(sys.argv[1])\nprint(1)"
     )
     with HubServer() as hub, Conversions(**hub.environment(tmp_path)) as online:
         hub.add_repo("user/model", models / "root")
         shutil.copytree(donor, place / "giver")
         User(online, place, tmp_path).report("user/model", "--head-from", "giver", "-o", "out")
         hub.add_repo("user/out", place / "out")
-        assert answer(code, place, **hub.environment(tmp_path)) == 1
+        assert answer(code, place, "saved", **hub.environment(tmp_path)) == 1
+    (missing,) = tmp_path.rglob(".no_exist")
+    shutil.rmtree(missing)  # as `hf download` leaves the cache
+    assert answer(code, place, "offline", **hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"}) == 1
     saved, out = contents(place / "saved"), contents(place / "out")
+    assert contents(place / "offline") == saved
     kept = {name for name in out if name[0].isdecimal() or "sentence" in name or name == "modules.json"}
     assert len(kept) == 6
     assert {name: saved.get(name) for name in kept} == {name: out[name] for name in kept}
@@ -347,7 +355,8 @@ def test_from_the_hub_too(models, donor, place, tmp_path):
 BROKEN = {
     "code of its own": ({"type": "modeling.Own"}, "module 1 is .*modeling.Own"),
     "a path": ({"path": "../1_Pooling"}, "module 1 is .*kept are a Transformer"),
-    "no function of torch's": (None, "activation_function is 'os.abort', not torch's"),
+    "no function of torch's": ("config.json", "activation_function is 'os.abort', not torch's"),
+    "gone": ("pytorch_model.bin", "a Dense of sentence-transformers has config and weights; found config.json"),
 }
 
 
@@ -355,11 +364,13 @@ BROKEN = {
 def test_modules_that_can_not_be_kept_are_an_error(why, models, donor):
     change, match = BROKEN[why]
     listed = json.loads((models / "root" / "modules.json").read_text())
-    if change:
+    if isinstance(change, dict):
         listed[1] |= change
         (models / "root" / "modules.json").write_text(json.dumps(listed))
+    elif change == "config.json":
+        edit_json(models / "root" / "2_Dense" / change, activation_function="os.abort")
     else:
-        edit_json(models / "root" / "2_Dense" / "config.json", activation_function="os.abort")
+        (models / "root" / "2_Dense" / change).unlink()
     refused(models, match, "root", pooler_from=None, head_from=donor)
 
 
