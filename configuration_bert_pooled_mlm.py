@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of BERT with both a masked-language-modelling (MLM) head and its original pooler.
 
-It is `BertConfig` plus four fields. This file is copied into every checkpoint, beside `modeling_bert_pooled_mlm.py`;
+It is `BertConfig` plus six fields. This file is copied into every checkpoint, beside `modeling_bert_pooled_mlm.py`;
 `AutoConfig` runs it under `trust_remote_code=True`.
 """
 
@@ -43,6 +43,9 @@ class BertPooledMLMConfig(BertConfig):
         pooler_loss_weight: Weight of the pooler distillation loss, in steps that have `pooler_targets`.
         pooler_source: Where the pooler came from, as `convert.py` records it: the donor's repo or folder name, its
             revision, the sha256 of both tensors, the measured lineage.
+        head_source: The same for an MLM head that was grafted.
+        keep_modules: Whether the model is a sentence-transformers model with modules of its own: each save then writes
+            those that were in the folder that it was loaded from, and never the ones that give `pooler_output`.
         **kwargs: The fields of `BertConfig`.
 
     Raises:
@@ -51,7 +54,8 @@ class BertPooledMLMConfig(BertConfig):
 
     model_type = "bert_pooled_mlm"
     ENCODER_OUTPUTS = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
-    __slots__ = ("vectors_only",)  # the model of this config returns no logits; as a slot, it is not saved
+    # Whether the model of this config returns no logits; the files of `keep_modules`. As slots, they are not saved.
+    __slots__ = ("module_files", "vectors_only")
 
     def __init__(
         self,
@@ -59,22 +63,29 @@ class BertPooledMLMConfig(BertConfig):
         return_logits: bool = True,
         pooler_loss_weight: float = 0.3,
         pooler_source: dict | None = None,
+        head_source: dict | None = None,
+        keep_modules: bool = False,
         **kwargs,
     ):
-        for name, value in (("sparse_prediction", sparse_prediction), ("return_logits", return_logits)):
+        flags = {"sparse_prediction": sparse_prediction, "return_logits": return_logits, "keep_modules": keep_modules}
+        for name, value in flags.items():
             if not isinstance(value, bool):
                 raise ValueError(f"{name}={value!r}: expected True or False")
         number = isinstance(pooler_loss_weight, (int, float)) and not isinstance(pooler_loss_weight, bool)
         if not number or not 0 <= pooler_loss_weight < math.inf:
             raise ValueError(f"pooler_loss_weight={pooler_loss_weight!r}: expected a number from 0 on")
-        if pooler_source is not None and not isinstance(pooler_source, dict):
-            raise ValueError(f"pooler_source={pooler_source!r}: expected a dict or None")
+        for name, value in (("pooler_source", pooler_source), ("head_source", head_source)):
+            if value is not None and not isinstance(value, dict):
+                raise ValueError(f"{name}={value!r}: expected a dict or None")
         kwargs.setdefault("tokenizer_class", "BertTokenizer")  # pipelines of 4.x find the tokenizer by it
         super().__init__(**kwargs)
         self.sparse_prediction = sparse_prediction
         self.return_logits = return_logits
         self.pooler_loss_weight = float(pooler_loss_weight)
         self.pooler_source = pooler_source
+        self.head_source = head_source
+        self.keep_modules = keep_modules
+        self.module_files = {}
         self.vectors_only = False
 
     @property
@@ -104,27 +115,53 @@ class BertPooledMLMConfig(BertConfig):
                 source = Path(cached_file(self.name_or_path, name, revision=getattr(self, "_commit_hash", None)))
             copy.write_bytes(source.read_bytes())
 
+    def read_modules(self, name, subfolder="", revision=None, token=None, cache_dir=None, local_files_only=False, **_):
+        """Reads the files that `keep_modules` keeps, from the folder or repo that the model has been loaded from.
+
+        Now, since a training may outlive that folder.
+        """
+        if not self.keep_modules:
+            return
+        where = {"subfolder": subfolder, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        where |= {"revision": getattr(self, "_commit_hash", None) or revision}
+        where |= {f"_raise_exceptions_for_{it}": False for it in ("missing_entries", "connection_errors")}  # offline
+        files = {}
+
+        def read(file):
+            path = cached_file(name, file, **where)
+            return {file: Path(path).read_bytes()} if path else {}
+
+        for file in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+            files |= read(file)
+        for module in json.loads(files.get("modules.json", "[]")):
+            is_folder = module["path"].replace("_", "").isalnum()  # and no way out of this one
+            for file in ("config.json", "model.safetensors") if is_folder else ():
+                files |= read(f"{module['path']}/{file}")
+        self.module_files = files
+
     def write_sentence_transformers(self, folder: Path, pooler) -> None:
         """Writes the modules by which sentence-transformers opens a saved folder; its Dense is the pooler saved there.
 
-        Nothing is written where there is none, or beside what sentence-transformers itself saves.
+        Nothing is written where there is none, or beside what sentence-transformers itself saves. With `keep_modules`
+        the files are those that have been read.
 
         Args:
             folder: Where a model has been saved.
             pooler: The model's dense layer, for its values where the weights in the folder are quantised.
         """
-        dense = _stored_pooler(folder)
-        if not dense or (folder / "config_sentence_transformers.json").exists():
+        dense = {} if self.keep_modules else _stored_pooler(folder)
+        if not (dense or self.module_files) or (folder / "config_sentence_transformers.json").exists():
             return
-        if len(dense) < 2 or not all(tensor.is_floating_point() and tensor.itemsize > 1 for tensor in dense.values()):
+        if dense and (len(dense) < 2 or not all(it.is_floating_point() and it.itemsize > 1 for it in dense.values())):
             dense = _dequantised(pooler)
-        folders = [folder]
+        folders, files = [folder], self.module_files
         if _is_pushed_by_trainer(folder):
             folders.append(folder.parent)
             self.save_pretrained(folder.parent)
-        from safetensors.torch import save
+        if not self.keep_modules:
+            from safetensors.torch import save
 
-        files = self.sentence_transformers_files() | {"2_Dense/model.safetensors": save(dense, {"format": "pt"})}
+            files = self.sentence_transformers_files() | {"2_Dense/model.safetensors": save(dense, {"format": "pt"})}
         for path, data in ((folder / name, data) for folder in folders for name, data in files.items()):
             path.parent.mkdir(exist_ok=True)
             path.unlink(missing_ok=True)  # uploads skip a folder in which no file is new

@@ -28,7 +28,7 @@ if __package__:
     from .conversion import staging, terminal
     from .conversion.errors import ArgumentError, ConversionError, printable
     from .conversion.formats import FORMATS
-    from .conversion.options import Options
+    from .conversion.options import AUTO, Options
     from .conversion.origins import named_folders
     from .conversion.pipeline import Session, Written, finish, write
     from .conversion.report import ConversionReport
@@ -39,7 +39,7 @@ else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder i
     from conversion import staging, terminal
     from conversion.errors import ArgumentError, ConversionError, printable
     from conversion.formats import FORMATS
-    from conversion.options import Options
+    from conversion.options import AUTO, Options
     from conversion.origins import named_folders
     from conversion.pipeline import Session, Written, finish, write
     from conversion.report import ConversionReport
@@ -55,6 +55,7 @@ def convert(
     output_dir: str | os.PathLike | None = None,
     *,
     pooler_from: str | os.PathLike | None = None,
+    head_from: str | os.PathLike | None = None,
     revision: str | None = None,
     pooler_revision: str | None = None,
     format: str = "pooled",
@@ -82,6 +83,8 @@ def convert(
         checkpoint: A folder or Hub id, saved from `BertForMaskedLM`.
         output_dir: Where the result is written; default: `<checkpoint>-pooled` next to it (for a Hub id: here).
         pooler_from: The donor, a folder or Hub id; default: found and verified.
+        head_from: Give a checkpoint that lost its MLM head (a classifier, a sentence-transformers model) the head of
+            this donor; "auto": of one that is found and verified.
         revision: The checkpoint's branch, tag or commit on the Hub.
         pooler_revision: The donor's.
         format: "pooled": this package's classes, their code included. "bert": stock BERT, which needs no remote code.
@@ -96,7 +99,7 @@ def convert(
         calibrate_batch_size: Texts that are encoded at once.
         device: Where they are encoded, such as "cuda:1"; default: a GPU where there is one.
         replace_pooler: Graft over a pooler that the checkpoint has.
-        force_donor: Take the pooler of `pooler_from` although a check failed.
+        force_donor: Take what `pooler_from` or `head_from` has although a check failed.
         overwrite: Replace `output_dir`, if this program wrote all of it, once the result is complete.
         dry_run: Check and report everything, write nothing.
         verify: Reopen and load the result before it is moved into place. Needs torch and transformers.
@@ -137,6 +140,11 @@ def parser() -> argparse.ArgumentParser:
         help="default: CHECKPOINT-pooled next to it; for several: DIR/<name>",
     )
     add("--pooler-from", metavar="DONOR", help="a folder or Hub id; default: found and verified")
+    add(
+        "--head-from",
+        metavar="DONOR",
+        help="give back a lost MLM head, from a folder or Hub id; auto: found and verified",
+    )
     add("--revision", metavar="REV", help="branch, tag or commit of CHECKPOINT on the Hub")
     add("--pooler-revision", metavar="REV", help="branch, tag or commit of DONOR on the Hub")
     formats = "; ".join(f"{format.name}: {format.summary}" for format in FORMATS.values())
@@ -158,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
         add(flag, type=int, default=default, metavar="N", help=f"{text}; default: %(default)s")
     add("--device", help="where they are encoded; default: a GPU where there is one")
     add("--replace-pooler", action="store_true", help="graft over a pooler that the checkpoint has")
-    add("--force-donor", action="store_true", help="take DONOR's pooler although a check failed")
+    add("--force-donor", action="store_true", help="take what DONOR has although a check failed")
     add("--overwrite", action="store_true", help="replace an output that this program wrote")
     add("--dry-run", action="store_true", help="check and report everything, write nothing")
     add("--no-verify", dest="verify", action="store_false", help="skip verification")
@@ -238,6 +246,8 @@ class Run:
         reads = [(name, local_path(name), "another checkpoint of this call") for name in names]
         if options.pooler_from:
             reads.append((None, local_path(options.pooler_from), "the donor"))
+        if options.head_from and options.head_from != AUTO:
+            reads.append((None, local_path(options.head_from), "the donor of the MLM head"))
         if options.calibrate:
             reads.append((None, local_path(split_column(options.calibrate)[0]), "the texts"))
         if self._several and not options.pooler_from:

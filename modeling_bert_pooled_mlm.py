@@ -121,6 +121,7 @@ class _PoolerMixin:
         """
         name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+        model.config.read_modules(name, **kwargs)
         mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}  # 4.57: names alone
         random_keys = mismatched.union(info["missing_keys"])
         random_pooler = sorted(key for key in random_keys if "pooler.dense." in key)

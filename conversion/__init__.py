@@ -24,13 +24,15 @@ A module imports only from those above it:
     tokenizer     which tokenizer a folder has, as its files tell
     card          the model card
     other_kinds   what is not a BERT checkpoint: what it is instead, and what to run first
+    modules       a sentence-transformers model's own modules, which the output keeps
     staging       an output folder appears complete, or not at all
     opening       what a checkpoint's name names, and its config.json
     checkpoint    step 1: read a checkpoint
     origins       which donors to try
     lineage       whether a checkpoint descends from a donor
     donors        step 2: find the donor
-    graft         which pooler the output gets, and from where
+    head          a donor's MLM head for the checkpoint's vocabulary
+    graft         which pooler and MLM head the output gets, and from where
     plan          step 3: plan everything that is written
     calibrate     step 4, if asked: refit the pooler
     write         step 5: write every file of the output

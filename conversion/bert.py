@@ -5,12 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 ENCODER = "bert."
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 HEAD = "cls.predictions."
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 MLM_BIAS = "cls.predictions.bias"
+MLM_HEAD = (
+    "cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias",
+    "cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias", MLM_BIAS,
+)  # fmt: skip
 DECODER = "cls.predictions.decoder.weight"
 DECODER_BIAS = "cls.predictions.decoder.bias"
 # Some versions of transformers store them as well as what they are tied to, others instead of it.
@@ -28,7 +33,6 @@ OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerN
 # How tensor names begin where BertModel saves them, without "bert.".
 BARE_PREFIXES = ("embeddings.", "encoder.", "pooler.")
 
-# The matrices of each layer.
 MATRICES = (
     "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
     "intermediate.dense", "output.dense",
@@ -42,9 +46,27 @@ SIZES = {
 OPTIONS = ("hidden_act", "layer_norm_eps", "pad_token_id", "position_embedding_type", "is_decoder")
 
 
+class Part(NamedTuple):
+    """What a checkpoint can have lost, and a donor can give."""
+
+    name: str
+    flag: str  # the argument that names the donor
+    keys: tuple[str, ...]
+
+
+THE_POOLER = Part("pooler", "--pooler-from", POOLER)
+THE_HEAD = Part("MLM head", "--head-from", MLM_HEAD)  # its decoder is tied to the word embeddings
+
+
 def lineage_key(config: dict) -> str:
     """The encoder tensor close to the pooler that depends on neither vocabulary nor length."""
     return f"bert.encoder.layer.{config['num_hidden_layers'] - 1}.attention.output.dense.weight"
+
+
+def matrices(config: dict) -> list[str]:
+    """The matrices of each layer."""
+    layers = range(config["num_hidden_layers"])
+    return [f"bert.encoder.layer.{layer}.{matrix}.weight" for layer in layers for matrix in MATRICES]
 
 
 def current_names(stored: Iterable[str]) -> dict[str, str]:

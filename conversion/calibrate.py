@@ -115,7 +115,7 @@ def fit_encoders(graft: Graft, readings: Readings, options: Options, progress: b
     checkpoint, donor = graft.checkpoint, graft.donor.checkpoint
     folder = donor.source.fetch(checkpoint_files(donor.source))
     if folder is not donor.source:
-        donor = read_part(folder, as_donor=True)
+        donor = read_part(folder, any_modules=True)
     adapted = load_encoder(checkpoint, checkpoint.tensors | graft.pooler)
     original = load_encoder(donor, donor.tensors)
     try:

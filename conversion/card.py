@@ -14,7 +14,7 @@ from huggingface_hub.utils import yaml_dump
 from . import __version__
 from .errors import ConversionError, first_line
 from .formats import PROJECT_URL, Format
-from .provenance import PoolerSource
+from .provenance import HeadSource, PoolerSource
 from .sources import Source, read_bytes
 from .terminal import quoted
 
@@ -88,7 +88,14 @@ def without_section(text: str) -> str:
 
 
 def model_card(
-    card: Card, title: str, format: Format, source: PoolerSource | None, base: str | None, has_tokenizer: bool = True
+    card: Card,
+    title: str,
+    format: Format,
+    source: PoolerSource | None,
+    base: str | None,
+    has_tokenizer: bool = True,
+    head_source: HeadSource | None = None,
+    keeps_modules: bool = False,
 ) -> str:
     """The README.md of the output.
 
@@ -97,6 +104,7 @@ def model_card(
         title: The name that the result is loaded by: the repo's id, or the folder's name.
         format: The output's.
         source: Where the pooler came from; None: the checkpoint's own.
+        head_source: Where the MLM head came from; None: the checkpoint's own.
         base: The donor, if it is a repo on the Hub.
         has_tokenizer: Whether the output holds one.
     """
@@ -114,6 +122,8 @@ def model_card(
         name=quoted(title),
         format=format,
         source=source,
+        head_source=head_source,
+        keeps_modules=keeps_modules,
         has_tokenizer=has_tokenizer,
         program=f"[bert-pooled-mlm]({PROJECT_URL})" if PROJECT_URL else "bert-pooled-mlm",
         version=__version__,

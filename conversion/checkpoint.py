@@ -15,22 +15,26 @@ from .bert import (
     DROPPED,
     ENCODER,
     HEAD,
-    MATRICES,
     MLM_BIAS,
+    MLM_HEAD,
     POOLER,
+    THE_POOLER,
     TIED,
     WORD_EMBEDDINGS,
     WRAPPERS,
+    Part,
     current_names,
     expected_shapes,
     lineage_key,
-)
+    matrices,
+)  # fmt: skip
 from .card import Card, read_card
 from .errors import ConversionError, listed
 from .formats import DENSE, DENSE_NAMES, FORMATS, MODEL_TYPE, MODULE_LIST, MODULES, Format
+from .modules import has_own_modules, model_folder
 from .opening import read_config
 from .other_kinds import check_names, check_not_empty
-from .provenance import PoolerSource
+from .provenance import HeadSource, PoolerSource
 from .sources import Folder, Source, read_bytes
 from .tensors import FLOATS, Tensor, same_bytes
 from .tokenizer import Tokenizer, read_tokenizer
@@ -47,6 +51,7 @@ class Checkpoint:
     config: dict  # with BertConfig's sizes filled in
     tensors: dict[str, Tensor]
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # stored name -> reason
+    root: Folder | None = None  # of an input: where its other files are
     stored_bare: bool = False  # as BertModel saves it, without `bert.` in the names
     simcse: bool = False  # whether its pooler is SimCSE's `mlp`
     renamed: bool = False  # whether names were stored with the prefix of a wrapper, as DDP or torch.compile add it
@@ -59,12 +64,8 @@ class Checkpoint:
     @functools.cached_property
     def sampled_rows(self) -> dict[str, np.ndarray]:
         """A few rows of each matrix of each layer, float64, flat: what a local donor is compared by besides."""
-        names = (
-            f"bert.encoder.layer.{layer}.{matrix}.weight"
-            for layer in range(self.config["num_hidden_layers"])
-            for matrix in MATRICES
-        )
-        return {name: self.tensors[name].head(SAMPLED_ROWS).values() for name in names if name in self.tensors}
+        names = self.tensors.keys() & matrices(self.config)
+        return {name: self.tensors[name].head(SAMPLED_ROWS).values() for name in sorted(names)}
 
     @property
     def dtype(self) -> str:
@@ -85,8 +86,17 @@ class Checkpoint:
         return {key: in_memory.get(key) or self.tensors[key].in_memory() for key in POOLER if key in self.tensors}
 
     @functools.cached_property
+    def mlm_head(self) -> dict[str, Tensor]:
+        """The MLM head's own tensors that there are, in memory; without the decoder, which is tied to the encoder."""
+        stored = {MLM_BIAS: self.tensors[DECODER_BIAS]} if DECODER_BIAS in self.tensors else {}
+        return {key: it.in_memory() for key, it in (stored | self.tensors).items() if key in MLM_HEAD}
+
+    def has_trained(self, part: Part) -> bool:
+        """Whether a part differs from an initialised one: training moves the bias, which starts at zero."""
+        return self.has_trained_pooler if part is THE_POOLER else bool(self.mlm_head[MLM_BIAS].values().any())
+
+    @functools.cached_property
     def has_trained_pooler(self) -> bool:
-        """Whether its pooler differs from an initialised one: training moves the bias, which starts at zero."""
         return all(key in self.tensors for key in POOLER) and bool(self.pooler_bias.values().any())
 
     @functools.cached_property
@@ -96,9 +106,16 @@ class Checkpoint:
         return source if source and source.sha256 == {key: it.sha256 for key, it in self.pooler.items()} else None
 
     @functools.cached_property
+    def head_source(self) -> HeadSource | None:
+        """The same for its MLM head."""
+        source = HeadSource.from_config(self.config.get("head_source"))
+        return source if source and source.sha256 == {key: it.sha256 for key, it in self.mlm_head.items()} else None
+
+    @functools.cached_property
     def is_converted(self) -> bool:
         """Whether its pooler was stored by this program or by the pooled classes, and is no later, random one."""
-        return self.has_trained_pooler and (self.config["model_type"] == MODEL_TYPE or self.pooler_source is not None)
+        stated = self.config["model_type"] == MODEL_TYPE or "head_source" in self.config
+        return self.has_trained_pooler and (stated or self.pooler_source is not None)
 
     @property
     def format(self) -> Format:
@@ -113,7 +130,12 @@ class Checkpoint:
 
     @functools.cached_property
     def card(self) -> Card:
-        return read_card(self.source)
+        return read_card(self.root or self.source)
+
+    @functools.cached_property
+    def has_own_modules(self) -> bool:
+        """Whether it is a sentence-transformers model with modules of its own, which the output keeps."""
+        return self.root is None or has_own_modules(self.root, self.config)
 
     @functools.cached_property
     def dense(self) -> dict[str, Tensor]:
@@ -122,7 +144,7 @@ class Checkpoint:
         Raises:
             ConversionError: The file is damaged.
         """
-        if not isinstance(self.source, Folder) or not (self.source.path / DENSE).is_file():
+        if self.has_own_modules or not (self.root.path / DENSE).is_file():
             return {}
         stored = read_header(self.source, DENSE)[0]
         return {key: stored[name] for key, name in zip(POOLER, DENSE_NAMES, strict=True) if name in stored}
@@ -146,13 +168,13 @@ class Checkpoint:
         return any(f'"{folder}"' in text and not (self.source.path / folder).is_dir() for folder in folders)
 
 
-def read_part(source: Source, as_donor: bool = False) -> Checkpoint:
+def read_part(source: Source, any_modules: bool = False) -> Checkpoint:
     """Whatever tensors there are: nothing more is asked of a donor.
 
     Raises:
         ConversionError: No config or no weights of a BERT, or a tensor is stored twice.
     """
-    config, stored = read_config(source, as_donor), read_tensors(source)
+    config, stored = read_config(source, any_modules), read_tensors(source)
     check_names(source, stored)
     names = current_names(stored)
     tensors: dict[str, Tensor] = {}
@@ -166,33 +188,36 @@ def read_part(source: Source, as_donor: bool = False) -> Checkpoint:
     return Checkpoint(source, config, tensors, stored_bare=bare, simcse=simcse, renamed=renamed)
 
 
-def read_checkpoint(source: Source, vectors_only: bool = False) -> Checkpoint:
+def read_checkpoint(root: Folder, vectors_only: bool = False, gets_head: bool = False) -> Checkpoint:
     """The input: every tensor is compared with what its config says.
 
     Args:
-        source: Where it is.
+        root: Where it is.
         vectors_only: Whether it may lack the MLM head, since the output will have none.
+        gets_head: Whether it gets a donor's MLM head, and may have none; it can be a sentence-transformers model.
 
     Raises:
         ConversionError: It is not a whole BERT with an MLM head; all offending tensors are listed.
     """
-    part = read_part(source)
+    source = model_folder(root) if gets_head else root
+    part = dataclasses.replace(read_part(source, any_modules=gets_head), root=root)
     config = part.config
+    if gets_head and part.has_mlm_head:
+        remedy = "convert it without --head-from"
+        raise ConversionError(source.where(), "has an MLM head (cls.predictions.*): it lost none", remedy)
     check_not_empty(source, [name for name, tensor in part.tensors.items() if tensor.shape == (0,)])
     dropped = {name: reason for name, reason in DROPPED.items() if name in part.tensors}
-    if vectors_only:
+    if vectors_only or gets_head:
         heads = sorted(name for name in part.tensors if not name.startswith((ENCODER, HEAD)))
         dropped |= dict.fromkeys(heads, "the head of another task")
     tensors = {name: tensor for name, tensor in part.tensors.items() if name not in dropped}
-    if not part.has_mlm_head and not vectors_only:
-        has_pooler = any(key in part.tensors for key in POOLER)
-        raise ConversionError(
-            source.where(),
-            "no MLM head (cls.predictions.*), but a pooler: nothing was lost"
-            if has_pooler
-            else "no MLM head (cls.predictions.*); it was not saved from BertForMaskedLM",
-            "load it with BertModel" if has_pooler else "to graft the pooler into its encoder alone: --format encoder",
-        )
+    if not part.has_mlm_head and not vectors_only and not gets_head:
+        what = "; it was not saved from BertForMaskedLM"
+        remedy = "to graft the pooler into its encoder alone: --format encoder"
+        if any(key in part.tensors for key in POOLER):
+            what, remedy = ", but a pooler: nothing was lost", "load it with BertModel"
+        remedy += "; to give it a donor's MLM head: --head-from DONOR"
+        raise ConversionError(source.where(), f"no MLM head (cls.predictions.*){what}", remedy)
     _check_vocabulary(source, config, tensors)
     tensors, settled = _settle_tied(source, config, tensors)
     _check_shapes(source, config, tensors, part.has_mlm_head)

@@ -87,7 +87,15 @@ HARMLESS: dict[str, Check] = {
     "transformers_version": _is_text,
 }
 # Every config has them, and they are written anew, so they are not named as dropped.
-REPLACED = ("architectures", "model_type", "pooler_source", "_name_or_path", "_attn_implementation_autoset")
+REPLACED = (
+    "architectures",
+    "model_type",
+    "pooler_source",
+    "head_source",
+    "keep_modules",
+    "_name_or_path",
+    "_attn_implementation_autoset",
+)
 
 
 def kept_fields(config: dict, where: str) -> tuple[dict, list[str]]:

@@ -21,8 +21,8 @@ from .tensors import Tensor
 THRESHOLD = 0.5
 
 
-def compare(checkpoint: Checkpoint, candidate: Checkpoint) -> tuple[float, list[str]]:
-    """The cosine of the last layers, and the objections to the candidate.
+def compare(checkpoint: Checkpoint, candidate: Checkpoint, part: str) -> tuple[float, list[str]]:
+    """The cosine of the last layers, and the objections to taking a part (the pooler, the MLM head) of the candidate.
 
     Raises:
         ConversionError: One of the two holds NaN or infinity.
@@ -41,11 +41,11 @@ def compare(checkpoint: Checkpoint, candidate: Checkpoint) -> tuple[float, list[
         if (common := cosine(*both)) >= THRESHOLD:
             return common, [
                 f"it has {theirs} layers, the checkpoint {ours}: the layers that both have are related (cosine "
-                f"{common:.3f} of {key}), but its pooler was trained for the output of layer {theirs}"
+                f"{common:.3f} of {key}), but its {part} was trained for the output of layer {theirs}"
             ]
     return similarity, [
         f"its encoder is not related to the checkpoint's (cosine {similarity:.3f} of {key}, expected at least "
-        f"{THRESHOLD}): on this encoder, its pooler's output is noise"
+        f"{THRESHOLD}): on this encoder, its {part}'s output is noise"
     ]
 
 

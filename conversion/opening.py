@@ -14,6 +14,7 @@ from . import hub
 from .bert import LIMITS, SIZE_LIMIT, SIZES
 from .errors import ConversionError, HubError
 from .formats import MODEL_TYPE, MODULES
+from .modules import repo_files
 from .other_kinds import check_files, check_model_type
 from .sources import (
     LICENCES,
@@ -64,14 +65,19 @@ def _instead(name: str) -> str:
     return ""
 
 
-def open_checkpoint(name: str, revision: str | None) -> Folder:
+def open_checkpoint(name: str, revision: str | None, keep_modules: bool = False) -> Folder:
     """The folder that `name` names; a repo on the Hub is downloaded, or taken from the cache when offline.
+
+    Args:
+        name: A folder or Hub id.
+        revision: On the Hub.
+        keep_modules: Whether it may be a sentence-transformers model.
 
     Raises:
         ConversionError: There is none, or the Hub did not answer.
     """
     with _suggesting(name):
-        return _download(name, revision) if may_be_repo(name) else open_source(name, revision)
+        return _download(name, revision, keep_modules) if may_be_repo(name) else open_source(name, revision)
 
 
 @contextlib.contextmanager
@@ -89,7 +95,7 @@ def _suggesting(name: str) -> Iterator[None]:
         raise
 
 
-def _download(name: str, revision: str | None) -> Folder:
+def _download(name: str, revision: str | None, keep_modules: bool) -> Folder:
     """A repo's checkpoint, whole; the cached one where the Hub does not answer.
 
     Raises:
@@ -98,8 +104,9 @@ def _download(name: str, revision: str | None) -> Folder:
     try:
         with hub.hub_errors(name, "no such folder, and "):
             repo = hub.HubRepo(name, revision)
-        read_config(repo)  # checked before anything large is downloaded
+        config = read_config(repo, keep_modules)  # checked before anything large is downloaded
         others = repo.names().intersection({"README.md", *LICENCES, *TOKENIZER_FILES, *MODULES})
+        others |= repo_files(repo.names()) if keep_modules or config.get("keep_modules") is True else set()
         return repo.fetch([*others, *checkpoint_files(repo)])
     except HubError:
         with hub.hub_errors(name):
@@ -120,22 +127,23 @@ def _without_config(source: Source) -> str:
     return "pass the folder that save_pretrained wrote"
 
 
-def read_config(source: Source, as_donor: bool = False) -> dict:
+def read_config(source: Source, any_modules: bool = False) -> dict:
     """A BERT's config.json, with `BertConfig`'s sizes filled in.
 
     Args:
         source: Where it is.
-        as_donor: Whether only the pooler is wanted, so that sentence-transformers' modules next to it do not matter.
+        any_modules: Whether sentence-transformers' modules next to it do not matter, or are kept.
 
     Raises:
         ConversionError: There is none, it is not a BERT's, or a size in it is not valid.
     """
     file = config_file(source)
     if file is None:
-        check_files(source, as_donor)
+        check_files(source, any_modules)
         raise ConversionError(source.where(), "no config.json", _without_config(source))
     config, where = read_json(source, file), source.where(file)
-    check_files(source, as_donor or "pooler_source" in config or config.get("model_type") == MODEL_TYPE)
+    known = config.keys() & {"pooler_source", "keep_modules"} or config.get("model_type") == MODEL_TYPE
+    check_files(source, any_modules or bool(known))
     if str(config.get("architectures", ["Bert"])).startswith("['Bert"):
         config.setdefault("model_type", "bert")  # the first PyTorch BERTs have neither field; their tensors tell
     config.setdefault("model_type", None)

@@ -14,10 +14,11 @@ from .formats import FORMATS, Format
 from .texts import check_source
 
 CALIBRATION = ("calibrate_samples", "calibrate_length", "calibrate_batch_size")
+AUTO = "auto"  # as `head_from`: the donor is to be found
 # Arguments that mean nothing without another one.
 NEEDS = {
     "pooler_revision": "pooler_from",
-    "force_donor": "pooler_from",
+    "force_donor": "pooler_from head_from",  # one of them
     "private": "push_to_hub",
     "create_pr": "push_to_hub",
     "device": "calibrate",
@@ -35,6 +36,7 @@ class Options:
 
     output_dir: str | os.PathLike | None = None
     pooler_from: str | os.PathLike | None = None
+    head_from: str | os.PathLike | None = None
     revision: str | None = None
     pooler_revision: str | None = None
     format: str = "pooled"
@@ -61,8 +63,10 @@ class Options:
                 raise ArgumentError(f"{{{name}}} is {value!r}; expected a positive whole number")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, needed in NEEDS.items():
-            if getattr(self, name) != defaults[name] and getattr(self, needed) is None:
-                raise ArgumentError(f"{{{name}}} needs {{{needed}}}")
+            if getattr(self, name) != defaults[name] and all(getattr(self, it) is None for it in needed.split()):
+                raise ArgumentError(f"{{{name}}} needs {' or '.join(f'{{{it}}}' for it in needed.split())}")
+        if self.head_from is not None and not self.target.has_mlm_head:
+            raise ArgumentError(f"{{head_from}} is of no use: {{format}} {self.format!r} has no MLM head")
 
     @property
     def target(self) -> Format:

@@ -27,6 +27,7 @@ class FoundBy(enum.Enum):
     """How a donor was found; the values are for the report."""
 
     ARGUMENT = "--pooler-from"
+    HEAD_ARGUMENT = "--head-from"
     POOLER_SOURCE = "config.json's pooler_source"
     NAME_OR_PATH = "config.json's _name_or_path"
     BASE_MODEL = "README.md's base_model"
@@ -38,6 +39,7 @@ class Candidate(NamedTuple):
 
     name: str  # a folder or a Hub id
     found_by: FoundBy
+    revision: str | None = None
 
 
 def named_donors(folder: Folder, config: dict, card: Card) -> Iterator[list[Candidate]]:

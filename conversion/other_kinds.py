@@ -27,7 +27,8 @@ class Kind(NamedTuple):
 SENTENCE_TRANSFORMERS = Kind(
     re.escape(MODULE_LIST),
     "a sentence-transformers model, trained with a pooling of its own and without an MLM head",
-    "load it with SentenceTransformer(FOLDER), or convert the MLM checkpoint that it was made from",
+    "load it with SentenceTransformer(FOLDER), convert the MLM checkpoint that it was made from, or give it the MLM "
+    "head of that: --head-from DONOR",
     with_weights=True,
 )
 KINDS = (

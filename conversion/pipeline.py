@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from . import calibrate, checkpoint, hub, staging
 from .donors import Donors
 from .errors import ConversionError, first_line, printable
-from .graft import choose_pooler
+from .graft import choose_grafts
 from .opening import open_checkpoint
 from .options import Options
 from .pages import parse_page
@@ -87,22 +86,19 @@ def write(name: str, options: Options, session: Session, progress: bool = False)
         ConversionError: The checkpoint can't be converted.
     """
     name, revision = parse_page(name, options.revision)
-    if options.pooler_from is not None:
-        donor, donor_revision = parse_page(os.fspath(options.pooler_from), options.pooler_revision)
-        options = dataclasses.replace(options, pooler_from=donor, pooler_revision=donor_revision)
     output = local_path(staging.default_output(name) if options.output_dir is None else options.output_dir)
     with _system_errors(name, output):
         options.check_possible(name)
-        read = checkpoint.read_checkpoint(
-            open_checkpoint(name, revision), vectors_only=not options.target.has_mlm_head
-        )
+        with_head = options.head_from is not None
+        root = open_checkpoint(name, revision, keep_modules=with_head)
+        read = checkpoint.read_checkpoint(root, not options.target.has_mlm_head, with_head)
         if _is_done(read, options):
             return _already_pooled(name, read, options, output)
         if not options.dry_run:
             staging.remove_stale(output)
-        staging.check_apart(output, read.source.path, "the checkpoint")
+        staging.check_apart(output, root.path, "the checkpoint")
         staging.check_output(output, options.overwrite)  # before a donor is looked for, which can take long
-        graft = choose_pooler(read, session.donors, options)
+        graft = choose_grafts(read, session.donors, options)
         plan, fit = make_plan(graft, output, options), None
         if options.calibrate is not None:
             readings = calibrate.tokenize_texts(graft, options)
@@ -119,6 +115,7 @@ def write(name: str, options: Options, session: Session, progress: bool = False)
 def _is_done(read: checkpoint.Checkpoint, options: Options) -> bool:
     """Whether the input is in the wanted format already, with nothing to be added."""
     wanted = read.format is options.target and not options.replace_pooler and options.calibrate is None
+    wanted &= options.head_from is None
     if not (read.is_converted and wanted) or read.cannot_load:
         return False
     lacks = read.lacks_modules or read.tokenizer.source is None

@@ -15,8 +15,9 @@ from .errors import ConversionError
 from .fields import OWN, kept_fields
 from .formats import MODULES, Format
 from .graft import Graft
+from .modules import own_modules
 from .options import Options
-from .provenance import PoolerSource
+from .provenance import HeadSource, PoolerSource
 from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path
 from .staging import check_apart, existing_parent
 from .tensors import Tensor
@@ -40,6 +41,7 @@ class Plan:
     shards: dict[str, dict[str, Tensor]]  # output file -> tensors, under the names of the format
     dropped: dict[str, str]  # tensors and config fields of the input that are not written -> reason
     licences: list[str]
+    modules: dict[str, bytes] | None  # sentence-transformers' files of the input; None: ours are written
     left_behind: list[str]  # files and folders of the input that are not used
 
     @property
@@ -58,7 +60,8 @@ class Plan:
     @property
     def copied(self) -> list[str]:
         """The input's files that the output has as well."""
-        return sorted([*self.licences, *(() if self.tokenizer.from_donor else self.tokenizer.files)])
+        tokenizer = () if self.tokenizer.from_donor else self.tokenizer.files
+        return sorted([*self.licences, *tokenizer, *(self.modules or ())])
 
     @property
     def donor_label(self) -> str | None:
@@ -78,31 +81,40 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
         ConversionError: It can't; nothing has been written.
     """
     checkpoint, format, donor = graft.checkpoint, options.target, graft.donor
-    names = checkpoint.source.names()
+    root, names = checkpoint.root, checkpoint.root.names()
     _check_destination(graft, output, options)
     tokenizer, source = choose_tokenizer(graft), graft.source()
+    head_source = graft.head_source() if format.has_mlm_head else None
+    modules, left_out = None, {}
+    if checkpoint.has_own_modules:
+        modules, left_out = own_modules(root, checkpoint.source, bool(format.code_files))
     fields, dropped_fields = kept_fields(checkpoint.config, checkpoint.source.where("config.json"))
+    if graft.head:
+        fields.pop("tie_word_embeddings", None)
     base = donor.checkpoint.source.label if donor and "/" in donor.checkpoint.source.label else None
     title, has_tokenizer = options.push_to_hub or output.name, tokenizer.source is not None
     licences, shards = sorted(names.intersection(LICENCES)), _shards(graft, format)
     read = {tensor.file for tensor in checkpoint.tensors.values()}
-    known = {*CONFIG_FILES, "README.md", *licences, *WEIGHT_FILES, *(name.partition("/")[0] for name in MODULES)}
+    written = modules or MODULES
+    known = {*CONFIG_FILES, "README.md", *licences, *WEIGHT_FILES, *(name.partition("/")[0] for name in written)}
+    known |= {checkpoint.source.path.name} if checkpoint.source is not root else set()
     plan = Plan(
         graft,
         format,
         output,
         source,
         tokenizer,
-        output_config(fields, format, tokenizer, source),
-        model_card(checkpoint.card, title, format, source, base, has_tokenizer),
+        output_config(fields, format, tokenizer, source, head_source, modules is not None),
+        model_card(checkpoint.card, title, format, source, base, has_tokenizer, head_source, modules is not None),
         shards,
-        _dropped(graft, format, dropped_fields),
+        _dropped(graft, format, dropped_fields) | left_out,
         licences,
+        modules,
         sorted(names - known - read - {*(() if tokenizer.from_donor else tokenizer.files)}),
     )
-    for file in plan.copied:
-        if (size := checkpoint.source.size(file)) > COPIED_LIMIT:
-            raise ConversionError(checkpoint.source.where(file), f"{size} bytes; expected at most {COPIED_LIMIT}")
+    for file in plan.licences:
+        if (size := root.size(file)) > COPIED_LIMIT:
+            raise ConversionError(root.where(file), f"{size} bytes; expected at most {COPIED_LIMIT}")
     disk = existing_parent(output.parent)
     if plan.nbytes > (free := shutil.disk_usage(disk).free):
         raise ConversionError(disk, f"{plan.nbytes} bytes to write, {free} free", "make room or choose another -o")
@@ -111,8 +123,9 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
 
 def _check_destination(graft: Graft, output: Path, options: Options) -> None:
     """Raises ConversionError where the output would overlap something that is read."""
-    if graft.donor and isinstance(graft.donor.checkpoint.source, Folder):
-        check_apart(output, graft.donor.checkpoint.source.path, "the donor")
+    for donor in graft.donors:
+        if isinstance(donor.checkpoint.source, Folder):
+            check_apart(output, donor.checkpoint.source.path, "the donor")
     if options.calibrate is not None and local_path(options.calibrate).exists():
         check_apart(output, local_path(options.calibrate), "the texts")
 
@@ -129,10 +142,10 @@ def _shards(graft: Graft, format: Format) -> dict[str, dict[str, Tensor]]:
     """A single file stays one file, shards stay shards; the pooler is stored in the shard of the last layer."""
     stored, last = graft.checkpoint.tensors, graft.checkpoint.lineage.file
     files: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in (stored | graft.pooler).items():
+    for key, tensor in (stored | graft.grafted).items():
         if format.has_mlm_head or not key.startswith(HEAD):
             name = format.prefix + key.removeprefix(ENCODER) if key.startswith(ENCODER) else key
-            files.setdefault(last if key in graft.pooler else tensor.file, {})[name] = tensor
+            files.setdefault(last if key in graft.grafted else tensor.file, {})[name] = tensor
     if len(files) == 1:
         return {"model.safetensors": next(iter(files.values()))}
     names = (f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1))
@@ -149,13 +162,22 @@ def _dropped(graft: Graft, format: Format, fields: list[str]) -> dict[str, str]:
         dropped[f"{len(fields) - NAMED_FIELDS} more fields of config.json"] = reason
     if graft.replaced:
         dropped |= dict.fromkeys(sorted(checkpoint.pooler), "replaced (--replace-pooler)")
+    if graft.head and checkpoint.config.get("tie_word_embeddings") is False:
+        dropped["config.json's tie_word_embeddings"] = "false; the decoder of the grafted MLM head is tied"
     if not format.has_mlm_head:
         heads = sorted(key for key in checkpoint.tensors if key.startswith(HEAD))
         dropped |= dict.fromkeys(heads, f"the MLM head, which --format {format.name} leaves out")
     return dropped
 
 
-def output_config(fields: dict, format: Format, tokenizer: Tokenizer, source: PoolerSource | None) -> dict:
+def output_config(
+    fields: dict,
+    format: Format,
+    tokenizer: Tokenizer,
+    source: PoolerSource | None,
+    head_source: HeadSource | None,
+    keep_modules: bool,
+) -> dict:
     """config.json of the output; no code of the input is named in it."""
     config = {name: value for name, value in fields.items() if name not in OWN}
     if format.auto_map is not None:
@@ -167,4 +189,6 @@ def output_config(fields: dict, format: Format, tokenizer: Tokenizer, source: Po
         "position_embedding_type", "absolute"
     )  # transformers 5 no longer writes it; CTranslate2 needs it
     config |= {"architectures": [format.architecture], "model_type": format.model_type}
+    config |= {"keep_modules": True} if keep_modules else {}
+    config |= {"head_source": head_source.to_config()} if head_source else {}
     return config | ({"pooler_source": source.to_config()} if source else {})

@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a pooler came from: the only reader and writer of the config's `pooler_source`.
+"""Where a pooler and an MLM head came from: the only reader and writer of `pooler_source` and `head_source`.
 
 The input's own statement comes through here as well, and goes on into report and model card. So its values are of
 bounded size and of a limited alphabet, and what only the input states is marked as only stated.
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import ClassVar
 
 from . import __version__
-from .bert import POOLER
+from .bert import MLM_HEAD, POOLER
 
 NAME = r"[\w.@+,~=() -]+(?:/[\w.@+-]+)?"  # a repo's id, or a folder's last part: no character of Markdown or HTML
 HEX = r"[0-9a-f]{7,64}"
@@ -23,8 +24,8 @@ def _is(value: object, pattern: str) -> bool:
     return isinstance(value, str) and len(value) <= 200 and re.fullmatch(pattern, value) is not None
 
 
-def _are_digests(value: object) -> bool:
-    return isinstance(value, dict) and value.keys() == set(POOLER) and all(_is(it, HEX) for it in value.values())
+def _are_digests(value: object, keys: tuple[str, ...]) -> bool:
+    return isinstance(value, dict) and value.keys() == set(keys) and all(_is(it, HEX) for it in value.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +82,15 @@ class PoolerSource:
     Args:
         donor: The repo's id, or the folder's last part.
         revision: The donor's commit on the Hub.
-        sha256: Of the two tensors as they are stored in this checkpoint.
+        sha256: Of the tensors as they are stored in this checkpoint.
         lineage_cosine: Between the last layers of donor and checkpoint.
         forced: The checks that failed and that `--force-donor` overrode.
         calibration: The fit, if the pooler was refitted after the graft.
         donor_sha256: Of the donor's two tensors, where a fit has changed them.
         stated: Whether only the checkpoint states this, and nothing but the hashes was checked.
     """
+
+    KEYS: ClassVar = POOLER
 
     donor: str
     revision: str | None
@@ -113,13 +116,13 @@ class PoolerSource:
                 if (
                     _is(donor, NAME)
                     and (revision is None or _is(revision, HEX))
-                    and _are_digests(digests)
+                    and _are_digests(digests, cls.KEYS)
                     and -1 <= cosine <= 1
                     and isinstance(forced, list)
                     and len(forced) <= REASONS_LIMIT
                     and all(isinstance(it, str) and it.isprintable() and len(it) <= REASON_LIMIT for it in forced)
                     and (fit is None or calibration is not None)
-                    and (original is None or _are_digests(original))
+                    and (original is None or _are_digests(original, cls.KEYS))
                 ):
                     return cls(donor, revision, digests, cosine, tuple(forced), calibration, original, stated=True)
         return None
@@ -150,7 +153,7 @@ class PoolerSource:
         revision = f" at commit `{self.revision}`" if self.revision else ""
         lines = [
             f"- donor: `{self.donor}`{revision}",
-            *(f"- sha256 of `{key}`: `{self.sha256[key]}`" for key in POOLER),
+            *(f"- sha256 of `{key}`: `{self.sha256[key]}`" for key in self.KEYS),
             f"- lineage: cosine {self.lineage_cosine} between the last layers of donor and checkpoint",
             *(f"- taken by --force-donor although {escaped(reason)}" for reason in self.forced),
         ]
@@ -164,6 +167,12 @@ class PoolerSource:
                 *(f"- sha256 of the donor's `{key}`: `{it}`" for key, it in (self.donor_sha256 or {}).items()),
             ]
         return lines
+
+
+class HeadSource(PoolerSource):
+    """The same for the MLM head, which later training changes: then the hashes are no longer those of the tensors."""
+
+    KEYS = MLM_HEAD
 
 
 def donor_name(value: object) -> str | None:

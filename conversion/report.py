@@ -7,13 +7,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from .bert import POOLER
+from .bert import MLM_HEAD, POOLER
 from .checkpoint import Checkpoint
+from .donors import Donor
 from .errors import printable
 from .formats import DENSE, FORMATS
 from .other_kinds import is_splade
 from .plan import Plan
-from .provenance import on_an_index
+from .provenance import PoolerSource, on_an_index
 from .sources import local_path
 from .tensors import FLOATS, same_pooler
 from .terminal import quoted
@@ -46,6 +47,7 @@ class ConversionReport:
     forced: list[str] = dataclasses.field(default_factory=list)
     grafted: dict[str, str] = dataclasses.field(default_factory=dict)  # tensor -> sha256 as it is stored
     donor_sha256: dict[str, str] = dataclasses.field(default_factory=dict)  # the same before a fit changed it
+    head: dict | None = None  # where the MLM head came from: donor, donor_commit, found_by and so on
     cast: str | None = None
     calibration: dict | None = None  # the fields of Calibration; for a dry run, those known beforehand
     kept_tensors: int = 0
@@ -74,8 +76,7 @@ class ConversionReport:
             f"vocabulary {config['vocab_size']}",
             dtype=FLOATS[checkpoint.dtype],
             format=format,
-            missing=[key for key in POOLER if key not in checkpoint.tensors],
-            **more,
+            **{"missing": [key for key in POOLER if key not in checkpoint.tensors]} | more,
         )
 
     @classmethod
@@ -101,8 +102,14 @@ class ConversionReport:
         """For a plan, and what came of it."""
         graft, kept = plan.graft, list(plan.tensors.values())
         if graft.donor is not None:
-            more |= _of_donor(plan)
-            kept = [tensor for tensor in kept if all(tensor is not it for it in graft.pooler.values())]
+            more |= _of_donor(graft.donor, plan.pooler_source) | {
+                "donor_sha256": plan.pooler_source.donor_sha256 or {}
+            }
+        if graft.head is not None:
+            more["head"] = _of_donor(graft.head.donor, graft.head_source())
+            more["missing"] = [key for key in (*POOLER, *MLM_HEAD) if key not in plan.checkpoint.tensors]
+        given = (*(graft.pooler.values() if graft.donor else ()), *(graft.head.tensors.values() if graft.head else ()))
+        kept = [tensor for tensor in kept if all(tensor is not it for it in given)]
         return cls._of_checkpoint(
             status,
             name,
@@ -116,7 +123,7 @@ class ConversionReport:
             tokenizer="; ".join(filter(None, (str(plan.tokenizer), proof.tokens if proof else ""))),
             tokenizer_loads=plan.tokenizer.source is not None and (proof is None or proof.tokenizer_loads),
             verified=proof.text if proof else None,
-            notes=list(graft.notes),
+            notes=list(dict.fromkeys((*(graft.head.notes if graft.head else ()), *graft.notes))),
             remarks=_remarks(plan),
             output=str(plan.output),
             **more,
@@ -130,14 +137,8 @@ class ConversionReport:
         rows = [("status", self.status), ("checkpoint", f"{self.checkpoint} ({self.shape}, {self.dtype})")]
         if self.missing:
             rows.append(("missing", f"{', '.join(self.missing)}: random at each load of the input"))
-        if self.donor:
-            rows.append(("donor", f"{self.donor}{f' @ {self.donor_commit[:7]}' if self.donor_commit else ''}"))
-            rows += [("found by", self.found_by), ("lineage", f"cosine {self.lineage_cosine:.6f} of the last layer")]
-            rows += [("forced", reason) for reason in self.forced]
-        for key, digest in self.grafted.items():
-            original = f"; the donor's, before the fit: {self.donor_sha256[key][:16]}" if self.donor_sha256 else ""
-            rows.append(("grafted", f"{key}, sha256 {digest[:16]}{original}"))
-        rows += [("cast", self.cast)] if self.cast else []
+        rows += _donor_rows(dataclasses.asdict(self), "donor") if self.donor else []
+        rows += _donor_rows(self.head, "head from") if self.head else []
         rows += [("calibrated", line) for line in _fit_lines(self.calibration)]
         if self.kept_tensors:
             rows.append(("kept", f"{self.kept_tensors} tensors, {self.kept_bytes / 1e6:.1f} MB, bit for bit"))
@@ -167,26 +168,40 @@ class ConversionReport:
         return "\n    ".join(("Load it:", *lines))
 
 
-def _of_donor(plan: Plan) -> dict:
-    """The fields that depend on the donor."""
-    donor, source = plan.graft.donor, plan.pooler_source
-    stored = donor.checkpoint.tensors[POOLER[0]].dtype
+def _of_donor(donor: Donor, source: PoolerSource) -> dict:
+    """The fields that depend on a donor."""
+    stored = donor.original[donor.part.keys[0]].dtype
     return {
         "donor": donor.checkpoint.source.label,
         "donor_commit": donor.checkpoint.source.commit,
-        "found_by": donor.found_by.value,
+        "found_by": donor.candidate.found_by.value,
         "lineage_cosine": round(donor.cosine, 6),
         "forced": list(donor.objections),
         "grafted": source.sha256,
-        "donor_sha256": source.donor_sha256 or {},
         "cast": None
         if stored == donor.dtype
-        else f"the pooler from {FLOATS[stored]} to the checkpoint's {FLOATS[donor.dtype]}",
+        else f"the {donor.part.name} from {FLOATS[stored]} to the checkpoint's {FLOATS[donor.dtype]}",
     }
 
 
+def _donor_rows(fields: dict, title: str) -> list[tuple[str, str]]:
+    """What the table says of a donor, and of what it gave."""
+    commit, before = fields["donor_commit"], fields.get("donor_sha256")
+    rows = [
+        (title, fields["donor"] + (f" @ {commit[:7]}" if commit else "")),
+        ("found by", fields["found_by"]),
+        ("lineage", f"cosine {fields['lineage_cosine']:.6f} of the last layer"),
+        *(("forced", reason) for reason in fields["forced"]),
+    ]
+    for key, digest in fields["grafted"].items():
+        original = f"; the donor's, before the fit: {before[key][:16]}" if before else ""
+        rows.append(("grafted", f"{key}, sha256 {digest[:16]}{original}"))
+    return rows + ([("cast", fields["cast"])] if fields["cast"] else [])
+
+
 def _remarks(plan: Plan) -> list[str]:
-    remarks, size = list(plan.graft.donor.remarks) if plan.graft.donor else [], plan.config["vocab_size"]
+    remarks, size = [it for donor in plan.graft.donors for it in donor.remarks], plan.config["vocab_size"]
+    remarks += plan.graft.head.remarks if plan.graft.head else ()
     if (plan.tokenizer.tokens or 0) > size:
         remarks.append(
             f"the tokenizer has {plan.tokenizer.tokens} tokens, the model {size} embeddings: a larger id is an error; "
@@ -194,10 +209,15 @@ def _remarks(plan: Plan) -> list[str]:
         )
     if plan.checkpoint.simcse and plan.graft.donor is None:
         remarks.append("its pooler is mlp.dense, as SimCSE names it, trained in this model: kept as bert.pooler.dense")
-    elif plan.graft.donor is None and plan.format is plan.checkpoint.format:
+    elif not plan.graft.donors and plan.format is plan.checkpoint.format:
         repaired = plan.checkpoint.cannot_load or (NO_MODULES if plan.checkpoint.lacks_modules else "no tokenizer")
         remarks.append(f"the checkpoint has its pooler already; repaired in the output: {repaired}")
-    if is_splade(plan.checkpoint.source):
+    if plan.graft.donor is None and not plan.checkpoint.has_trained_pooler:
+        remarks.append(
+            "the pooler is the checkpoint's own, and was never trained (the bias is exactly zero): --replace-pooler "
+            "grafts the donor's"
+        )
+    if is_splade(plan.checkpoint.root):
         remarks.append(
             "the input is a SPLADE model; in the output, sentence-transformers' modules give pooler_output: for "
             "SparseEncoder, keep the input (docs/clients.md)"

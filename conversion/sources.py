@@ -139,6 +139,12 @@ class Folder:
     def fetch(self, names: list[str]) -> Folder:
         return self
 
+    def below(self, name: str) -> Folder:
+        """A folder in this one, whose links may lead to where this one's may."""
+        folder = Folder(self.path / name, self.label, self.commit)
+        folder._roots = self._roots
+        return folder
+
     def changed(self) -> list[str]:
         """The files that are no longer the ones that were opened under their names."""
 

@@ -64,6 +64,14 @@ class Tensor:
         part = dataclasses.replace(self, shape=(min(rows, self.shape[0]), *self.shape[1:]), data=None)
         return part if self.data is None else dataclasses.replace(part, data=self.data[: part.nbytes])
 
+    def row(self, number: int) -> Tensor:
+        """One row of a matrix."""
+        part = dataclasses.replace(self, shape=self.shape[1:], data=None)
+        start = number * part.nbytes
+        if self.data is not None:
+            return dataclasses.replace(part, data=self.data[start : start + part.nbytes])
+        return dataclasses.replace(part, start=self.start + start)
+
     def values(self) -> np.ndarray:
         """The values, float64, flat."""
         raw = self.read()
@@ -72,8 +80,8 @@ class Tensor:
                 return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
             return np.frombuffer(raw, NUMPY[self.dtype]).astype(np.float64)
 
-    def cast(self, dtype: str) -> Tensor:
-        """In memory, in another floating dtype; bit-identical where it is the same one.
+    def cast(self, dtype: str, part: str = "pooler") -> Tensor:
+        """In memory, in another floating dtype; bit-identical where it is the same one. `part` is for messages.
 
         Raises:
             ConversionError: A value is not finite, or too large for `dtype`; or all of them are too small for it.
@@ -90,11 +98,11 @@ class Tensor:
             finite = np.isfinite(narrow)
         where = self.source.where(self.file)
         if not (finite.all() and np.isfinite(values).all()):
-            raise ConversionError(where, f"its pooler is not finite as {FLOATS[dtype]}")
+            raise ConversionError(where, f"its {part} is not finite as {FLOATS[dtype]}")
         if values.any() and not narrow.any():
             raise ConversionError(
                 where,
-                f"its pooler is zero as {FLOATS[dtype]}, whose smallest values are larger",
+                f"its {part} is zero as {FLOATS[dtype]}, whose smallest values are larger",
                 "convert a float32 copy of the checkpoint",
             )
         return self.in_memory() if dtype == self.dtype else self.replaced(dtype, narrow.tobytes())

@@ -39,10 +39,15 @@ class Tokenizer:
     own_config: dict | None = None  # tokenizer_config.json, without code and paths
     config: dict | None = None  # the same with its class, where that differs from the file
     model_class: str | None = None  # config.json's tokenizer_class
-    tokens: int | None = None  # the largest id, plus one
+    vocabulary: dict[str, int] = dataclasses.field(default_factory=dict)  # as far as its files tell
     reason: str = ""  # why there is none, and what to do
     needs_code: bool = False  # whether there is one that only the folder's own code reads
     from_donor: bool = False
+
+    @property
+    def tokens(self) -> int | None:
+        """How many embeddings its ids need: the largest one, plus one."""
+        return max(self.vocabulary.values()) + 1 if self.vocabulary else None
 
     def __str__(self) -> str:
         if self.source is None:
@@ -133,7 +138,7 @@ def read_tokenizer(source: Source, model_config: dict) -> Tokenizer:
         own if CONFIG in files else None,
         completed if completed != config else None,
         stated["config.json"],
-        _count(source, files, config),
+        _vocabulary(source, files, config),
     )
 
 
@@ -163,20 +168,23 @@ def _without_paths(config: dict) -> dict:
     return kept
 
 
-def _count(source: Source, files: list[str], config: dict) -> int | None:
-    """How many embeddings the tokenizer's ids need, as far as its files tell."""
-    added = config.get("added_tokens_decoder")
-    ids = [int(key) for key in added if key.isdecimal()] if isinstance(added, dict) else []
-    if "added_tokens.json" in files:
-        ids += read_json(source, "added_tokens.json").values()
+def _vocabulary(source: Source, files: list[str], config: dict) -> dict[str, int]:
+    """The tokens and their ids, as far as the files tell."""
+    found: dict = {}
     if "vocab.txt" in files:
-        ids.append(read_bytes(source, "vocab.txt", SIZE_LIMIT).rstrip().count(b"\n"))
+        lines = read_bytes(source, "vocab.txt", SIZE_LIMIT).rstrip().split(b"\n")
+        found = {line.rstrip(b"\r").decode(errors="replace"): number for number, line in enumerate(lines)}
     elif "tokenizer.json" in files:
         whole = parse_json(read_bytes(source, "tokenizer.json", SIZE_LIMIT), source.where("tokenizer.json"))
         match whole:
             case {"model": {"vocab": dict(vocabulary)}, "added_tokens": list(more)}:
-                ids += [*vocabulary.values(), *(it.get("id") for it in more if isinstance(it, dict))]
-            case {"model": {"vocab": list(vocabulary)}}:
-                ids.append(len(vocabulary) - 1)
-    ids = [it for it in ids if isinstance(it, int)]
-    return max(ids) + 1 if ids else None
+                found = vocabulary | {str(it.get("content")): it.get("id") for it in more if isinstance(it, dict)}
+            case {"model": {"vocab": list(vocabulary)}}:  # of pairs: a piece, its score
+                found = {str(it[0] if isinstance(it, list) and it else it): n for n, it in enumerate(vocabulary)}
+    added = config.get("added_tokens_decoder")
+    for key, it in added.items() if isinstance(added, dict) else ():
+        if key.isdecimal():
+            found[str(it.get("content") if isinstance(it, dict) else it)] = int(key)
+    if "added_tokens.json" in files:
+        found |= read_json(source, "added_tokens.json")
+    return {token: number for token, number in found.items() if isinstance(number, int)}

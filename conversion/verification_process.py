@@ -3,9 +3,9 @@
 """The verification process: loads output folders as users do, and reports whether anything in them is random.
 
 It reads one request a line from stdin, as JSON: `folder`, `answer` (the file that the result is written to), `errors`
-(the file for stderr), `tokenizer` (a folder with copies of the input's tokenizer, without code; or null) and `classes`
-(the Auto classes to load with; the first one loads twice). Each folder and the exit
-code of its load are printed as one line of JSON.
+(the file for stderr), `tokenizer` (a folder with copies of the input's tokenizer, without code; or null), `classes`
+(the Auto classes to load with; the first one loads twice) and `pooler` (for weight and bias, the file that stores it
+and its name there). Each folder and the exit code of its load are printed as one line of JSON.
 
 On Linux, the imports are done once, and each request is handled by a fork: no weights, modules or caches of one load
 reach another. Elsewhere the process handles one request, and the converter starts another process for the next.
@@ -50,7 +50,7 @@ TIED = {
 }
 
 
-def load_twice(folder: str, classes: list[str]) -> dict:
+def load_twice(folder: str, classes: list[str], pooler_files: dict[str, list[str]]) -> dict:
     """What each class leaves missing, whether the pooler is the stored one, and whether two loads give the same."""
     import torch
     import transformers
@@ -58,8 +58,10 @@ def load_twice(folder: str, classes: list[str]) -> dict:
 
     torch.set_num_threads(1)  # the converter uses the other core
     found: dict = {"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}
-    with safe_open(Path(folder, "2_Dense", "model.safetensors"), "pt") as stored:
-        dense = {name: stored.get_tensor(f"linear.{name}") for name in ("weight", "bias")}
+    dense = {}
+    for part, (file, name) in pooler_files.items():
+        with safe_open(Path(folder, file), "pt") as stored:
+            dense[part] = stored.get_tensor(name)
 
     def check(auto_class: str, times: int) -> None:
         """In a function of its own, so that one model at a time is in memory."""
@@ -120,7 +122,7 @@ def handle(request: dict) -> int:
     with open(request["errors"], "w", encoding="utf-8", errors="replace") as errors:
         os.dup2(errors.fileno(), 2)
         try:
-            answer = load_twice(request["folder"], request["classes"])
+            answer = load_twice(request["folder"], request["classes"], request["pooler"])
             copies = request["tokenizer"]
             answer["tokens"] = compare_tokens(request["folder"], copies) if copies else None
             Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")

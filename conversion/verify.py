@@ -14,7 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .bert import ENCODER, POOLER
 from .errors import ConversionError, listed, printable
+from .formats import DENSE
 from .plan import Plan
 from .sources import Folder
 from .terminal import log
@@ -35,8 +37,8 @@ class Proof:
 
 def check_unchanged(plan: Plan) -> None:
     """Raises ConversionError where a file that was read has been replaced or written to meanwhile."""
-    donor = plan.graft.donor
-    for source in (plan.checkpoint.source, *([donor.checkpoint.source] if donor else [])):
+    donors = [donor.checkpoint.source for donor in plan.graft.donors]
+    for source in (plan.checkpoint.source, plan.checkpoint.root, *donors):
         if isinstance(source, Folder) and (changed := source.changed()):
             raise ConversionError(
                 source.where(),
@@ -97,6 +99,19 @@ def _check_tokens(plan: Plan, tokens: dict) -> str:
     return f"{tokens['texts']} texts in many scripts tokenized as {whose} does"
 
 
+def _pooler_files(plan: Plan) -> dict[str, tuple[str, str]]:
+    """For weight and bias of the pooler, the file and the name there with which a load is compared."""
+    if plan.modules is None:  # the copy that sentence-transformers reads
+        return {part: (DENSE, f"linear.{part}") for part in ("weight", "bias")}
+    names = {key: key.removeprefix(ENCODER) if not plan.format.prefix else key for key in POOLER}
+    return {
+        key.rpartition(".")[2]: (file, name)
+        for key, name in names.items()
+        for file, tensors in plan.shards.items()
+        if name in tensors
+    }
+
+
 class Verifier:
     """The verification process of one call, which loads one output after another; see `verification_process.py`.
 
@@ -127,6 +142,7 @@ class Verifier:
             "errors": str(folder.with_name("errors.txt")),
             "tokenizer": str(copies) if copies.exists() else None,
             "classes": plan.format.auto_classes,
+            "pooler": _pooler_files(plan),
         }
         loads = Loads(self, plan.output, request)
         self.send(loads)

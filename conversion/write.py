@@ -32,17 +32,16 @@ def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], ch
     Returns:
         The checksum of each tensor as it was read, if `checked`.
     """
-    for part in ("1_Pooling", "2_Dense"):
-        (folder / part).mkdir()
     manifest, checksums = {}, {}
     for name, data in small_files(plan):
+        (folder / name).parent.mkdir(exist_ok=True)
         with flushed(folder / name) as file:
             file.write(data)
         manifest[name] = hashlib.sha256(data).hexdigest()
     for name, tensors in plan.shards.items():
         with flushed(folder / name) as file:
             checksums |= write_safetensors(file, tensors, {MANIFEST: json.dumps(manifest)}, on_piece, checked)
-    for part in (folder / "1_Pooling", folder / "2_Dense", folder):
+    for part in {(folder / name).parent for name in (*manifest, "")}:
         sync_folder(part)
     return checksums
 
@@ -51,17 +50,11 @@ def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
     """Every file but the model's weights, by its path in the output."""
     yield "config.json", to_json(plan.config)
     yield "README.md", plan.card.encode(errors="replace")
-    hidden, length = plan.config["hidden_size"], plan.config["max_position_embeddings"]
-    model_args = {"return_logits": False} if plan.format.code_files else {}
-    for name, value in sentence_transformers_files(hidden, length, model_args).items():
-        yield name, to_json(value)
-    dense = io.BytesIO()
-    write_safetensors(dense, dict(zip(DENSE_NAMES, map(plan.graft.pooler.get, POOLER), strict=True)))
-    yield DENSE, dense.getvalue()
+    yield from plan.modules.items() if plan.modules is not None else _own_modules(plan)
     yield from plan.tokenizer.contents()
-    source = plan.checkpoint.source
+    root = plan.checkpoint.root
     for name in plan.licences:
-        yield name, read_bytes(source, name, source.size(name))
+        yield name, read_bytes(root, name, root.size(name))
     for name in plan.format.code_files:
         yield name, (CODE / name).read_bytes()
     if len(plan.shards) > 1:
@@ -70,3 +63,14 @@ def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
             "model.safetensors.index.json",
             to_json({"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map}),
         )
+
+
+def _own_modules(plan: Plan) -> Iterator[tuple[str, bytes]]:
+    """The modules by which sentence-transformers gives pooler_output."""
+    hidden, length = plan.config["hidden_size"], plan.config["max_position_embeddings"]
+    model_args = {"return_logits": False} if plan.format.code_files else {}
+    for name, value in sentence_transformers_files(hidden, length, model_args).items():
+        yield name, to_json(value)
+    dense = io.BytesIO()
+    write_safetensors(dense, dict(zip(DENSE_NAMES, map(plan.graft.pooler.get, POOLER), strict=True)))
+    yield DENSE, dense.getvalue()

@@ -30,7 +30,8 @@ def test_options_that_do_not_fit_the_input_are_an_error(option, match, place):
     [
         ({"format": "onnx"}, "{format} is 'onnx'; expected 'pooled' or 'bert' or 'encoder'"),
         ({"pooler_revision": "v1"}, "{pooler_revision} needs {pooler_from}"),
-        ({"force_donor": True}, "{force_donor} needs {pooler_from}"),
+        ({"force_donor": True}, "{force_donor} needs {pooler_from} or {head_from}"),
+        ({"head_from": "x", "format": "encoder"}, "{head_from} is of no use: {format} 'encoder' has no MLM head"),
         ({"private": True}, "{private} needs {push_to_hub}"),
         ({"create_pr": True}, "{create_pr} needs {push_to_hub}"),
         ({"device": "cuda:99"}, "{device} needs {calibrate}"),
@@ -45,7 +46,7 @@ def test_options_that_do_not_fit_the_input_are_an_error(option, match, place):
 def test_a_wrong_argument_is_named_as_the_function_and_as_the_command_line_name_it(arguments, text, lost, out):
     with pytest.raises(ArgumentError) as caught:
         convert(lost, out, **arguments)
-    names = {name: name for name in (*arguments, *NEEDS.values())}
+    names = {name: name for name in (*arguments, *" ".join(NEEDS.values()).split())}
     assert str(caught.value) == text.format_map(names)
     flags = {name: f"--{name.replace('_', '-')}" for name in names}
     assert caught.value.for_command_line() == text.format_map(flags)

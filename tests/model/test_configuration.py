@@ -19,6 +19,8 @@ OWN_FIELDS = {
     "return_logits": False,
     "pooler_loss_weight": 0.25,
     "pooler_source": {"name": "user/donor", "revision": "0" * 40, "sha256": {"weight": "a", "bias": "b"}},
+    "head_source": {"name": "user/donor"},
+    "keep_modules": True,
 }
 
 
@@ -61,6 +63,8 @@ def test_the_fields_of_bert_reach_bert(tmp_path):
         ("pooler_loss_weight", "0.1"),
         ("pooler_loss_weight", True),
         ("pooler_source", ["user/donor"]),
+        ("head_source", "user/donor"),
+        ("keep_modules", 1),
     ],
 )
 def test_a_bad_value_is_an_error_that_names_field_and_value(field, value, tmp_path):
