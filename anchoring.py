@@ -32,19 +32,20 @@ else:  # from a checkout's root
 
 __all__ = ["AnchoredDataset", "AnchoringCollator", "anchor_rows"]
 
-TARGETS = "pooler_targets"
+TARGETS, VARIANCE = "pooler_targets", "pooler_target_variance"
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # Where the attention mask is 0, any id does.
 PADDING = {**dict.fromkeys(INPUTS, 0), "labels": -100}
 DEFAULTS = {"token_type_ids": 0, "attention_mask": 1, "labels": -100}  # what a model takes where a collator gives none
 NO_TARGET = -100.0  # fills the targets of rows that have none
+LEAST_VARIANCE = 0.01  # of the mean squared length: bounds the weight of distances where vectors hardly differ
 
 
 class _AnchorRows(list):
     """Rows of one set of columns: `Dataset.from_list(rows + anchors)` takes the columns of the first row alone."""
 
     def __radd__(self, rows: list[dict]) -> list[dict]:
-        return [{TARGETS: None, **row} for row in rows] + list(self)
+        return [{TARGETS: None, VARIANCE: None, **row} for row in rows] + list(self)
 
 
 def anchor_rows(
@@ -73,8 +74,10 @@ def anchor_rows(
         progress: Show a bar on stderr.
 
     Returns:
-        A row for each text: `input_ids`, `token_type_ids`, `attention_mask`, and `pooler_targets`, the donor's pooled
-        vector: `(hidden_size,)`, float32.
+        A row for each text: `input_ids`, `token_type_ids`, `attention_mask`, `pooler_targets`, the donor's pooled
+        vector (`(hidden_size,)`, float32), and `pooler_target_variance`, the mean squared distance of all these
+        vectors to their mean: the unit of squared distances in the loss. A direction that all vectors share does not
+        make distances look small by it. It is at least a hundredth of the mean squared length.
 
     Raises:
         ValueError: There is no text, or the donor has no pooler, or no tokenizer that fits it is known.
@@ -94,7 +97,7 @@ def anchor_rows(
         if max(read[-1]["input_ids"]) >= known:
             raise ValueError(f"the donor has {known} tokens, its tokenizer more: pass its own as donor_tokenizer")
     by_length = sorted(range(len(read)), key=lambda number: -len(read[number]["input_ids"]))  # little padding
-    was_training = encoder.training
+    targets, was_training = np.zeros((len(rows), encoder.config.hidden_size), np.float32), encoder.training
     encoder.eval()
     try:
         for start in tqdm(range(0, len(rows), batch_size), desc="anchors", disable=not progress):
@@ -102,11 +105,12 @@ def anchor_rows(
             batch = [read[number] for number in chosen]
             inputs = {name: _padded(batch, name, len(batch[0]["input_ids"])).to(encoder.device) for name in INPUTS}
             with torch.no_grad():
-                pooled = encoder(**inputs).pooler_output.cpu().numpy()
-            for number, target in zip(chosen, pooled, strict=True):
-                rows[number][TARGETS] = target
+                targets[chosen] = encoder(**inputs).pooler_output.cpu().numpy()
     finally:
         encoder.train(was_training)
+    variance = max(targets.var(0, dtype=float).sum(), LEAST_VARIANCE * np.square(targets).sum(1).mean())
+    for row, target in zip(rows, targets, strict=True):
+        row |= {TARGETS: target, VARIANCE: float(variance)}
     return rows
 
 
@@ -271,7 +275,7 @@ class AnchoringCollator:
         Raises:
             ValueError: The given collator makes something that anchor rows do not have.
         """
-        rows = [_without_none(row) for row in rows]
+        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
         anchors = [row for row in rows if TARGETS in row]
         others = [row for row in rows if TARGETS not in row]
         if not anchors:
@@ -290,11 +294,6 @@ class AnchoringCollator:
             batch[name] = torch.cat([mlm, _padded(anchors, name, length)])
         targets = torch.from_numpy(np.stack([np.asarray(row[TARGETS], np.float32) for row in anchors]))
         batch[TARGETS] = torch.cat([torch.full((len(made["input_ids"]), targets.shape[1]), NO_TARGET), targets])
+        if all(VARIANCE in row for row in anchors):  # it is not in rows of earlier versions
+            batch[VARIANCE] = torch.tensor([1.0] * len(made["input_ids"]) + [row[VARIANCE] for row in anchors])
         return batch
-
-
-def _without_none(row: dict) -> dict:
-    """Concatenated datasets give each row the columns of all, and None where it has none."""
-    if all(value is not None for value in row.values()):
-        return row
-    return {name: value for name, value in row.items() if value is not None}

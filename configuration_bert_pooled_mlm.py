@@ -57,7 +57,7 @@ class BertPooledMLMConfig(BertConfig):
         self,
         sparse_prediction: bool = False,
         return_logits: bool = True,
-        pooler_loss_weight: float = 0.1,
+        pooler_loss_weight: float = 0.3,
         pooler_source: dict | None = None,
         **kwargs,
     ):

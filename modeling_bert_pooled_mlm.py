@@ -22,10 +22,9 @@ from transformers.models.bert.modeling_bert import BertModel, BertPooler
 from transformers.utils import ModelOutput, logging
 
 if __package__:
-    from .configuration_bert_pooled_mlm import AUTO_MAP, BertPooledMLMConfig
+    from .configuration_bert_pooled_mlm import BertPooledMLMConfig
 else:  # Imported from a checkout's root. Not an import statement: the scanners of remote code would follow it.
-    _configuration = importlib.import_module("configuration_bert_pooled_mlm")
-    AUTO_MAP, BertPooledMLMConfig = _configuration.AUTO_MAP, _configuration.BertPooledMLMConfig
+    BertPooledMLMConfig = importlib.import_module("configuration_bert_pooled_mlm").BertPooledMLMConfig
 
 __all__ = [
     "BertPooledMLMForMaskedLM", "BertPooledMLMForMultipleChoice", "BertPooledMLMForNextSentencePrediction",
@@ -54,7 +53,7 @@ class BertPooledMLMOutput(ModelOutput):
             `(labelled positions, vocab_size)`, ordered as `labels[labels != -100]`. `None` without `return_logits`.
         last_hidden_state, hidden_states, attentions: As of `BertModel`.
         pooler_output: `(batch, hidden_size)`: dense layer and tanh over the final state of [CLS].
-        pooler_loss: Scalar, float32; with `pooler_targets`: relative squared distance of `pooler_output` from them.
+        pooler_loss: Scalar, float32; with `pooler_targets`: squared distance of `pooler_output`, by their variance.
     """
 
     loss: torch.FloatTensor | None = None
@@ -89,6 +88,8 @@ class _PoolerMixin:
     _no_split_modules = ["BertEmbeddings", "BertLayer"]  # 4.41 to 4.48 read them of the class itself
     # Heads of other classes, and what checkpoints of transformers before 4.31 hold besides.
     _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
+    # transformers would copy the file of the object's class, which is torch's own where FSDP2 has wrapped the model.
+    register_for_auto_class = classmethod(lambda cls, auto_class=None: None)  # the config copies the code
     if transformers.__version__ == "5.3.0":  # leaves the tied decoder of what it takes for remote code on meta
         is_remote_code = classmethod(lambda cls: False)
 
@@ -207,6 +208,7 @@ class _BertWithMLMHead(_PoolerMixin, transformers.BertForMaskedLM):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         pooler_targets: torch.FloatTensor | None = None,
+        pooler_target_variance: torch.FloatTensor | None = None,
         return_logits: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
@@ -218,6 +220,8 @@ class _BertWithMLMHead(_PoolerMixin, transformers.BertForMaskedLM):
             labels: Of the input's shape; -100 where nothing is to be predicted.
             pooler_targets: `(batch, hidden_size)`: target vectors for `pooler_output` (`anchoring.py`); rows of -100
                 are not read. Adds `pooler_loss`, times the config's `pooler_loss_weight`, to the loss.
+            pooler_target_variance: `(batch,)`: the total variance of all targets, by which squared distances are
+                divided. Default: the squared length of each target.
             return_logits: If not, the MLM head runs on the labelled positions alone, and without labels not at all.
                 Default: yes; in `BertPooledMLMModel` the config's `return_logits`.
             num_items_in_batch: Labelled tokens in the whole batch, over accumulation steps and devices, by which the
@@ -230,27 +234,24 @@ class _BertWithMLMHead(_PoolerMixin, transformers.BertForMaskedLM):
             return_logits = not self.logits_are_optional or (self.config.return_logits and self.return_logits)
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
         encoded = self.bert(input_ids, inputs_embeds=inputs_embeds, return_dict=True, **inputs, **kwargs)
-        states, loss, logits, pooler_loss = encoded.last_hidden_state, None, None, None
+        states, loss, pooler_loss = encoded.last_hidden_state, None, None
+        sparse = labels is not None and self.training and self.config.sparse_prediction
+        logits = self.cls(states) if return_logits and not sparse else None
         if labels is not None:
             labels = labels.to(states.device)
             if labels.shape != states.shape[:-1]:
                 raise ValueError(f"labels are {tuple(labels.shape)}, the input is {tuple(states.shape[:-1])}")
-            sparse = self.training and self.config.sparse_prediction
             rows = (labels != -100).nonzero(as_tuple=True) if sparse else _labelled_rows(labels)
-            if return_logits and not sparse:
-                logits = self.cls(states)
             scores = self.cls(states[rows]) if logits is None else logits[rows]
             logits = scores if logits is None else logits
             loss = _mlm_loss(scores, labels[rows], num_items_in_batch)
-        elif return_logits:
-            logits = self.cls(states)
         if pooler_targets is not None:
-            pooler_loss = _pooler_loss(encoded.pooler_output, pooler_targets.to(states.device))
+            pooler_loss = _pooler_loss(encoded.pooler_output, pooler_targets, pooler_target_variance)
             part = 1 if num_items_in_batch is None else _part_of_batch(states, labels, num_items_in_batch)
             loss = (0 if loss is None else loss) + self.config.pooler_loss_weight * part * pooler_loss
         fields = {name: encoded.get(name) for name in self.config.ENCODER_OUTPUTS}
-        fields["logits"] = logits if return_logits else None
-        output = self.output_class(loss=loss, pooler_loss=pooler_loss, **fields)
+        fields |= {"logits": logits if return_logits else None, "pooler_loss": pooler_loss}
+        output = self.output_class(loss=loss, **fields)
         return output if return_dict else output.to_tuple()
 
 
@@ -270,13 +271,13 @@ def _mlm_loss(logits, labels, num_items_in_batch):
     return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
 
 
-def _pooler_loss(pooled, targets):
-    """The mean over the rows that have targets of ||pooled - target||² / ||target||², in float32; 0 without any."""
+def _pooler_loss(pooled, targets, variance):
+    """The mean over the rows that have targets of ||pooled - target||² / variance, in float32; 0 without any."""
     if targets.shape != pooled.shape:
         raise ValueError(f"pooler_targets are {tuple(targets.shape)}, pooler_output is {tuple(pooled.shape)}")
-    pooled, targets = pooled.float(), targets.float()
-    read = (targets != -100).any(-1)
-    errors = (pooled - targets).square().sum(-1) / targets.square().sum(-1).clamp(min=1e-12)
+    pooled, targets = pooled.float(), targets.to(pooled.device).float()
+    unit = targets.square().sum(-1) if variance is None else variance.to(pooled.device).float().flatten()
+    errors, read = (pooled - targets).square().sum(-1) / unit.clamp(min=1e-12), (targets != -100).any(-1)
     return torch.where(read, errors, 0).sum() / read.sum().clamp(min=1)
 
 
@@ -332,8 +333,3 @@ class BertPooledMLMForQuestionAnswering(_PoolerMixin, transformers.BertForQuesti
     """`BertForQuestionAnswering`, which does not read the pooler: it stays in the checkpoint, frozen."""
 
     pooler_is_trained = False
-
-
-for _auto, _target in AUTO_MAP.items():
-    if _auto not in ("AutoConfig", "AutoModelForPreTraining"):  # which opens the class of AutoModelForMaskedLM
-        globals()[_target.split(".")[1]].register_for_auto_class(_auto)

@@ -161,12 +161,12 @@ def main(argv: list[str] | None = None) -> int:
             write_text(folder / f"{size}.txt", megabytes)
 
         def measure():
+            record["tokens_per_second"] = preparation(folder, rounds=3)
+            record["step_seconds"] = steps(folder, seconds=40)
             for size in ("small", "large"):
                 for way, options in (("prepared", ()), ("second start", ()), ("streaming", ("--streaming",))):
                     record["runs"][f"{size}, {way}"] = run_example(folder, "--train", f"{size}.txt", *options)
                     print(size, way, record["runs"][f"{size}, {way}"], flush=True)
-            record["tokens_per_second"] = preparation(folder, rounds=3)
-            record["step_seconds"] = steps(folder, seconds=40)
 
         _, seconds, others = measuring.watched(measure)
     runs, speed = record["runs"], record["tokens_per_second"]

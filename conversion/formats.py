@@ -4,7 +4,7 @@
 
 The code files that every pooled checkpoint gets are not imported here, since that would import transformers. What they
 define as well (AUTO_MAP, PROJECT_URL, the fields' defaults, sentence-transformers' files) is repeated here, and
-tests/conversion/test_formats.py compares the two.
+tests/conversion/test_conversions.py compares the two.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ FORMATS = {
             MODEL_TYPE,
             AUTO_MAP,
             CODE_FILES,
-            {"sparse_prediction": False, "return_logits": True, "pooler_loss_weight": 0.1},
+            {"sparse_prediction": False, "return_logits": True, "pooler_loss_weight": 0.3},
         ),
         Format("bert", "stock BERT with its MLM head, needs no remote code", "BertForMaskedLM"),
         Format(

@@ -29,23 +29,49 @@ def _are_digests(value: object) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What `--calibrate` did to the pooler; the fields are `Calibration`'s, without its notes."""
+    """What a fit did to the pooler.
+
+    What was measured is a mean over the held-out fold, with the donor's pooler and with the fitted one. The neighbours
+    tell how much of a search in an index of the donor's vectors is kept. A cosine does not where all vectors share a
+    direction, which is what the centred one leaves out.
+    """
 
     texts: int  # all of them
     held_out: int  # those in the held-out fold
     sha256: str  # of the texts
     penalty: float
-    cosine_before: float  # to the donor's pooler_output, mean over the held-out fold
+    cosine_before: float  # to the donor's pooler_output
     cosine_after: float
+    # Not in records of earlier versions, nor where too few texts were held out.
+    centred_cosine_before: float | None = None  # the same after subtracting the mean of the donor's vectors
+    centred_cosine_after: float | None = None
+    neighbours_kept_before: float | None = None  # fraction of the donor's ten nearest of the held-out texts
+    neighbours_kept_after: float | None = None
 
     @classmethod
     def from_config(cls, value: object) -> Fit | None:
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(value, dict) or value.keys() != names or not _is(value["sha256"], HEX):
+        fields = dataclasses.fields(cls)
+        names, required = {it.name for it in fields}, {it.name for it in fields if it.default is dataclasses.MISSING}
+        if not isinstance(value, dict) or value.keys() not in (names, required) or not _is(value["sha256"], HEX):
             return None
-        numbers = [(value[name], int if name in ("texts", "held_out") else float) for name in names - {"sha256"}]
+        numbers = [(value[name], int if name in ("texts", "held_out") else float) for name in {*value} - {"sha256"}]
         plausible = all(type(number) is kind and 0 <= abs(number) < 1 << 48 for number, kind in numbers)  # no NaN
         return cls(**value) if plausible else None
+
+    def to_config(self) -> dict:
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def on_an_index(fit: dict) -> list[str]:
+    """What a fit means for an index of the donor's vectors; nothing where it was not measured."""
+    if fit["neighbours_kept_after"] is None:
+        return []
+    kept = f"{fit['neighbours_kept_before']:.0%} -> {fit['neighbours_kept_after']:.0%}"
+    cosines = f"{fit['centred_cosine_before']:.4f} -> {fit['centred_cosine_after']:.4f}"
+    return [
+        f"an index of the donor's vectors finds {kept} of the ten nearest texts that it found for the donor (centred "
+        f"cosine {cosines}): if these are too few, compute it anew"
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +133,7 @@ class PoolerSource:
         """The field as config.json holds it; `version` is that of this package."""
         optional = {
             "forced": list(self.forced),
-            "calibration": self.calibration and dataclasses.asdict(self.calibration),
+            "calibration": self.calibration and self.calibration.to_config(),
             "donor_sha256": self.donor_sha256,
         }
         return {
@@ -134,6 +160,7 @@ class PoolerSource:
                 f"  {fit.texts} unlabelled texts (sha256 `{fit.sha256}`); cosine to the donor's `pooler_output` on",
                 f"  the {fit.held_out} of them that were held out: {fit.cosine_before:.4f} before, "
                 f"{fit.cosine_after:.4f} after",
+                *(f"- {line}" for line in on_an_index(dataclasses.asdict(fit))),
                 *(f"- sha256 of the donor's `{key}`: `{it}`" for key, it in (self.donor_sha256 or {}).items()),
             ]
         return lines

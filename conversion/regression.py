@@ -18,41 +18,42 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import operator
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
+import torch
+from torch.nn.functional import cosine_similarity, normalize, pad
 from tqdm import tqdm
 
+from .provenance import Fit
 from .texts import TOKENIZED, Readings, Text, tokenize_with_both
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-16, 5))  # 1e-8 to 100
 FOLDS = 5  # the last one is held out
 WINDOW = 64  # batches that are sorted by length together
+NEIGHBOURS = 10
+FEWEST_COMPARED = 5 * NEIGHBOURS  # of fewer texts, chance alone keeps more than a fifth of the neighbours
+MOST_COMPARED = 2000  # whose vectors are in memory at once
 
 
-@dataclasses.dataclass(frozen=True)
-class Calibration:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration(Fit):
     """The result of a fit; the texts themselves are not in it."""
 
     improved: bool  # whether the new pooler was taken
-    texts: int  # all of them
-    held_out: int  # those in the held-out fold
-    sha256: str  # of the texts
-    penalty: float
-    cosine_before: float  # between the two models' pooler_output, mean over the held-out fold
-    cosine_after: float
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         change = f"cosine to the original model's pooler_output {self.cosine_before:.4f} -> {self.cosine_after:.4f}"
+        if self.neighbours_kept_after is not None:
+            change += f", its ten nearest neighbours kept {self.neighbours_kept_before:.2f} -> "
+            change += f"{self.neighbours_kept_after:.2f}"
         kept = "" if self.improved else "; no better, so the original pooler stays"
         return f"{change} on {self.held_out} held-out of {self.texts} texts (penalty {self.penalty:.2g}){kept}"
 
 
-def _states(encoders: Sequence, rows: Sequence[tuple], batch_size: int) -> Iterator[list[np.ndarray]]:
+def _states(encoders: Sequence, rows: Sequence[tuple], batch_size: int) -> Iterator[list[torch.Tensor]]:
     """For each batch and each encoder: the final [CLS] states and a column of ones, `(rows, hidden_size + 1)`."""
     window = WINDOW * batch_size
     for start in range(0, len(rows), window):
@@ -61,64 +62,51 @@ def _states(encoders: Sequence, rows: Sequence[tuple], batch_size: int) -> Itera
             yield [_encode(encoder, side) for encoder, side in zip(encoders, zip(*batch, strict=True), strict=True)]
 
 
-def _encode(encoder, rows: Sequence[dict]) -> np.ndarray:
-    import torch
-
+@torch.no_grad()
+def _encode(encoder, rows: Sequence[dict]) -> torch.Tensor:
     def padded(name: str) -> torch.Tensor:
         columns = [torch.from_numpy(row[name]).long() for row in rows]
         # Padded with zeros: whatever token that is, nothing attends to it.
         return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(encoder.device)
 
-    with torch.inference_mode():
-        batch = {name: padded(name) for name in TOKENIZED if name in rows[0]}
-        # float64 on the CPU, since Apple's devices have none.
-        states = encoder(**batch).last_hidden_state[:, 0].cpu().double().numpy()
-    return np.pad(states, ((0, 0), (0, 1)), constant_values=1.0)
+    states = encoder(**{name: padded(name) for name in TOKENIZED if name in rows[0]}).last_hidden_state[:, 0]
+    return pad(states.cpu().double(), (0, 1), value=1.0)  # float64 on the CPU, since Apple's devices have none
 
 
 # --- The fit ---------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class _Moments:
-    """All that the fit needs of any number of texts: sums over them, float64."""
-
-    count: int
-    gram: np.ndarray  # H'H, (hidden_size + 1, hidden_size + 1)
-    cross: np.ndarray  # R'H with the residuals R = Z0 - H W0', (hidden_size, hidden_size + 1)
-    square: float  # ||R||^2
-
-    @classmethod
-    def of(cls, states: np.ndarray, residuals: np.ndarray) -> _Moments:
-        return cls(len(states), states.T @ states, residuals.T @ states, float((residuals**2).sum()))
-
-    def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(*(getattr(self, it.name) + getattr(other, it.name) for it in dataclasses.fields(self)))
-
-    def ridge(self, penalty: float) -> float:
-        """The value added to the diagonal of `gram`."""
-        return penalty * float(np.trace(self.gram)) / len(self.gram)
+def _moments(states: torch.Tensor, residuals: torch.Tensor) -> torch.Tensor:
+    """All that the fit needs of any number of texts is the sum of these: the second moments of [H | Z0 - H W0']."""
+    both = torch.cat([states, residuals], 1)
+    return both.T @ both
 
 
-def _choose_penalty(folds: Sequence[_Moments]) -> float:
+def _parts(moments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """With the residuals R: H'H, R'H and ||R||^2."""
+    size = len(moments) // 2 + 1  # hidden_size + 1; of the residuals, hidden_size
+    return moments[:size, :size], moments[size:, :size], moments[size:, size:].trace()
+
+
+def _choose_penalty(folds: Sequence[torch.Tensor]) -> float:
     """The penalty with the smallest error on the texts of the fold that each fit leaves out."""
-    errors = np.zeros(len(PENALTIES))
-    for left_out, fold in enumerate(folds):
-        others = [other for number, other in enumerate(folds) if number != left_out]
-        fitted = functools.reduce(operator.add, others)
-        values, vectors = np.linalg.eigh(fitted.gram)
-        cross, gram, target = fitted.cross @ vectors, vectors.T @ fold.gram @ vectors, fold.cross @ vectors
+    errors = torch.zeros(len(PENALTIES))
+    for fold in folds:
+        gram, cross, _ = _parts(sum(it for it in folds if it is not fold))
+        values, vectors = torch.linalg.eigh(gram)
+        left_out, target, square = _parts(fold)
+        cross, left_out, target = cross @ vectors, vectors.T @ left_out @ vectors, target @ vectors
         for number, penalty in enumerate(PENALTIES):
-            change = cross / (np.maximum(values, 0) + fitted.ridge(penalty))
-            errors[number] += fold.square - 2 * (change * target).sum() + ((change @ gram) * change).sum()
-    return PENALTIES[int(errors.argmin())]
+            change = cross / (values.clamp(min=0) + penalty * values.mean())
+            errors[number] += square - 2 * (change * target).sum() + ((change @ left_out) * change).sum()
+    return PENALTIES[errors.argmin()]
 
 
-def _fit(parts: Sequence[_Moments], penalty: float) -> np.ndarray:
+def _fit(moments: torch.Tensor, penalty: float) -> torch.Tensor:
     """The change of [weight | bias], `(hidden_size, hidden_size + 1)`."""
-    moments = functools.reduce(operator.add, parts)
-    ridge = np.eye(len(moments.gram)) * moments.ridge(penalty)
-    return np.linalg.solve(moments.gram + ridge, moments.cross.T).T
+    gram, cross, _ = _parts(moments)
+    ridge = penalty * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram + ridge, cross.T).T
 
 
 def calibrate_pooler(
@@ -148,7 +136,7 @@ def calibrate_pooler(
         progress: Print to stderr how long it will take, and show a bar.
 
     Returns:
-        The result, with the cosines before and after.
+        The result, measured before and after on the held-out fold.
 
     Raises:
         ValueError: A model has no pooler, the hidden sizes differ, there are too few texts, they are too long, or the
@@ -177,65 +165,56 @@ def fit_pooler(adapted, donor, readings: Readings, *, batch_size: int, progress:
     rows, notes = readings.rows, list(readings.notes)
     if len(rows) < 2 * len(dense.weight):
         notes.append(f"{len(rows)} texts are few for a hidden size of {len(dense.weight)}: more would fit better")
-    before = _as_array(original)
+    before = torch.cat([original.weight.detach(), original.bias.detach()[:, None]], 1).cpu().double()
     folds, held_out = [rows[number::FOLDS] for number in range(FOLDS - 1)], rows[FOLDS - 1 :: FOLDS]
     with _in_evaluation(encoders), tqdm(total=len(rows), unit=" texts", disable=None if progress else True) as bar:
-        states = functools.partial(_states, encoders, batch_size=batch_size)
         if progress:
-            _print_duration(states, rows, batch_size, encoders[0].device)
-        moments = [_summed(states(fold), before, bar) for fold in folds]
-        if not all(np.isfinite(it.gram).all() and np.isfinite(it.cross).all() for it in moments):
+            _print_duration(encoders, rows, batch_size)
+
+        def read(rows: Sequence) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+            for ours, theirs in _states(encoders, rows, batch_size):
+                yield ours, theirs, _moments(ours, (theirs - ours) @ before.T)
+                bar.update(len(ours))
+
+        moments = [functools.reduce(torch.add, (it for *_, it in read(fold))) for fold in folds]
+        if not all(it.isfinite().all() for it in moments):
             raise ValueError("the encoders' states are not finite on these texts: one of the checkpoints is damaged")
         penalty = _choose_penalty(moments)
-        fitted, cosines = _rounded(before + _fit(moments, penalty), dense), np.zeros(2)
-        for ours, theirs in states(held_out):
-            target = np.tanh(theirs @ before.T)
-            cosines += [_cosines(np.tanh(ours @ it.T), target).sum() for it in (before, fitted)]
-            moments[-1] += _Moments.of(ours, (theirs - ours) @ before.T)
-            bar.update(len(ours))
+        total, cosines, kept = sum(moments), torch.zeros(2, dtype=torch.double), []
+        fitted = (before + _fit(total, penalty)).to(dense.weight.dtype).double()  # as it would be stored
+        for ours, theirs, added in read(held_out):
+            vectors = torch.tanh(torch.stack([theirs @ before.T, ours @ before.T, ours @ fitted.T]))
+            cosines += cosine_similarity(vectors[1:], vectors[0], dim=-1).sum(1)
+            if len(kept) * batch_size < MOST_COMPARED:
+                kept.append(vectors)
+            total = total + added
     cosine_before, cosine_after = (cosines / len(held_out)).tolist()
     improved = cosine_after > cosine_before
     if improved:  # on all texts, now that the held-out fold has confirmed it
-        _store(before + _fit(moments, penalty), dense)
-    return Calibration(
-        improved, len(rows), len(held_out), readings.sha256, penalty, cosine_before, cosine_after, notes
-    )
+        fitted = before + _fit(total, penalty)
+        with torch.no_grad():
+            dense.weight.copy_(fitted[:, :-1])
+            dense.bias.copy_(fitted[:, -1])
+    found = (len(rows), len(held_out), readings.sha256, penalty, cosine_before, cosine_after)
+    measured = _measured(torch.cat(kept, 1)) if len(held_out) >= FEWEST_COMPARED else {}
+    return Calibration(*found, improved=improved, notes=notes, **measured)
 
 
-def _as_array(dense) -> np.ndarray:
-    """[weight | bias], float64."""
-    import torch
+def _measured(vectors: torch.Tensor) -> dict[str, float]:
+    """What `Fit` has of the vectors of the donor, and of the adapted model before and after the fit."""
 
-    return torch.cat([dense.weight.detach(), dense.bias.detach()[:, None]], 1).cpu().double().numpy()
+    def nearest(queries: torch.Tensor) -> torch.Tensor:
+        """The other texts that an index of the donor's vectors gives for each text, by cosine."""
+        similarities = normalize(queries, dim=-1) @ normalize(donor, dim=-1).T
+        return similarities.fill_diagonal_(-2).topk(NEIGHBOURS).indices
 
-
-def _store(values: np.ndarray, dense) -> None:
-    import torch
-
-    with torch.no_grad():
-        dense.weight.copy_(torch.from_numpy(values[:, :-1]))
-        dense.bias.copy_(torch.from_numpy(values[:, -1]))
-
-
-def _rounded(values: np.ndarray, dense) -> np.ndarray:
-    """`values` in the dtype of `dense`."""
-    import torch
-
-    return torch.from_numpy(values).to(dense.weight.dtype).double().numpy()
-
-
-def _summed(batches: Iterator[list[np.ndarray]], before: np.ndarray, bar: tqdm) -> _Moments:
-    moments: list[_Moments] = []
-    for ours, theirs in batches:
-        moments = [functools.reduce(operator.add, [*moments, _Moments.of(ours, (theirs - ours) @ before.T)])]
-        bar.update(len(ours))
-    return moments[0]
-
-
-def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Row by row."""
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return (one * other).sum(1) / np.maximum(lengths, np.finfo(float).tiny)
+    donor, found = vectors[0], {}
+    for when, own in zip(("before", "after"), vectors[1:], strict=True):
+        centred = cosine_similarity(own - donor.mean(0), donor - donor.mean(0), dim=-1)
+        kept = (nearest(own)[:, :, None] == nearest(donor)[:, None]).any(1)
+        found |= {f"centred_cosine_{when}": centred.mean().item()}
+        found |= {f"neighbours_kept_{when}": kept.double().mean().item()}
+    return found
 
 
 @contextlib.contextmanager
@@ -251,10 +230,10 @@ def _in_evaluation(models) -> Iterator[None]:
             model.train(was)
 
 
-def _print_duration(states: Callable, rows: Sequence, batch_size: int, device) -> None:
+def _print_duration(encoders: Sequence, rows: Sequence, batch_size: int) -> None:
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
-        next(states(rows[:batch_size]))
+        next(_states(encoders, rows[:batch_size], batch_size))
     seconds = (time.perf_counter() - began) * len(rows) / min(batch_size, len(rows))
     length = f"{seconds / 60:.0f} min" if seconds > 90 else f"{max(seconds, 1):.0f} s"
-    print(f"calibrating on {len(rows)} texts, on {device}: about {length}", file=sys.stderr, flush=True)
+    print(f"calibrating on {len(rows)} texts, on {encoders[0].device}: about {length}", file=sys.stderr, flush=True)

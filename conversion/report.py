@@ -13,6 +13,7 @@ from .errors import printable
 from .formats import DENSE, FORMATS
 from .other_kinds import is_splade
 from .plan import Plan
+from .provenance import on_an_index
 from .sources import local_path
 from .tensors import FLOATS, same_pooler
 from .terminal import quoted
@@ -215,5 +216,6 @@ def _fit_lines(fit: dict | None) -> list[str]:
     return [
         f"on {texts}, penalty {fit['penalty']:.2g}",
         f"{change} on {fit['held_out']} held out{kept}",
+        *on_an_index(fit),
         *fit["notes"],
     ]

@@ -8,8 +8,10 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import heapq
 import itertools
 import json
+import operator
 import os
 import random
 import re
@@ -17,6 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from .errors import first_line
 
 FEWEST_TEXTS = 100  # measured (docs/fidelity.md): with 50, the fit was worse than none
 LINE_LIMIT = 1 << 24  # characters of one line
@@ -134,11 +138,7 @@ def _rows(name: str, shuffled: bool) -> Iterator[object]:
         yield from rows.shuffle(seed=0) if shuffled else rows
     except Exception as error:  # not found, not reached, or nothing in it that can be read: datasets has many errors
         what = "can't be read" if os.path.exists(name) else "no such file, nor a dataset that can be read"
-        raise ValueError(f"{what} ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{what} ({first_line(error)})") from error
 
 
 def _unique(texts: Iterable[Text]) -> Iterator[Text]:
@@ -151,14 +151,11 @@ def _unique(texts: Iterable[Text]) -> Iterator[Text]:
 
 
 def _sample(texts: Iterable[Text], samples: int) -> list[Text]:
-    """A reservoir (Vitter 1985, algorithm R), since the file may be larger than the memory."""
-    chosen, generator = [], random.Random(0)
-    for number, text in enumerate(filter(None, texts)):
-        if number < samples:
-            chosen.append(text)
-        elif (place := generator.randrange(number + 1)) < samples:
-            chosen[place] = text
-    return list(_unique(chosen))
+    """Those with the smallest random numbers, in their order: the file may be larger than the memory."""
+    generator = random.Random(0)
+    drawn = ((generator.random(), number, text) for number, text in enumerate(texts) if text)
+    chosen = sorted(heapq.nsmallest(samples, drawn), key=operator.itemgetter(1))
+    return list(_unique(text for *_, text in chosen))
 
 
 @dataclasses.dataclass(frozen=True)

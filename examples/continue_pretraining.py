@@ -21,93 +21,31 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from common import Bar, Parser, at_least, between, first_line, holds_files, need
+from common import Bar, first_line, holds_files, need
 from corpora import Corpus, prepare, stream
 from corpus_texts import read_dataset, read_files
+from mlm_training import (
+    LossTrainer,
+    SetEpoch,
+    ShuffledRows,
+    WholeWordCollator,
+    is_sharded,
+    shard_tied_weights_together,
+)
 from pooler_options import POOLER, CalibratePooler, donor_of, load_model, load_tokenizer, pooler_texts
 from safetensors import safe_open
 from tqdm import tqdm
-from transformers import (
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from training_options import parse
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 CPU_FLAGS = Path("/proc/cpuinfo")  # does not exist on Windows and macOS
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="continue_pretraining.py",
-        description="Continue the MLM pre-training of a BERT, and keep its pooler.",
-        epilog="Several processes: torchrun --nproc_per_node N continue_pretraining.py ..., or accelerate launch.",
-    )
-    add = parser.add_argument
-    add("--model", required=True, help="a stock BERT with a pooler, or a pooled checkpoint: folder or Hub id")
-    add("--train", nargs="+", metavar="PATH", help="files, folders or globs: .txt, .jsonl, .parquet, .csv, .gz, ...")
-    add("--eval", nargs="+", metavar="PATH", help="held-out texts; default: a part of --train, see --eval-share")
-    add("--eval-share", type=between(0, 1), default=0.05, help="fraction of the texts; default: %(default)s")
-    add("--eval-rows", type=at_least(1), default=1000, help="held-out rows that are evaluated; default: %(default)s")
-    add("--dataset-name", metavar="NAME[:CONFIG]", help="instead of --train: a dataset on the Hub")
-    add("--text-column", default="text", help="of tables and datasets; default: %(default)s")
-    add(
-        "--line-by-line",
-        action="store_true",
-        help="in text files each line is a text; rows are texts, cut at --length",
-    )
-    add("--streaming", action="store_true", help="tokenize while training, without a cache; needs --max-steps")
-    add("--num-proc", type=at_least(1), default=cores(), help="processes that tokenize; default: the number of cores")
-    add("--cache-dir", type=Path, help="for tokenized corpora; default: in the cache of datasets")
-    add("--prepare-only", action="store_true", help="tokenize the corpus into the cache, and stop")
-    add("-o", "--output-dir", type=Path, required=True, help="for the checkpoints and the pooled model")
-    add("--overwrite", action="store_true", help="allow an --output-dir that is not empty")
-    add("--resume", action="store_true", help="continue from the last checkpoint in --output-dir")
-    add("--length", type=at_least(8), default=128, help="tokens in a row; default: %(default)s")
-    add("--mask", type=between(0, 1), default=0.15, help="fraction of tokens to predict; default: %(default)s")
-    add("--whole-words", action="store_true", help="mask all pieces of a word or none")
-    add("--epochs", type=between(0, math.inf), default=3.0, help="default: %(default)s")
-    add("--max-steps", type=at_least(1), default=-1, help="instead of --epochs")
-    add("--batch-size", type=at_least(1), default=16, help="per process; default: %(default)s")
-    add("--accumulate", type=at_least(1), default=1, help="batches per step; default: %(default)s")
-    add("--lr", type=between(0, math.inf), default=5e-5, help="default: %(default)s")
-    add("--weight-decay", type=float, default=0.01, help="default: %(default)s")
-    add("--save-steps", type=at_least(1), default=500, help="steps between checkpoints; default: %(default)s")
-    add("--calibrate", action="store_true", help="refit the pooler to the trained encoder at the end")
-    add("--anchor", action="store_true", help="train the pooled vectors of some texts towards the donor's")
-    add("--anchor-texts", metavar="FILE", help="default: training texts, single ones and pairs of neighbours")
-    add("--anchor-share", type=between(0, 1), default=0.2, help="fraction of rows; default: %(default)s")
-    add("--anchor-weight", type=between(0, math.inf), default=0.1, help="of the pooler loss; default: %(default)s")
-    add("--anchor-donor", metavar="MODEL", help="default: the donor that --model names, else --model itself")
-    switch = {"action": argparse.BooleanOptionalAction}
-    add("--sparse-prediction", **switch, default=True, help="MLM head on masked tokens only: same loss, faster")
-    add("--bf16", **switch, help="compute in bfloat16 (autocast); default: where the device supports it")
-    add("--gradient-checkpointing", action="store_true", help="less memory, about a third slower")
-    add("--cpu", action="store_true", help="do not use a GPU")
-    add("--seed", type=at_least(0), default=0, help="default: %(default)s")
-    args = parser.parse_args(argv)
-    if (args.train is None) == (args.dataset_name is None):
-        parser.error("pass either --train or --dataset-name")
-    if args.streaming and args.max_steps < 0:
-        parser.error("--streaming needs --max-steps: the length of a stream is not known")
-    if args.streaming and args.prepare_only:
-        parser.error("--prepare-only does nothing with --streaming")
-    for name in ("anchor_texts", "anchor_share", "anchor_weight", "anchor_donor"):
-        if getattr(args, name) != parser.get_default(name) and not args.anchor:
-            parser.error(f"--{name.replace('_', '-')} needs --anchor")
-    return args
 
 
 def check(args: argparse.Namespace) -> str | None:
@@ -142,91 +80,6 @@ def load_corpus(args: argparse.Namespace, tokenizer) -> Corpus:
         chosen = np.linspace(0, len(corpus.held_out) - 1, args.eval_rows).astype(int)
         corpus.held_out = corpus.held_out.select(chosen)
     return corpus
-
-
-class ShuffledRows(torch.utils.data.Sampler):
-    """Another random order for each epoch, the same in all processes and in a resumed run.
-
-    With `batch_size`, 50 batches at a time are sorted by length, so that a batch needs little padding. Trainer's own
-    samplers need Python lists of all indices and lengths, and draw from torch's global random state.
-    """
-
-    def __init__(self, rows: Sequence[dict], seed: int, batch_size: int = 0):
-        self.rows, self.seed, self.batch_size, self.epoch = rows, seed, batch_size, 0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(len(self.rows), generator=generator, dtype=torch.int32)
-        for window in order.split(50 * self.batch_size or 1000):
-            indices = window.tolist()
-            if self.batch_size:
-                indices.sort(key=lambda index: len(self.rows[index]["input_ids"]), reverse=True)
-            yield from indices
-
-
-class WholeWordCollator(DataCollatorForLanguageModeling):
-    """Masks all pieces of a word or none: a piece that starts with ## belongs to the word before it.
-
-    transformers has a class for this in 4.x and an option from 4.57 on; neither works on all versions, nor on
-    concatenated texts. As in BERT, 80 % of the chosen tokens become [MASK], and 10 % a random token.
-    """
-
-    def torch_mask_tokens(self, inputs, special_tokens_mask=None, **kwargs):
-        vocabulary = self.tokenizer.get_vocab()
-        if not hasattr(self, "_continues"):
-            self._continues = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.bool)
-            self._continues[[index for token, index in vocabulary.items() if token.startswith("##")]] = True
-            self._special = torch.tensor(self.tokenizer.all_special_ids)
-        words = (~self._continues[inputs]).cumsum(1)
-        chosen_words = torch.rand(inputs.size(0), inputs.size(1) + 1) < self.mlm_probability
-        chosen = chosen_words.gather(1, words) & ~torch.isin(inputs, self._special)
-        labels = inputs.masked_fill(~chosen, -100)
-        draw = torch.rand(inputs.shape)
-        random_tokens = torch.randint(len(self.tokenizer), inputs.shape)
-        inputs = inputs.masked_fill(chosen & (draw < 0.8), self.tokenizer.mask_token_id)
-        return torch.where(chosen & (draw >= 0.8) & (draw < 0.9), random_tokens, inputs), labels
-
-
-class LossTrainer(Trainer):
-    """Computes the loss without the logits of all tokens, unless `all_logits`; logs the pooler loss of the anchors.
-
-    (The config's `sparse_prediction` would do the same, but would be saved.) Stops where the loss is not finite.
-    """
-
-    all_logits = False
-    order: ShuffledRows | None = None
-    pooler_losses: tuple[torch.Tensor, ...] = ()
-
-    def _get_train_sampler(self, *args):
-        return self.order
-
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        inputs = {**inputs, "return_logits": self.all_logits}
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if "pooler_loss" in outputs:
-            self.pooler_losses += (outputs["pooler_loss"].detach(),)
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs, *args, **kwargs):
-        for name in ("loss", "eval_loss"):
-            if not math.isfinite(logs.get(name, 0)):
-                reason = f"the {name} is {logs[name]} after {self.state.global_step} steps"
-                raise ValueError(f"{reason}; lower --lr, and --resume from the last checkpoint or start again")
-        if "loss" in logs and self.pooler_losses:
-            logs["pooler_loss"] = torch.stack(self.pooler_losses).mean().item()
-            self.pooler_losses = ()
-        super().log(logs, *args, **kwargs)
-
-
-class SetEpoch(TrainerCallback):
-    def __init__(self, order: ShuffledRows):
-        self.order = order
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.order.epoch = int(state.epoch or 0)
 
 
 def has_accelerator() -> bool:
@@ -344,28 +197,6 @@ def build_trainer(args: argparse.Namespace, model, tokenizer, corpus: Corpus) ->
         trainer.order = ShuffledRows(rows, args.seed, args.batch_size if args.line_by_line else 0)
         trainer.add_callback(SetEpoch(trainer.order))
     return trainer, plan
-
-
-def is_sharded(trainer: Trainer) -> bool:
-    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-
-
-def shard_tied_weights_together(trainer: Trainer, model) -> None:
-    """Lets FSDP2 shard BERT, whose decoder shares its weight with the embeddings and its bias with the MLM head.
-
-    accelerate 1.15 shards embeddings and decoder apart from the rest of the head; PyTorch 2.13
-    rejects a parameter in two groups. It does not do so where the model does not name its embeddings.
-    """
-    prepare = trainer.accelerator.prepare
-
-    def prepare_without_names(*args, **kwargs):
-        model.get_input_embeddings = model.get_output_embeddings = lambda: None
-        try:
-            return prepare(*args, **kwargs)
-        finally:
-            del model.get_input_embeddings, model.get_output_embeddings
-
-    trainer.accelerator.prepare = prepare_without_names
 
 
 def save(trainer: Trainer, model, tokenizer, folder: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ language reference; "packages" is the docstrings of installed packages. On two c
 The record also has other losses and other fits of the pooler; its `made_by` names the commit that has their code.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import random
@@ -26,7 +27,7 @@ import records
 import torch
 from corpus import docstrings, pairs_of, read_documents, split
 from heads import TASKS, FrozenHeads, cls_state, encode, pooled, save, token_mean
-from index_tables import CORPORA, tables
+from index_tables import CORPORA, METHODS, tables
 from indexes import compared
 from pretraining import Run, Work, next_sentence_donor, prepare, quickly, train_runs
 from texts import paragraphs
@@ -116,7 +117,13 @@ DONORS = {"sentence": sentence_donor, "nsp": next_sentence_donor}
 
 def runs_of(corpus: str, donor: str) -> list[Run]:
     kind, seeds = "singles" if donor == "sentence" else "both", (1, 2) if corpus == "python" else (1,)
-    return [Run(texts=texts, kind=kind, seed=seed) for seed in seeds for texts in (0, 4)]
+    runs = (Run(), Run(texts=4), Run(texts=4, weight=0.3, unit="variance"))  # METHODS
+    return [dataclasses.replace(run, kind=kind, seed=seed) for seed in seeds for run in runs]
+
+
+def settings_of(run: Run) -> str:
+    """As the record names them."""
+    return "plain" if not run.texts else "anchors=4" if run.unit == "length" else "anchors=4 weight=0.3 unit=variance"
 
 
 def stage_train(args) -> None:
@@ -156,10 +163,7 @@ def evaluated(heads: FrozenHeads, checkpoint: str, last: bool) -> dict:
 def stage_measure(args) -> dict:
     quiet(threads=2)
     record = {"options": OPTIONS | {"calibration": CALIBRATION}, "starts": {}, "runs": {}}
-    record["variants"] = [
-        {"title": "plain", "run": "plain", "timed": ""},
-        {"title": "length², 0.1 (the package's)", "run": "anchors=4", "timed": ""},
-    ]
+    record["variants"] = [{"title": title, "run": run, "timed": ""} for title, run in list(METHODS.items())[:3]]
     for folder in sorted(args.work_dir.glob("*-*/")):
         corpus, donor = folder.name.split("-")
         work, name = Work(folder), f"{corpus} {donor}"
@@ -171,8 +175,7 @@ def stage_measure(args) -> dict:
                 at: {"held_out": loss} | evaluated(heads, f"{run.name}/step-{int(at):05}", int(at) == last)
                 for at, loss in losses["held_out"].items()
             }
-            how = f"anchors={run.texts}" if run.texts else "plain"
-            record["runs"][f"{name} {how} seed={run.seed}"] = {"points": points}
+            record["runs"][f"{name} {settings_of(run)} seed={run.seed}"] = {"points": points}
     return record
 
 

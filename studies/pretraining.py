@@ -37,6 +37,7 @@ class Run:
     Attributes:
         texts: Anchors in a batch in addition to the blocks, on average.
         weight: `config.pooler_loss_weight`.
+        unit: Of the distance to the targets: the squared length of each, or their total variance (the package's).
         kind: Of the anchors: pairs, singles or both.
         head: The initial MLM head: trained before on the frozen donor, or new.
     """
@@ -47,11 +48,13 @@ class Run:
     steps: tuple[int, ...] = (100, 300, 1000)
     seed: int = 1
     kind: str = "both"
+    unit: str = "length"
     head: str = "trained"
 
     @property
     def name(self) -> str:
-        how = f"anchors-{self.texts}-{self.weight:g}-{self.kind}" if self.texts else "plain"
+        unit = "-variance" if self.unit == "variance" else ""
+        how = f"anchors-{self.texts}-{self.weight:g}-{self.kind}{unit}" if self.texts else "plain"
         return f"{how}-{self.lr:.0e}-{self.head}-seed{self.seed}"
 
 
@@ -90,6 +93,8 @@ class Work:
             texts = [text if isinstance(text, str) else text[:2] for text in self.anchors[run.kind]]
             donor = self.folder / "donor"
             anchors = anchor_rows(donor, self.tokenizer, texts, max_length=self.options["length"])
+            for anchor in anchors if run.unit == "length" else ():
+                del anchor["pooler_target_variance"]
             rows, collator = AnchoredDataset(rows, anchors, run.texts / size), AnchoringCollator(collator)
         shuffle = {"shuffle": True, "generator": torch.Generator().manual_seed(run.seed), "drop_last": True}
         loader = torch.utils.data.DataLoader(rows, size, collate_fn=collator, **shuffle)
@@ -189,4 +194,4 @@ def train_runs(jobs: list[tuple[Path, Run]]) -> None:
 
 
 def quickly(runs: list[Run], quick: bool) -> list[Run]:
-    return [dataclasses.replace(run, steps=(1, 2)) for run in runs[:2]] if quick else runs
+    return [dataclasses.replace(run, steps=(1, 2)) for run in runs[:3]] if quick else runs

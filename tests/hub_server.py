@@ -143,8 +143,8 @@ class HubServer:
 
     `TOKEN` belongs to "user", who may read and write everything; `STRANGER` is a valid token without any access.
     `cut_after = n` closes the connection after n bytes of the next file body that is longer, `cut_times` times;
-    `refuse_commits = True` answers every commit with 500; `fault`, called with the handler of each request, answers it
-    in its own way if it returns true. After the `with` the port refuses connections.
+    `fault`, called with the handler of each request, answers it in its own way if it returns true. After the `with`
+    the port refuses connections.
     """
 
     TOKEN = "hf_loopback"
@@ -160,7 +160,6 @@ class HubServer:
         self.log: list[Request] = []
         self.cut_after: int | None = None
         self.cut_times = 1
-        self.refuse_commits = False
         self.fault: Callable[[BaseHTTPRequestHandler], object] | None = None
 
     def __enter__(self) -> "HubServer":
@@ -457,8 +456,6 @@ class _Handler(BaseHTTPRequestHandler):
         With `create_pr` it goes to a branch of its own, and needs a token, but no right to write.
         """
         self._token(needed=True)
-        if self.hub.refuse_commits:
-            raise HubError(500, "Internal Error")
         header, *operations = [json.loads(line) for line in self.body.splitlines()]
         head = repo.at(repo.branches.get(revision, revision))
         if header["value"].get("parentCommit", head.sha) != head.sha:

@@ -1,4 +1,4 @@
-"""What users see of an input and of the outputs of its conversions: loads, the tokenizer, sentence-transformers."""
+"""What users see of an input and of the outputs of its conversions: loads, and the tokenizer."""
 
 import json
 import sys
@@ -6,7 +6,6 @@ import warnings
 
 import torch
 import transformers
-from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 warnings.simplefilter("ignore")
@@ -28,26 +27,10 @@ for folder in sys.argv[2:]:
     inputs = AutoTokenizer.from_pretrained(folder, **trust)(sentences, padding=True, return_tensors="pt")
     (missing, one), (_, two) = (load(folder, inputs, **trust) for _ in range(2))
     (_, three), (_, four) = (load(sys.argv[1], inputs, BertModel) for _ in range(2))
-    encoder = SentenceTransformer(folder, device="cpu", **trust)
-    model = encoder[0].auto_model  # its name in every version
-    heads = [module for name, module in model.named_modules() if name.split(".")[-1] == "cls"]
-    calls = []
-    for head in heads:
-        head.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-    vectors = encoder.encode(sentences, convert_to_tensor=True)
-    encoding_called = len(calls)
-    with torch.no_grad():
-        model(**inputs, **({"return_logits": True} if heads else {}))
-        reference = model(**inputs).pooler_output
     found[kind] = {
         "ids": inputs["input_ids"].tolist(),
         "missing": missing,
         "equal": torch.equal(one, two),
         "equal before": torch.equal(three, four),
-        "modules": [type(module).__name__ for module in encoder],
-        "heads": len(heads),
-        "encoding called": encoding_called,
-        "called on request": len(calls) - encoding_called,
-        "difference": (vectors - reference).abs().max().item(),
     }
 print(json.dumps(found))

@@ -7,7 +7,8 @@ import huggingface_hub
 import pytest
 from bert_pooled_mlm import ConversionReport, conversion
 from checkpoints import FORMATS, edit_json, save_donor, save_lost
-from grafting import COMMIT, graft, sentences
+from grafting import COMMIT, Conversions, graft, sentences
+from hub_faults import User
 from hub_server import HubServer
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import BertTokenizerFast
@@ -173,3 +174,20 @@ def hub(server) -> HubServer:
 def out(tmp_path) -> Path:
     """Where `graft` writes by default."""
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def online(request, server, home):
+    """Conversions that reach the server; a module's TIME_LIMITS are variables of the Hub's client."""
+    with Conversions(**server.environment(home), **getattr(request.module, "TIME_LIMITS", {})) as conversions:
+        yield conversions
+
+
+@pytest.fixture
+def user(hub, online, place, home) -> User:
+    return User(online, place, home)

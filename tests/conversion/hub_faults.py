@@ -14,11 +14,12 @@ SLOW = 10  # seconds: longer than any test waits
 
 
 class User:
-    """Somebody who converts in a folder, with an empty cache of the Hub's client at first."""
+    """Somebody who converts in a folder; where `home` is given, with an empty cache of the Hub's client at first."""
 
-    def __init__(self, conversions: Conversions, place: Path, home: Path):
+    def __init__(self, conversions: Conversions, place: Path, home: Path | None = None):
         self._conversions, self.place = conversions, place
-        shutil.rmtree(home / "hf-home", ignore_errors=True)
+        if home is not None:
+            shutil.rmtree(home / "hf-home", ignore_errors=True)
 
     def run(self, *argv, table=(), token: str | None = None) -> dict:
         """A command line, where these are the known donors; a name alone has the shape of the fixtures."""

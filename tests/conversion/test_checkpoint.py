@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from checkpoints import bits, edit_json, save_weights, stored, todays
-from grafting import QUERY, config_of, expected_of, graft, refused, rejected, without
+from checkpoints import bits, edit_json, renamed, save_weights, stored
+from grafting import QUERY, config_of, graft, refused, rejected, without
 
 CONFIGS = {
     "no JSON": ("{", "not valid JSON"),
@@ -59,8 +59,7 @@ def test_a_config_with_neither_field_is_a_berts_if_its_tensors_are(part, name, p
 
 def test_the_tensors_of_another_model_under_such_a_config_are_rejected(place):
     edit_json(place / "checkpoint" / "config.json", "model_type", "architectures")
-    tensors = {name.replace("bert.", "roberta."): it for name, it in stored(place / "checkpoint").items()}
-    save_weights(place / "checkpoint", tensors)
+    save_weights(place / "checkpoint", renamed(stored(place / "checkpoint"), {"bert.": "roberta."}))
     refused(place, "missing tensors|unknown tensors")
 
 
@@ -75,9 +74,7 @@ TENSORS = {
         lambda t: without("cls.")(t) | {"pooler.dense.weight": torch.ones(32, 32), "pooler.dense.bias": torch.ones(1)},
         "no MLM head .*, but a pooler.*BertModel",
     ),
-    "nothing": (lambda t: {}, "no MLM head"),
     "a missing layer": (without("layer.1."), "missing tensors.*layer.1.* and 11 more"),
-    "a missing tensor": (without("layer.0.output.dense.bias"), "missing tensors.*layer.0.output.dense.bias"),
     "nine unknown tensors": (plus(**{f"x__{n}": torch.ones(1) for n in range(9)}), "x.0, x.1, x.2, x.3, x.4 and 4 m"),
     "another layer": (plus(bert__encoder__layer__2__x=torch.ones(1)), "unknown tensors.*: bert.encoder.layer.2.x"),
     "a wrong shape": (
@@ -131,18 +128,6 @@ def test_tensors_that_are_not_a_berts_are_rejected(damage, place):
 def test_an_untied_checkpoint_needs_its_decoder(place):
     edit_json(place / "checkpoint" / "config.json", tie_word_embeddings=False)
     refused(place, r"missing tensors.*cls.predictions.decoder.weight \(config.json says tie_word_embeddings: false\)")
-
-
-def test_an_untied_decoder_is_kept(checkpoint, donor, out):
-    # transformers 4.x ties this pair whatever the config says, so the folder is written by hand.
-    edit_json(checkpoint / "config.json", tie_word_embeddings=False)
-    own = {"cls.predictions.decoder.weight": torch.randn(128, 32, generator=torch.Generator().manual_seed(5))}
-    save_weights(checkpoint, todays(checkpoint) | own)
-    report = graft(checkpoint, donor)
-    bias = bits(todays(checkpoint))["cls.predictions.bias"]  # transformers 5 would start the decoder's own anew
-    assert bits(stored(out)) == expected_of(checkpoint, donor) | {"cls.predictions.decoder.bias": bias}
-    assert report.dropped == {}
-    assert config_of(out)["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("head", ["MLM", "classifier", "none"])

@@ -1,16 +1,35 @@
-"""The result of converting a folder: the bits of its tensors, and what users load from it."""
+"""The result of converting a folder: the bits of its tensors, its files in each format, and what users load."""
 
-import shutil
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from bert_pooled_mlm import convert
-from bert_pooled_mlm.convert import main
-from checkpoints import FORMATS, POOLER, bits, contents, save_weights, state, stored, todays
-from grafting import config_of, expected_of, graft
+from bert_pooled_mlm import (
+    BertPooledMLMConfig,
+    configuration_bert_pooled_mlm,
+    conversion,
+    convert,
+    modeling_bert_pooled_mlm,
+)
+from bert_pooled_mlm.conversion.formats import AUTO_MAP, PROJECT_URL, sentence_transformers_files
+from bert_pooled_mlm.conversion.sources import to_json
+from checkpoints import (
+    CODE_FILES,
+    FORMATS,
+    POOLER,
+    ROOT,
+    SHAPE,
+    bits,
+    contents,
+    edit_json,
+    save_weights,
+    stored,
+    todays,
+)
+from grafting import WRITTEN, config_of, expected_of, graft, split
 from programs import answer
-from transformers import BertForMaskedLM, BertForPreTraining, BertModel, Trainer, TrainingArguments
+from transformers import BertConfig, BertForMaskedLM, BertModel, Trainer, TrainingArguments
 
 
 @pytest.mark.versions
@@ -20,51 +39,15 @@ def test_the_pooler_is_the_donors_and_every_other_tensor_the_inputs(rescued, los
     assert bits(stored(rescued)) == expected_of(lost, donor)
 
 
-@pytest.mark.parametrize("options", [{}, {"format": "bert"}, {"dry_run": True}], ids=["pooled", "bert", "dry run"])
-def test_input_and_donor_are_untouched(options, lost, donor, tmp_path):
-    before = state(lost), state(donor)
-    graft(lost, donor, tmp_path / "out", **options)
-    assert (state(lost), state(donor)) == before
-
-
-def shortened(model: BertForMaskedLM) -> None:
-    table = model.bert.embeddings.position_embeddings
-    table.weight = torch.nn.Parameter(table.weight[:40].detach().clone())
-    model.config.max_position_embeddings = 40
-
-
-SHAPES = {
-    "extended vocabulary": (lambda model: model.resize_token_embeddings(140), {"vocab_size": 140}),
-    "fewer positions": (shortened, {"max_position_embeddings": 40}),
-}
-
-
-@pytest.mark.parametrize("change", SHAPES)
-def test_a_checkpoint_may_differ_from_its_donor_in_shape(change, lost, donor, tmp_path):
-    alter, fields = SHAPES[change]
+def test_a_checkpoint_may_have_another_vocabulary_than_its_donor(lost, donor, tmp_path):
     model = BertForMaskedLM.from_pretrained(lost)
-    alter(model)
+    model.resize_token_embeddings(140)
     model.save_pretrained(tmp_path / "altered")
-    assert fields.items() <= config_of(tmp_path / "altered").items(), "premise"
     graft(tmp_path / "altered", donor, tmp_path / "out", format="bert")
     assert bits(stored(tmp_path / "out")) == expected_of(tmp_path / "altered", donor)
     loaded, info = BertModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert list(info["missing_keys"]) == []
-    assert fields.items() <= loaded.config.to_dict().items()
-
-
-def test_the_real_minilm_encoder_comes_out_bit_for_bit(minilm, tmp_path):
-    """Real weights: an MLM checkpoint made from MiniLM, and a donor whose pooler was trained."""
-    giver = BertForPreTraining.from_pretrained(minilm)
-    with torch.no_grad():
-        giver.bert.pooler.dense.bias.add_(0.01)
-    giver.save_pretrained(tmp_path / "giver")
-    BertForMaskedLM.from_pretrained(tmp_path / "giver").save_pretrained(tmp_path / "source")
-    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(minilm / name, tmp_path / "source")
-    report = graft(tmp_path / "source", tmp_path / "giver", tmp_path / "out")
-    assert report.lineage_cosine == 1.0
-    assert bits(stored(tmp_path / "out")) == expected_of(tmp_path / "source", tmp_path / "giver")
+    assert loaded.config.vocab_size == 140
 
 
 @pytest.mark.versions
@@ -92,49 +75,71 @@ def test_converting_twice_gives_the_same_bytes(layout, options, checkpoint, dono
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 
 
-@pytest.mark.versions
-@pytest.mark.parametrize("source", ["pooled", "bert", "saved by our class"])
-def test_a_pooled_checkpoint_is_left_alone(source, lost, donor, pooled, tmp_path, capsys):
-    folder = tmp_path / source
-    if source in FORMATS:
-        graft(lost, donor, folder, format=source)
-    else:
-        shutil.copytree(pooled, folder)
-    before = state(tmp_path)
-    format = source if source in FORMATS else "pooled"
-    assert main([str(folder), "--pooler-from", str(donor), "--no-verify", "--format", format]) == 0
-    assert capsys.readouterr().out.startswith("status       already pooled")
-    assert state(tmp_path) == before
-
-
-# --- What users load -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def uses(lost, rescues, tmp_path_factory) -> dict[str, dict]:
-    """What users of each format see, in a fresh process in another folder."""
-    return answer("what_users_load", tmp_path_factory.mktemp("uses"), lost, *(it.output for it in rescues.values()))
+# --- Files and formats -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("format", FORMATS)
-def test_two_loads_are_identical_and_nothing_is_missing(format, uses):
-    assert uses[format]["missing"] == []
-    assert uses[format]["equal"]
-    assert not uses[format]["equal before"], "premise: the input's pooler is random"
+def test_the_output_is_these_files(rescued, lost):
+    tokenizer = {"vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    copied = dict.fromkeys(tokenizer & contents(lost).keys(), lost)
+    assert "vocab.txt" in copied, "premise: the checkpoint has a tokenizer"
+    copied |= dict.fromkeys(CODE_FILES if rescued.name == "pooled" else (), ROOT)
+    assert contents(rescued).keys() == {*WRITTEN, *copied}
+    for name, folder in copied.items():
+        assert (rescued / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("format", FORMATS)
-def test_tokenizer_and_sentence_transformers_read_the_output_too(format, uses):
-    assert uses[format]["ids"] == [[2, 6, 7, 82, 3], [2, 10, 3, 0, 0]]
-    assert uses[format]["modules"] == ["Transformer", "Pooling", "Dense"]
-    assert uses[format]["difference"] == 0.0
+def test_a_sharded_output_has_a_correct_index_and_loads(checkpoint, donor, out):
+    save_weights(checkpoint, todays(checkpoint), 3)
+    graft(checkpoint, donor, format="bert")
+    index = json.loads((out / "model.safetensors.index.json").read_text("utf-8"))
+    files = {f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)}
+    placed = {name: file for file in files for name in split((out / file).read_bytes())[0] if name != "__metadata__"}
+    assert index["weight_map"] == placed
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in stored(out).values())
+    loaded, info = BertModel.from_pretrained(out, output_loading_info=True)
+    assert list(info["missing_keys"]) == []
+    assert torch.equal(loaded.pooler.dense.weight, todays(donor)[POOLER[0]])
 
 
 @pytest.mark.versions
-def test_sentence_transformers_never_runs_the_mlm_head(uses):
-    assert uses["bert"]["heads"] == 0
-    assert uses["pooled"]["heads"] == 1
-    assert uses["pooled"]["called on request"] == 1, "premise: a call is counted"
-    assert uses["pooled"]["encoding called"] == 0
+def test_what_the_code_files_define_as_well_is_the_same_there():
+    assert configuration_bert_pooled_mlm.AUTO_MAP == AUTO_MAP
+    assert {f"{target.split('.')[0]}.py" for target in AUTO_MAP.values()} == set(CODE_FILES)
+    assert modeling_bert_pooled_mlm.PROJECT_URL == PROJECT_URL
+    config, defaults = BertPooledMLMConfig(**SHAPE), conversion.formats.FORMATS["pooled"].config_defaults
+    assert {name: getattr(config, name) for name in defaults} == defaults
+    files = sentence_transformers_files(config.hidden_size, config.max_position_embeddings, {"return_logits": False})
+    assert {name: getattr(BertConfig(), name) for name in conversion.bert.SIZES} == conversion.bert.SIZES
+    assert config.sentence_transformers_files() == {name: to_json(value) for name, value in files.items()}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(("first", "second"), [("pooled", "bert"), ("bert", "pooled")])
+def test_changing_the_format_keeps_the_pooler_and_needs_no_donor(first, second, lost, donor, tmp_path):
+    graft(lost, donor, tmp_path / "a" / "out", format=first)
+    report = graft(tmp_path / "a" / "out", None, tmp_path / "b" / "out", format=second)
+    assert (report.status, report.donor, report.missing) == ("converted", None, [])
+    assert report.kept_tensors == len(todays(lost)) + 2
+    graft(lost, donor, tmp_path / "c" / "out", format=second)
+    other, again = tmp_path / "b" / "out", tmp_path / "c" / "out"
+    assert bits(stored(other)) == bits(stored(again))
+    assert config_of(other)["pooler_source"] == config_of(tmp_path / "a" / "out")["pooler_source"]
+    for output in (other, again):  # the pooled format needs it, stock BERT reads it as well
+        edit_json(output / "config.json", "tokenizer_class")
+        (output / "model.safetensors").unlink()  # its header holds the hashes of config and card
+    *_, stated = (line for line in (other / "README.md").read_text().splitlines() if line.startswith("(As the"))
+    (other / "README.md").write_text((other / "README.md").read_text().replace(f"{stated}\n\n", ""))
+    assert contents(other) == contents(again)
+
+
+@pytest.mark.versions
+def test_two_loads_of_each_format_are_identical_and_nothing_is_missing(lost, rescues, tmp_path):
+    """In a fresh process in another folder. (sentence-transformers: tests/ecosystem.)"""
+    outputs = [report.output for report in rescues.values()]
+    for seen in answer("what_users_load", tmp_path, lost, *outputs).values():
+        assert seen["missing"] == []
+        assert seen["equal"]
+        assert not seen["equal before"], "premise: the input's pooler is random"
+        assert seen["ids"] == [[2, 6, 7, 82, 3], [2, 10, 3, 0, 0]]

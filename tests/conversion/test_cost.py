@@ -14,16 +14,6 @@ from programs import CHILDREN
 MB = 1_000_000
 
 
-def make(place: Path, layers: int) -> int:
-    """`lost` and `donor`, of bert-base's width; returns the size of `lost` in bytes."""
-    config = {
-        "vocab_size": 500, "hidden_size": 768, "num_hidden_layers": layers, "num_attention_heads": 12,
-        "intermediate_size": 3072, "max_position_embeddings": 128, "type_vocab_size": 2,
-    }  # fmt: skip
-    write_sparse(place / "donor", config, pooler=0, lineage=0, every=False)
-    return write_sparse(place / "lost", config, pooler=None, lineage=0)
-
-
 class Cost(NamedTuple):
     size: int  # bytes of the checkpoint
     peak: int  # bytes of memory
@@ -32,7 +22,13 @@ class Cost(NamedTuple):
 
 
 def cost(place: Path, layers: int) -> Cost:
-    size = make(place, layers)
+    """Of converting a checkpoint of bert-base's width."""
+    config = {
+        "vocab_size": 500, "hidden_size": 768, "num_hidden_layers": layers, "num_attention_heads": 12,
+        "intermediate_size": 3072, "max_position_embeddings": 128, "type_vocab_size": 2,
+    }  # fmt: skip
+    write_sparse(place / "donor", config, pooler=0, lineage=0, every=False)
+    size = write_sparse(place / "lost", config, pooler=None, lineage=0)
     argv = [str(ROOT / "convert.py"), str(place / "lost"), "--pooler-from", str(place / "donor"), "--no-verify"]
     measured = [sys.executable, "-S", CHILDREN / "measured.py", sys.executable, *argv]
     done = subprocess.run(measured, capture_output=True, text=True, check=True)
@@ -42,40 +38,14 @@ def cost(place: Path, layers: int) -> Cost:
     return Cost(size, found["peak"], found["io"].get("rchar"), found["io"].get("wchar"))
 
 
-@pytest.fixture(scope="module")
-def costs(tmp_path_factory) -> tuple[Cost, Cost]:
-    """Of a small checkpoint and of one four times as large."""
-    small = cost(tmp_path_factory.mktemp("small"), layers=2)
-    large = cost(tmp_path_factory.mktemp("large"), layers=8)
-    assert 55 * MB < small.size < 65 * MB
-    assert 220 * MB < large.size < 260 * MB
-    return small, large
-
-
-def test_memory_is_below_150_mb_and_does_not_grow_with_the_checkpoint(costs):
-    small, large = costs
+@pytest.mark.skipif(sys.platform != "linux", reason="the bytes that a process moved are read from /proc")
+def test_memory_does_not_grow_with_the_checkpoint_and_every_byte_is_read_and_written_once(tmp_path):
+    """The bytes by the difference of two runs, so that what Python's imports read does not count."""
+    small, large = (cost(tmp_path / str(layers), layers) for layers in (2, 8))
     assert 20 * MB < small.peak < 150 * MB
     assert large.peak < 150 * MB
     assert abs(large.peak - small.peak) < 20 * MB
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the bytes that a process moved are read from /proc")
-def test_every_byte_is_read_once_and_written_once(costs):
-    """The difference of two runs, so that what Python's imports read does not count."""
-    small, large = costs
     grown = large.size - small.size
-    assert grown > 150 * MB
+    assert grown > 150 * MB, "premise"
     assert 0.99 < (large.read - small.read) / grown < 1.01
     assert 0.99 < (large.written - small.written) / grown < 1.01
-
-
-def test_neither_torch_nor_transformers_is_imported(tmp_path):
-    """In a whole conversion: `-X importtime` names each module that is imported on stderr."""
-    make(tmp_path, layers=1)
-    argv = [sys.executable, "-X", "importtime", str(ROOT / "convert.py"), str(tmp_path / "lost"), "--no-verify"]
-    done = subprocess.run([*argv, "--pooler-from", str(tmp_path / "donor")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-500:]
-    assert (tmp_path / "lost-pooled" / "model.safetensors").is_file()
-    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
-    assert {"numpy", "huggingface_hub"} <= imported
-    assert not imported & {"torch", "transformers", "safetensors", "tokenizers"}

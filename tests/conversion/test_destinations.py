@@ -1,4 +1,4 @@
-"""No output meets what the call reads or writes besides; nothing is replaced or cleared that is not this program's."""
+"""The destination: what it may not meet, what may be replaced, and when it gets its name. Kills: test_kills.py."""
 
 import errno
 import json
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, conversion
 from bert_pooled_mlm.convert import main
-from checkpoints import edit_json, snapshot, state
-from grafting import graft, join, refused, split
+from checkpoints import contents, edit_json, save_donor, save_lost, snapshot, state
+from grafting import graft, join, refused, rejected, split
 
 
 @pytest.fixture
 def call(place, monkeypatch, capsys):
-    """The command line in `place`; gives the exit code and what it says on stderr."""
+    """The command line in `place`; gives the exit code and what stderr has."""
     monkeypatch.chdir(place)
 
     def run(*argv: str, donor: bool = True) -> tuple[int, str]:
@@ -27,122 +27,167 @@ def call(place, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def earlier(place) -> Path:
+    """An output of an earlier call."""
+    graft(place / "checkpoint", place / "donor", place / "checkpoint-pooled")
+    return place / "checkpoint-pooled"
+
+
 # --- Several names in one call ---------------------------------------------------------------------------------------
 
 
-def test_an_input_is_not_replaced_by_the_output_of_another(place, call):
-    """`convert.py run/*` takes both; the second one's optimizer, too, would have been gone."""
-    graft(place / "checkpoint", place / "donor", place / "checkpoint-pooled")
-    before = state(place / "checkpoint-pooled")
-    code, said = call("checkpoint", "checkpoint-pooled", "--overwrite")
-    assert (code, said) == (
-        1, "error: checkpoint-pooled: is another checkpoint of this call itself; choose another folder with -o\n"
-    )  # fmt: skip
-    assert state(place / "checkpoint-pooled") == before
-
-
-def test_the_texts_are_not_replaced_by_the_output(place, call):
-    graft(place / "checkpoint", place / "donor", place / "out")
-    (place / "out" / "texts.txt").write_text("a\nb\n")
-    before = state(place / "out")
-    code, said = call("checkpoint", "--calibrate", "out/texts.txt", "-o", "out", "--overwrite")
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["checkpoint-pooled"], "is another checkpoint of this call itself; choose another folder with -o"),
+        (["--calibrate", "checkpoint-pooled/a.txt"], "is inside the texts checkpoint-pooled/a.txt, or around it;"),
+    ],
+    ids=["an input", "the texts"],
+)
+def test_what_the_call_reads_is_not_replaced_by_an_output(argv, message, place, earlier, call):
+    """`convert.py run/*` takes both a checkpoint and its output; the second one's optimizer would have been gone."""
+    (earlier / "a.txt").write_text("a\nb\n")
+    before = state(earlier)
+    code, printed = call("checkpoint", *argv, "--overwrite")
     assert code == 1
-    assert "out: is inside the texts out/texts.txt, or around it; choose a folder next to it with -o" in said
-    assert state(place / "out") == before
+    assert f"error: checkpoint-pooled: {message}" in printed
+    assert state(earlier) == before
 
 
 @pytest.mark.parametrize("where", [("-o", "out"), ()], ids=["-o", "beside, through a link"])
-def test_two_outputs_of_one_place_are_one_and_a_refusal(where, place, call):
-    """Of one name, or of one folder that is named in two ways; --overwrite is for what stood there before."""
+def test_the_second_of_two_outputs_of_one_place_is_an_error(where, place, call):
+    """Of one name, or of one folder that is named in two ways; --overwrite is for what was there before."""
     shutil.copytree(place / "checkpoint", place / "x" / "checkpoint")
     if where:
         shutil.copytree(place / "checkpoint", place / "y" / "checkpoint")
     else:
         (place / "y").symlink_to("x")
-    code, said = call("x/checkpoint", "y/checkpoint", "--overwrite", *where)
+    code, printed = call("x/checkpoint", "y/checkpoint", "--overwrite", *where)
     assert code == 1
-    assert said.count("\n") == 1
-    assert re.search(r"checkpoint(-pooled)?: is the output of an earlier checkpoint of this call itself", said)
+    assert printed.count("\n") == 1
+    assert re.search(r"checkpoint(-pooled)?: is the output of an earlier checkpoint of this call itself", printed)
     assert (place / ("out/checkpoint" if where else "x/checkpoint-pooled") / "config.json").is_file()
 
 
 def test_two_outputs_of_one_place_on_a_file_system_without_cases(place, call, monkeypatch):
-    shutil.copytree(place / "checkpoint", place / "x" / "Model")
-    shutil.copytree(place / "checkpoint", place / "y" / "model")
-    monkeypatch.setattr(os.path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
-    (place / "out" / "model").mkdir(parents=True)  # where os.path.exists finds `Model`
-    (place / "out" / "model").rmdir()
+    for name in ("x/Model", "y/model"):
+        shutil.copytree(place / "checkpoint", place / name)
     exists = os.path.exists
+    monkeypatch.setattr(os.path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
     monkeypatch.setattr(os.path, "exists", lambda path: exists(path) or str(path) == os.path.join("out", "model"))
-    code, said = call("x/Model", "y/model", "--overwrite", "-o", "out")
-    assert (code, said) == (
-        1, "error: out/model: the output of an earlier checkpoint of this call, the same folder under another path\n"
-    )  # fmt: skip
-
-
-def test_the_donor_of_a_later_checkpoint_is_not_replaced(place, call):
-    """By the output of an earlier one, which stood there before: the later would get another pooler in silence."""
-    graft(place / "checkpoint", place / "donor", place / "checkpoint-pooled")
-    shutil.copytree(place / "checkpoint", place / "later")
-    edit_json(place / "later" / "config.json", _name_or_path=str(place / "checkpoint-pooled"))
-    edit_json(place / "checkpoint" / "config.json", _name_or_path=str(place / "donor"))
-    before = state(place / "checkpoint-pooled")
-    code, said = call("checkpoint", "later", "--overwrite", donor=False)
+    code, printed = call("x/Model", "y/model", "--overwrite", "-o", "out")
     assert code == 1
-    assert said == "error: checkpoint-pooled: is a donor of later itself; choose another folder with -o\n"
-    assert state(place / "checkpoint-pooled") == before
+    assert printed.startswith("error: out/model: the output of an earlier checkpoint of this call, the same folder")
+
+
+def test_the_donor_of_a_later_checkpoint_is_not_replaced(place, earlier, call):
+    """By the output of an earlier one, which was there before: the later would get another pooler in silence."""
+    shutil.copytree(place / "checkpoint", place / "later")
+    edit_json(place / "later" / "config.json", _name_or_path=str(earlier))
+    edit_json(place / "checkpoint" / "config.json", _name_or_path=str(place / "donor"))
+    before = state(earlier)
+    code, printed = call("checkpoint", "later", "--overwrite", donor=False)
+    assert code == 1
+    assert printed == "error: checkpoint-pooled: is a donor of later itself; choose another folder with -o\n"
+    assert state(earlier) == before
     assert (place / "later-pooled").is_dir()
 
 
-# --- What stands at the destination ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("output", ["checkpoint", "checkpoint/out", "checkpoint/a/b", ".", "..", "link/out"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_destination_in_or_around_the_input_is_rejected(output, overwrite, place):
+    (place / "link").symlink_to("checkpoint")
+    match = r"inside the checkpoint .*, or around it; choose a folder next to it|checkpoint: is the checkpoint itself"
+    refused(place, match, output=output, overwrite=overwrite)
 
 
-def trained_on(out: Path) -> None:
-    BertPooledMLMForMaskedLM.from_pretrained(out).save_pretrained(out)
+@pytest.mark.parametrize(
+    ("output", "match"),
+    [
+        ("donor", "donor: holds files that this program did not write"),
+        ("donor/out", "inside the donor .*, or around it; choose a folder next to it"),
+        ("checkpoint-pooled", "checkpoint-pooled: is the donor itself; choose another folder"),
+    ],
+)
+def test_a_destination_at_or_in_the_donor_is_rejected(output, match, place, earlier):
+    refused(place, match, output=output, pooler_from=place / output.split("/")[0], overwrite=True)
 
 
-def edited_readme(out: Path) -> None:
-    (out / "README.md").write_text((out / "README.md").read_text() + "\nMy notes.\n")
+# --- What is at the destination --------------------------------------------------------------------------------------
+
+
+def make_link(target: str):
+    return lambda path: path.symlink_to(target)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a file", "a dead link", "a circle", "a link to a folder"])
+def test_a_destination_that_exists_is_rejected_and_overwrite_replaces_folders_alone(kind, place):
+    out = place / "out"
+    {
+        "a folder": out.mkdir,
+        "a file": out.touch,
+        "a dead link": lambda: out.symlink_to("absent"),
+        "a circle": lambda: out.symlink_to("out"),
+        "a link to a folder": lambda: out.symlink_to("donor"),
+    }[kind]()
+    refused(place, "out: exists already; choose another with -o, or replace it with --overwrite")
+    if kind != "a folder":
+        refused(place, "out: expected a folder, found something else; choose another with -o", overwrite=True)
+
+
+def test_overwrite_replaces_the_whole_folder(lost, donor, tmp_path):
+    other = save_donor(tmp_path / "other", seed=3)
+    graft(save_lost(tmp_path / "first", other), other, tmp_path / "x" / "out", format="pooled")
+    graft(lost, donor, tmp_path / "x" / "out", format="bert", overwrite=True)
+    graft(lost, donor, tmp_path / "y" / "out", format="bert")
+    assert contents(tmp_path / "x") == contents(tmp_path / "y")
+
+
+def write(name: str):
+    return lambda out: (out / name).write_text("mine")
 
 
 def manifest(value: object):
+    """Replaces what the weights' header holds of the other files."""
+
     def change(out: Path) -> None:
         header, body = split((out / "model.safetensors").read_bytes())
         header["__metadata__"][conversion.staging.MANIFEST] = value
-        text = json.dumps(header).replace('"@deep"', json.dumps("[" * 100_000)).encode()
+        text = json.dumps(header).encode()
         (out / "model.safetensors").write_bytes(join(text + b" " * (-len(text) % 8), body))
 
     return change
 
 
 OTHERS = {
-    "a thesis": (lambda out: (out / "thesis.tex").write_text("mine"), "thesis.tex"),
-    "a training's checkpoint": (lambda out: shutil.copytree(out, out / "checkpoint-500"), "checkpoint-500"),
-    "an empty folder": (lambda out: (out / "plots").mkdir(), "plots"),
-    "a hidden file": (lambda out: (out / ".gitattributes").write_text("x"), ".gitattributes"),
-    "a link": (lambda out: (out / "link").symlink_to("/"), "link"),
-    "a file in a folder of ours": (lambda out: (out / "2_Dense" / "notes").write_text("x"), "2_Dense/notes"),
-    "an edited README": (edited_readme, "README.md"),
-    "a save of the trained model": (trained_on, "model.safetensors"),
-    "a second model": (lambda out: shutil.copy(out / "2_Dense" / "model.safetensors",
-                                               out / "model-00001-of-00001.safetensors"), "model.safetensors"),
-    "a manifest of nothing": (manifest("{}"), "vocab.txt"),
-    "a manifest that is none": (manifest("[1]"), "vocab.txt"),
-    "a manifest that is deep": (manifest("@deep"), "vocab.txt"),
-    "no weights": (lambda out: (out / "model.safetensors").unlink(), "vocab.txt"),
-}  # fmt: skip
+    "thesis.tex": write("thesis.tex"),
+    "checkpoint-500": lambda out: shutil.copytree(out, out / "checkpoint-500"),
+    "plots": lambda out: (out / "plots").mkdir(),
+    ".gitattributes": write(".gitattributes"),
+    "link": lambda out: (out / "link").symlink_to("/"),
+    "2_Dense/notes": write("2_Dense/notes"),
+    "README.md": write("README.md"),
+    "a save of the trained model": lambda out: BertPooledMLMForMaskedLM.from_pretrained(out).save_pretrained(out),
+    "a second model": lambda out: shutil.copy(
+        out / "2_Dense" / "model.safetensors", out / "model-00001-of-00001.safetensors"
+    ),
+    "a manifest of nothing": manifest("{}"),
+    "a manifest that is none": manifest("[1]"),
+    "a manifest that is deep": manifest("[" * 100_000),
+    "no weights": lambda out: (out / "model.safetensors").unlink(),
+}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_overwrite_names_what_is_in_the_way_and_replaces_nothing(kind, place):
-    change, name = OTHERS[kind]
-    graft(place / "checkpoint", place / "donor", place / "out")
-    assert graft(place / "checkpoint", place / "donor", place / "out", overwrite=True).status == "converted", "premise"
-    change(place / "out")
-    said = refused(
-        place, r"out: holds files that this program did not write, or that have changed since: ", overwrite=True
-    )
-    assert re.search(rf"since: .*{re.escape(name)}.*; choose another folder with -o", said) or "more" in said
+    for overwrite in (False, True):
+        graft(place / "checkpoint", place / "donor", place / "out", overwrite=overwrite)
+    OTHERS[kind](place / "out")
+    match = r"out: holds files that this program did not write, or that have changed since: "
+    named = rejected(place, overwrite=True)
+    assert re.search(match, str(named))
+    assert (kind if " " not in kind else "README.md") in named.reason
 
 
 def test_the_home_folder_is_left_alone(place, call, monkeypatch):
@@ -151,61 +196,79 @@ def test_the_home_folder_is_left_alone(place, call, monkeypatch):
     (place / "home" / "documents" / "thesis.tex").write_text("mine")
     before = snapshot(place)
     for output in ("~", "~/", str(place / "home"), "~/documents/.."):
-        code, said = call("checkpoint", "-o", output, "--overwrite")
+        code, printed = call("checkpoint", "-o", output, "--overwrite")
         assert code == 1
-        assert "holds files that this program did not write" in said
-        assert "documents" in said
+        assert "holds files that this program did not write" in printed
+        assert "documents" in printed
     assert snapshot(place) == before
 
 
-# --- What is removed, and what is not -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ends", ["refused", "converted"])
-def test_folders_that_only_look_like_ours_stay(ends, place):
-    ours = conversion.staging._prefix(place / "out")
-    names = [".out.replaced", ".out", ".out.tmp", ".out.tmp-elsewhere-4194305-0123abcd", f"{ours}notes"]
-    names += [f"{ours}4194305", f"{ours}4194305-0123abcd-mine", f"{ours}4194305-mine"]
-    for name in names:
-        (place / name).mkdir()
-        (place / name / "mine").write_text("mine")
-    stale = place / f"{ours}4194305-0123abcd"  # above the largest number of a process: one that is dead
-    stale.mkdir()
-    link = place / f"{ours}4194305-0123abce"
+@pytest.mark.parametrize("unrelated", [True, False], ids=["an error", "converted"])
+def test_what_a_dead_run_left_is_removed_and_folders_that_only_look_like_that_stay(unrelated, place, stranger):
+    ours, dead = conversion.staging._prefix(place / "out"), 4194305  # above the largest number of a process
+    stale = [place / f"{ours}{dead}-0123abcd", place / f"{ours}{os.getpid()}-0123abcd"]  # of an earlier container
+    others = [".out.replaced", ".out", ".out.tmp", f".out.tmp-elsewhere-{dead}-0123abcd", f"{ours}notes"]
+    others += [f"{ours}{dead}", f"{ours}{dead}-0123abcd-mine", f"{ours}{dead}-mine"]
+    for folder in (*stale, *(place / name for name in others)):
+        folder.mkdir()
+        (folder / "mine").write_text("mine")
+    link = place / f"{ours}{dead}-0123abce"
     link.symlink_to("donor")
-    if ends == "converted":
-        graft(place / "checkpoint", place / "donor", place / "out")
-    else:
+    if unrelated:
         with pytest.raises(conversion.errors.ConversionError, match="is not related"):
-            graft(place / "checkpoint", save_stranger(place), place / "out")
-    assert not stale.exists(), "premise"
+            graft(place / "checkpoint", stranger, place / "out")
+    else:
+        graft(place / "checkpoint", place / "donor", place / "out")
+    assert not any(folder.exists() for folder in stale)
     assert link.is_symlink()
-    assert all((place / name / "mine").read_text() == "mine" for name in names)
+    assert all((place / name / "mine").read_text() == "mine" for name in others)
 
 
-def save_stranger(place: Path) -> Path:
-    tensors = split((place / "donor" / "model.safetensors").read_bytes())
-    folder = shutil.copytree(place / "donor", place / "stranger")
-    (folder / "model.safetensors").write_bytes(join(tensors[0], os.urandom(16) + b"\0" * (len(tensors[1]) - 16)))
-    return folder
+# --- The file system -------------------------------------------------------------------------------------------------
 
 
-# --- What a file system can't do -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077], ids=oct)
+def test_modes_follow_the_umask(umask, checkpoint, donor, out):
+    (checkpoint / "model.safetensors").chmod(0o600)  # as transformers 5.x leaves it
+    (checkpoint / "vocab.txt").chmod(0o755)
+    before = os.umask(umask)
+    try:
+        graft(checkpoint, donor)
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o777 for path in [out, *out.rglob("*")]}
+    assert modes == {path: (0o777 if path.is_dir() else 0o666) & ~umask for path in modes}
 
 
-@pytest.mark.parametrize("code", ["EINVAL", "ENOTSUP", "ENOSYS", "EBADF"])
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the path of a descriptor is read from /proc")
+def test_all_is_on_disk_before_it_gets_its_name(lost, donor, tmp_path, monkeypatch):
+    """Every file and every folder's list of files are flushed, then the folder is renamed, then the rename is."""
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, target: (done.append("rename"), rename(path, target))[1])
+    out = tmp_path / "deep" / "out"
+    graft(lost, donor, out)
+    renamed = done.index("rename")
+    building = next(path.parent for path in done if path.name == "config.json" and out.parent in path.parents)
+    flushed = {path.relative_to(building).as_posix() for path in done[:renamed]}
+    assert flushed == {path.relative_to(out).as_posix() for path in out.rglob("*")} | {"."}
+    assert out.parent in done[renamed:]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF], ids=errno.errorcode.get)
 def test_a_file_system_that_cannot_flush_a_folder_is_fine(code, place, monkeypatch):
-    flush, refusals = os.fsync, []
+    flush, failed = os.fsync, []
 
     def fsync(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            refusals.append(code)
-            raise OSError(getattr(errno, code), "no")
+            failed.append(code)
+            raise OSError(code, "no")
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
     assert graft(place / "checkpoint", place / "donor", place / "out").status == "converted"
-    assert len(refusals) == 4, "three folders, and that of the output"
+    assert len(failed) == 4, "three folders, and that of the output"
 
 
 def test_what_fails_once_it_has_its_name_is_no_failure(place, call, monkeypatch):
@@ -228,3 +291,25 @@ def test_a_read_only_destination_is_found_before_the_work(dry_run, output, place
     monkeypatch.setattr(os, "access", lambda path, mode: not os.path.samefile(path, place))
     monkeypatch.setattr(conversion.donors.Donors, "find", None)
     refused(place, r"place: can't be written into; choose another folder with -o", output=output, dry_run=dry_run)
+
+
+def test_a_destination_below_a_file_is_found_too(place):
+    (place / "file").touch()
+    refused(place, "file: can't be written into; choose another folder with -o", output="file/deep/out")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "output"),
+    [
+        ("mkdir", errno.EACCES, "out"),
+        ("fsync", errno.ENOSPC, "a/b/out"),
+        ("rename", errno.EROFS, "out"),
+        ("rename", errno.EROFS, "a/b/out"),
+    ],
+)
+def test_what_the_system_rejects_while_it_is_written_is_one_line(name, number, output, place, monkeypatch):
+    def fail(path, *args, **kwargs):
+        raise OSError(number, os.strerror(number), None if name == "fsync" else str(path))
+
+    monkeypatch.setattr(os, name, fail)
+    assert "out" in refused(place, f"{os.strerror(number)}; nothing was written", output=output), "where"

@@ -4,7 +4,6 @@ Hypothesis edits a file of the checkpoint or of the donor; `--fuzz-cases N` sets
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -19,17 +18,12 @@ import torch
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, ConversionError, convert
 from checkpoints import LAYER_NORM, POOLER, bits, renamed, save_donor, save_lost, save_weights, snapshot, stored
 from grafting import in_time, join, split
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-TINY = {
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "max_position_embeddings": 8,
-}
+TINY = dict.fromkeys(("hidden_size", "intermediate_size", "max_position_embeddings"), 8)
+TINY |= {"num_hidden_layers": 1, "num_attention_heads": 2}
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -54,14 +48,14 @@ ODD = (
     "bert-base-uncased", "bert_pooled_mlm", "BertForMaskedLM", "F32", "F16", "F64", "I64", "BOOL", "F8_E4M3",
     *SOURCES, "someone/kernel", {"x": {"impl": "evil.Pipeline"}}, [], {}, [[]], [0], [1, 2], {"": None},
 )  # fmt: skip
-VALUES = st.one_of(
-    st.sampled_from(ODD),
-    st.integers(-10, 300),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=8),
-    st.lists(st.integers(-1, 100), max_size=4),
-    st.dictionaries(st.text(max_size=4), st.sampled_from(ODD), max_size=3),
+VALUES = (
+    st.sampled_from(ODD)
+    | st.integers(-10, 300)
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.lists(st.integers(-1, 100), max_size=4)
+    | st.dictionaries(st.text(max_size=4), st.sampled_from(ODD), max_size=3)
 )
 YAML = (
     "!!int ''", "!!timestamp x", "!!binary x", "!!python/object:os.system x", "!!set {a}", "!!omap [a]", "2020-01-01",
@@ -82,17 +76,6 @@ class Second(str):
     __hash__ = object.__hash__
 
 
-@dataclasses.dataclass(repr=False)
-class Edited:
-    """The files of a folder, and what was changed in them."""
-
-    edits: list[str]
-    files: dict[str, bytes | str]  # "directory" or "link": what there is instead of a file
-
-    def __repr__(self) -> str:
-        return "; ".join(self.edits)
-
-
 @st.composite
 def other_keys(draw, key: str, keys: list[str]) -> str:
     ways = (
@@ -104,14 +87,14 @@ def other_keys(draw, key: str, keys: list[str]) -> str:
 
 
 @st.composite
-def edited_json(draw, value: object, note: list[str]) -> object:
+def edited_json(draw, value: object) -> object:
     """`value` with one thing changed, at any depth."""
     if isinstance(value, dict) and value:
         key, other = draw(st.sampled_from(list(value))), draw(st.sampled_from(list(value)))
         way = draw(st.sampled_from(("inside", "inside", "inside", "rename", "remove", "add", "repeat", "exchange")))
-        note.append(f"{way} {key[:60]!r}")
+        note(f"{way} {key[:60]!r}")
         if way == "inside":
-            return {**value, key: draw(edited_json(value[key], note))}
+            return {**value, key: draw(edited_json(value[key]))}
         if way == "rename":
             name = draw(other_keys(key, list(value)))
             return {name if old == key else old: held for old, held in value.items()}
@@ -125,80 +108,76 @@ def edited_json(draw, value: object, note: list[str]) -> object:
     if isinstance(value, list) and value:
         at = draw(st.integers(0, len(value) - 1))
         new = draw(st.sampled_from(([], [value[at]] * 2, None)))
-        note.append(f"[{at}]")
-        return [*value[:at], *([draw(edited_json(value[at], note))] if new is None else new), *value[at + 1 :]]
-    if isinstance(value, int) and not isinstance(value, bool) and draw(st.booleans()):
-        new = value + draw(st.sampled_from((-8, -4, -1, 1, 4, 8, 32)))
-    else:
-        new = draw(VALUES)
-    note.append(f"{value!r:.60} -> {new!r:.60}")
+        return [*value[:at], *([draw(edited_json(value[at]))] if new is None else new), *value[at + 1 :]]
+    near = isinstance(value, int) and not isinstance(value, bool) and draw(st.booleans())
+    new = value + draw(st.sampled_from((-8, -4, -1, 1, 4, 8, 32))) if near else draw(VALUES)
+    note(f"{value!r:.60} -> {new!r:.60}")
     return new
 
 
 @st.composite
-def edited_bytes(draw, blob: bytes, note: list[str], reach: int | None = None) -> bytes:
+def edited_bytes(draw, blob: bytes, reach: int | None = None) -> bytes:
     """`blob` cut, extended, or with some bytes changed in its first `reach` ones."""
     at = draw(st.integers(0, min(reach or len(blob), max(len(blob) - 1, 0))))
     some = draw(st.binary(min_size=1, max_size=4) | st.sampled_from((b"\xff\xfe", b"\0" * 8, b"[" * 9, b"NaN", b"\n")))
-    ways = {
-        "flip": blob[:at] + some + blob[at + len(some) :],
-        "cut": blob[:at],
-        "extend": blob + some,
-        "insert": blob[:at] + some + blob[at:],
-    }
+    ways = {"flip": blob[at + len(some) :], "cut": b"", "insert": blob[at:]}
     way = draw(st.sampled_from(list(ways)))
-    note.append(f"{way} at {at}: {some[:8]!r}")
-    return ways[way]
+    note(f"{way} at {at}: {some[:8]!r}")
+    return blob[:at] + (b"" if way == "cut" else some) + ways[way]
 
 
 @st.composite
-def edited_safetensors(draw, blob: bytes, note: list[str]) -> bytes:
+def edited_safetensors(draw, blob: bytes) -> bytes:
     length = int.from_bytes(blob[:8], "little")
     text, data = blob[8 : 8 + length], blob[8 + length :]
     way = draw(st.sampled_from(("header", "header", "header", "header", "length", "text", "anywhere")))
-    note.append(way)
     if way == "anywhere":
-        return draw(edited_bytes(blob, note))
+        return draw(edited_bytes(blob))
     if way == "length":
         length = draw(st.sampled_from((0, 1, length - 1, length + 1, len(blob), 1 << 31, (1 << 64) - 1)))
+        note(f"header of {length} bytes")
         return length.to_bytes(8, "little") + text + data
-    text = draw(edited_bytes(text, note)) if way == "text" else draw(edited_json(json.loads(text), note))
-    return join(text, data)
+    return join(draw(edited_bytes(text)) if way == "text" else draw(edited_json(json.loads(text))), data)
 
 
 @st.composite
-def edited_card(draw, blob: bytes, note: list[str]) -> bytes:
+def edited_card(draw, blob: bytes) -> bytes:
     if draw(st.booleans()):
-        return draw(edited_bytes(blob, note))
+        return draw(edited_bytes(blob))
     values = st.sampled_from(YAML) | VALUES.map(json.dumps)
     lines = draw(st.lists(st.tuples(st.sampled_from(CARD_KEYS), values), max_size=3))
-    note.append(f"{lines!r:.200}")
     head = "".join(f"{key}: {value}\n" for key, value in lines).encode()
     fence = draw(st.sampled_from((b"---\n", b"---", b"--- \n", b"", b"---\r\n")))
     return b"---\n" + head + fence + b"\n# A model\n" + draw(st.sampled_from(BODIES))
 
 
+class Files(dict):
+    """A folder's files; "directory" and "link" are what there is instead of a file."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} files"
+
+
 @st.composite
-def edited_files(draw, files: dict[str, bytes], names: list[str]) -> Edited:
+def edited_files(draw, files: dict[str, bytes], names: list[str]) -> Files:
     """A folder in which up to two edits were made to files of these names."""
-    edited = Edited([], dict(files))
-    for _ in range(draw(st.integers(0, 2))):
-        name = draw(st.sampled_from(names))
-        blob, note = edited.files[name], [name]
+    edited = Files(files)
+    for name in draw(st.lists(st.sampled_from(names), max_size=2)):
+        blob = edited[name]
+        note(name)
         if not isinstance(blob, bytes):
             continue
         with contextlib.suppress(ValueError):  # the first edit may have left nothing to parse
             if draw(st.integers(0, 30)) == 30:
-                edited.files[name] = draw(st.sampled_from(("directory", "link")))
+                edited[name] = draw(st.sampled_from(("directory", "link")))
             elif name.endswith(".safetensors") and len(blob) > 8:
-                edited.files[name] = draw(edited_safetensors(blob, note))
+                edited[name] = draw(edited_safetensors(blob))
             elif name == "README.md":
-                edited.files[name] = draw(edited_card(blob, note))
+                edited[name] = draw(edited_card(blob))
             elif name.endswith(".json") and draw(st.integers(0, 4)) < 4:
-                edited.files[name] = json.dumps(draw(edited_json(json.loads(blob), note))).encode()
+                edited[name] = json.dumps(draw(edited_json(json.loads(blob)))).encode()
             else:
-                edited.files[name] = draw(edited_bytes(blob, note, 3000 if name.endswith(".bin") else None))
-        edited.edits.append(", ".join(note))
+                edited[name] = draw(edited_bytes(blob, 3000 if name.endswith(".bin") else None))
     return edited
 
 
@@ -216,24 +195,19 @@ def lay_out(folder: Path, files: dict[str, bytes | str]) -> None:
             (folder / name).write_bytes(held)
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def tensors_of(files: dict[str, bytes]) -> dict[str, torch.Tensor]:
-    """The weights of a folder as safetensors and torch read them, without the converter."""
+    """The weights of a folder as torch and safetensors read them, the latter without the metadata that it rejects."""
     found = {}
     for name, blob in files.items():
         if name.endswith(".bin"):
             found |= torch.load(io.BytesIO(blob), weights_only=True)
         elif name.endswith(".safetensors"):
-            found |= load(blob)
-    return found
-
-
-def without_metadata(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The converter reads a file whose metadata safetensors rejects."""
-    found = dict(files)
-    for name, blob in files.items():
-        if name.endswith(".safetensors"):
             header, body = split(blob)
-            found[name] = join({key: entry for key, entry in header.items() if key != "__metadata__"}, body)
+            found |= load(join({key: entry for key, entry in header.items() if key != "__metadata__"}, body))
     return found
 
 
@@ -248,17 +222,15 @@ def todays(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def check_output(output: Path, checkpoint: dict[str, bytes], donor: dict[str, bytes], base: set[str]) -> None:
     """Every tensor of the checkpoint bit for bit, the donor's pooler, and files that their readers accept."""
-    expected = {
-        key: tensor for key, tensor in todays(tensors_of(without_metadata(checkpoint))).items() if key not in DROPPED
-    }
+    expected = {key: it for key, it in todays(tensors_of(checkpoint)).items() if key not in DROPPED}
     if json.loads(checkpoint["config.json"]).get("tie_word_embeddings", True) is not False:
         for copy, original in TIED.items():
             if copy in expected:
                 expected.setdefault(original, expected.pop(copy))
     if not expected.keys() >= {*POOLER}:
-        given = todays(tensors_of(without_metadata(donor)))
+        given = todays(tensors_of(donor))
         expected |= {key: given[key if key in given else key.removeprefix("bert.")] for key in POOLER}
-    written = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    written = files_of(output)
     tensors = tensors_of(written)
     assert bits(tensors) == bits(expected)
     assert base <= tensors.keys() <= base | TIED.keys()
@@ -275,50 +247,38 @@ def check_output(output: Path, checkpoint: dict[str, bytes], donor: dict[str, by
     assert isinstance(huggingface_hub.metadata_load(output / "README.md"), dict)
 
 
-@dataclasses.dataclass
-class Material:
-    """Folders to start from, as bytes; `base` holds the names that an output must have."""
-
-    folders: dict[str, dict[str, bytes]]
-    base: set[str]
-    place: Path
-
-    def attempt(self, checkpoint: dict, donor: dict, named: bool, given: bool, format: str) -> str:
-        """Converts, checks the outcome, and returns which it was.
-
-        Args:
-            named: Whether config.json names the donor.
-            given: Whether the call does.
-        """
-        with tempfile.TemporaryDirectory(dir=self.place) as work:
-            work = Path(work)
-            if named:
-                config = json.loads(checkpoint["config.json"]) | {"_name_or_path": str(work / "donor")}
-                checkpoint = checkpoint | {"config.json": json.dumps(config).encode()}
-            lay_out(work / "checkpoint", checkpoint)
-            lay_out(work / "donor", donor)
-            before = snapshot(work)
-            options = {"pooler_from": work / "donor"} if given else {}
-            try:
-                with in_time(SECONDS):
-                    report = convert(work / "checkpoint", work / "out", format=format, verify=False, **options)
-            except ConversionError as error:
-                line = str(error)
-                assert line.isprintable(), "not one line"
-                assert len(line) <= LINE
-                assert snapshot(work) == before
-                return "error"
-            after = snapshot(work)
-            assert {name: held for name, held in after.items() if name.split("/")[0] != "out"} == before
-            if report.status == "already pooled":
-                assert after == before
-            else:
-                check_output(work / "out", checkpoint, donor, self.base)
-            return report.status
+def attempt(place: Path, base: set[str], checkpoint: dict, donor: dict, named: bool, format: str) -> str:
+    """Converts, checks the outcome, and returns which it was; `named`: the donor by config.json, not by the call."""
+    with tempfile.TemporaryDirectory(dir=place) as work:
+        work = Path(work)
+        if named:
+            config = json.loads(checkpoint["config.json"]) | {"_name_or_path": str(work / "donor")}
+            checkpoint = checkpoint | {"config.json": json.dumps(config).encode()}
+        lay_out(work / "checkpoint", checkpoint)
+        lay_out(work / "donor", donor)
+        before = snapshot(work)
+        options = {} if named else {"pooler_from": work / "donor"}
+        try:
+            with in_time(SECONDS):
+                report = convert(work / "checkpoint", work / "out", format=format, verify=False, **options)
+        except ConversionError as error:
+            line = str(error)
+            assert line.isprintable(), "not one line"
+            assert len(line) <= LINE
+            assert snapshot(work) == before
+            return "error"
+        after = snapshot(work)
+        assert {name: held for name, held in after.items() if name.split("/")[0] != "out"} == before
+        if report.status == "already pooled":
+            assert after == before
+        else:
+            check_output(work / "out", checkpoint, donor, base)
+        return report.status
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory) -> Material:
+def folders(tmp_path_factory) -> dict[str, dict[str, bytes]]:
+    """Folders to start from, as bytes."""
     place = tmp_path_factory.mktemp("fuzz")
     save_donor(place / "donor", **TINY)
     state = stored(save_lost(place / "single", place / "donor"))
@@ -326,12 +286,7 @@ def material(tmp_path_factory) -> Material:
         save_weights(Path(shutil.copytree(place / "single", place / kind)), state, *layout)
     shutil.copytree(place / "donor", place / "pooled")
     BertPooledMLMForMaskedLM.from_pretrained(place / "donor").save_pretrained(place / "pooled")
-    folders = {}
-    for kind in ("donor", "single", "sharded", "bin", "pooled"):
-        (place / kind / "README.md").write_bytes(CARD)
-        folders[kind] = {path.name: path.read_bytes() for path in (place / kind).iterdir() if path.is_file()}
-    assert len([name for name in folders["sharded"] if name.endswith(".safetensors")]) > 1
-    return Material(folders, set(state) | {*POOLER}, place)
+    return {folder.name: files_of(folder) | {"README.md": CARD} for folder in place.iterdir()}
 
 
 TARGETS = {
@@ -346,12 +301,12 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_edited_folder_gives_a_correct_output_or_an_error_of_one_line(target, material, request, monkeypatch):
+def test_an_edited_folder_gives_a_correct_output_or_an_error(target, folders, tmp_path, request, monkeypatch):
     kind, endings = TARGETS[target]
-    names = [name for name in sorted(material.folders[kind]) if f"/{name}".endswith(endings)]
-    assert names
+    names = [name for name in sorted(folders[kind]) if f"/{name}".endswith(endings)]
+    original = folders["single" if kind == "donor" else kind]
     cases = max(1, request.config.getoption("--fuzz-cases") // len(TARGETS))
-    outcomes = Counter()
+    outcomes, base = Counter(), {*load(folders["single"]["model.safetensors"]), *POOLER}
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # flushing to disk is most of a tiny conversion's time
 
     @settings(
@@ -362,16 +317,11 @@ def test_an_edited_folder_gives_a_correct_output_or_an_error_of_one_line(target,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
     )
-    @given(
-        edited=edited_files(material.folders[kind], names),
-        found=st.booleans(),
-        format=st.sampled_from(("pooled", "bert")),
-    )
-    def run(edited, found, format):
-        donor = edited.files if kind == "donor" else material.folders["donor"]
-        checkpoint = material.folders["single"] if kind == "donor" else edited.files
-        whole = checkpoint["config.json"] == material.folders["single" if kind == "donor" else kind]["config.json"]
-        outcomes[material.attempt(checkpoint, donor, found and whole, not found, format)] += 1
+    @given(edited_files(folders[kind], names), st.booleans(), st.sampled_from(("pooled", "bert")))
+    def run(edited, named, format):
+        checkpoint, donor = (original, edited) if kind == "donor" else (edited, folders["donor"])
+        named &= checkpoint["config.json"] == original["config.json"]
+        outcomes[attempt(tmp_path, base, checkpoint, donor, named, format)] += 1
 
     run()
     if cases >= 20:

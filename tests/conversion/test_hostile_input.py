@@ -3,15 +3,13 @@
 import json
 import os
 import re
-import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 from bert_pooled_mlm import ConversionError, conversion
 from bert_pooled_mlm.convert import main
-from checkpoints import FORMATS, POOLER, edit_json, save_weights, stored
-from grafting import LINEAGE, config_of, graft, refused
+from checkpoints import FORMATS, POOLER, edit_json
+from grafting import config_of, graft, refused
 from transformers import BertConfig
 
 # config.json.
@@ -49,12 +47,11 @@ def test_foreign_fields_stay_behind_and_are_named(format, checkpoint, donor, out
     assert "\x1b" not in str(report)
 
 
-@pytest.mark.parametrize("name", UNFIT)
-def test_a_field_of_another_type_or_size_stays_behind(name, checkpoint, donor, out):
-    edit_json(checkpoint / "config.json", **{name: UNFIT[name]})
+def test_fields_of_another_type_or_size_stay_behind(checkpoint, donor, out):
+    edit_json(checkpoint / "config.json", **UNFIT)
     report = graft(checkpoint, donor, format="bert")
-    assert name not in config_of(out)
-    assert f"config.json's {name}" in report.dropped
+    assert not UNFIT.keys() & config_of(out).keys()
+    assert {f"config.json's {name}" for name in UNFIT} <= {*report.dropped}
 
 
 def test_the_report_on_many_fields_is_short(checkpoint, donor):
@@ -215,21 +212,3 @@ def test_too_little_memory_is_one_line(place, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: {place / 'checkpoint'}: needs more memory")
     assert error.count("\n") == 1
-
-
-def test_a_pickle_in_another_byte_order_is_read_as_torch_reads_it(place):
-    """Its bytes are not those of the tensor."""
-    plain = stored(place / "checkpoint")
-    save_weights(place / "checkpoint", plain, kind="bin")
-    file = place / "checkpoint" / "pytorch_model.bin"
-    with zipfile.ZipFile(file) as old:
-        records = {name: old.read(name) for name in old.namelist()}
-    with zipfile.ZipFile(file, "w") as new:
-        for name, data in records.items():
-            if name.endswith("/byteorder"):
-                data = b"big"
-            elif "/data/" in name:
-                data = b"".join(data[at : at + 4][::-1] for at in range(0, len(data), 4))
-            new.writestr(name, data)
-    graft(place / "checkpoint", place / "donor", place / "out")
-    assert torch.equal(stored(place / "out")[LINEAGE], plain[LINEAGE])

@@ -1,13 +1,10 @@
 """Whenever a run ends, by a kill, an interrupt or a full disk: the input whole, the output complete or absent."""
 
-import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-from bert_pooled_mlm import convert
 from checkpoints import save_donor, save_lost, snapshot
 from grafting import Conversions, graft
 from safetensors.torch import load_file
@@ -38,9 +35,9 @@ class Scene:
 
     def __init__(self, originals: Path, place: Path, server: Conversions, old: bool):
         self.originals, self.place, self.out, self.server, self.old = originals, place, place / "out", server, old
-        shutil.copytree(originals / "donor", place / "donor")
-        shutil.copytree(originals / "lost", place / "lost")
-        self.states = {"old": snapshot(originals / "old" / "out"), "new": snapshot(originals / "new" / "out")}
+        for name in ("donor", "lost"):
+            shutil.copytree(originals / name, place / name)
+        self.states = {name: snapshot(originals / name / "out") for name in ("old", "new")}
         self.before = snapshot(place)
         self.argv = (place / "lost", "--pooler-from", place / "donor", "-o", self.out, *(["--overwrite"] * old))
         self.renew()
@@ -82,11 +79,6 @@ class Scene:
         held = snapshot(self.place / name)
         return next((state for state, expected in self.states.items() if held == expected), "incomplete")
 
-    def put_aside(self) -> str:
-        """The state of what waits in the staging folder for the new one to take its place."""
-        (staging,) = self.leftovers()
-        return self.state_of(f"{staging}/replaced")
-
     def leftovers(self) -> list[str]:
         return sorted({path.name for path in self.place.iterdir()} - {"lost", "donor", "out"})
 
@@ -94,11 +86,6 @@ class Scene:
 @pytest.fixture(params=[False, True], ids=["new", "overwrite"])
 def scene(request, originals, tmp_path, server) -> Scene:
     return Scene(originals, tmp_path, server, old=request.param)
-
-
-@pytest.fixture
-def new_scene(originals, tmp_path, server) -> Scene:
-    return Scene(originals, tmp_path, server, old=False)
 
 
 def assert_one_line(text: str) -> None:
@@ -113,7 +100,8 @@ def test_a_kill_at_any_step_leaves_a_complete_output_or_none_and_the_next_run_cl
         assert scene.run(at=at, signal=signal.SIGKILL)["code"] == -signal.SIGKILL
         states.append(scene.state())
         if states[-1] == "none" and scene.old:
-            assert scene.put_aside() == "old"
+            (staging,) = scene.leftovers()
+            assert scene.state_of(f"{staging}/replaced") == "old"
             states[-1] = "replaced"
         again = scene.run()
         if states[-1] == "new" and not scene.old:
@@ -159,8 +147,8 @@ def test_a_signal_at_any_step_leaves_nothing_behind(number, scene):
     assert states == {"old" if scene.old else "none", "new"}
 
 
-def test_a_second_run_to_the_same_place_leaves_the_first_ones_folder_alone(new_scene):
-    scene = new_scene
+def test_a_second_run_to_the_same_place_leaves_the_first_ones_folder_alone(originals, server, tmp_path):
+    scene = Scene(originals, tmp_path, server, old=False)
     first = scene.run(at=scene.naming(), signal=signal.SIGSTOP)
     assert "code" not in first, "it has ended, instead of being stopped"
     (building,) = scene.leftovers()
@@ -178,31 +166,7 @@ def test_a_second_run_to_the_same_place_leaves_the_first_ones_folder_alone(new_s
     assert {path: path.stat().st_mtime_ns for path in scene.out.iterdir()} == written, "replaced without --overwrite"
 
 
-def test_a_folder_of_a_dead_run_with_our_own_number_is_stale(new_scene):
-    """As in a container, where each run is process 1 of the same host."""
-    scene = new_scene
-    killed = scene.run(at=scene.naming(), signal=signal.SIGKILL)
-    (stale,) = scene.leftovers()
-    assert str(killed["pid"]) in stale
-    (scene.place / stale).rename(scene.place / stale.replace(str(killed["pid"]), str(os.getpid())))
-    convert(scene.place / "lost", scene.out, pooler_from=scene.place / "donor", verify=False)
-    assert (scene.state(), scene.leftovers()) == ("new", [])
-
-
 # --- What a file system refuses --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def to(originals, server):
-    """A conversion to a place that is refused in one line; gives the line."""
-
-    def run(output: Path) -> str:
-        done = server.run(originals / "lost", "--pooler-from", originals / "donor", "-o", output)
-        assert done["code"] == 1
-        assert_one_line(done["err"])
-        return done["err"]
-
-    return run
 
 
 @pytest.mark.parametrize("limit", [0, 1000, -1])
@@ -216,56 +180,6 @@ def test_a_limit_on_file_sizes_is_one_line(limit, scene, originals):
     assert "File too large" in run["err"]
     assert str(scene.out) in run["err"]
     assert (scene.state(), scene.leftovers()) == ("old" if scene.old else "none", [])
-
-
-@pytest.fixture
-def mounted(tmp_path):
-    """A function that mounts a small file system of its own; root only, and a skip that says so elsewhere."""
-    places = []
-
-    def mount(options: str) -> Path:
-        place = tmp_path / f"mounted{len(places)}"
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError as error:
-            pytest.skip(f"no mount command: {error}")
-        if done.returncode:
-            pytest.skip(f"mounting a tmpfs needs root: {done.stderr.strip()}")
-        places.append(place)
-        return place
-
-    yield mount
-    for place in places:
-        subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_full_disk_is_one_line(originals, server, mounted, to):
-    """In pages of 4 KiB: from too small for the tensors, which the plan sees, to one page short of all files."""
-    files = [path for path in (originals / "new" / "out").rglob("*") if path.is_file()]
-    weights = -(-(originals / "new" / "out" / "model.safetensors").stat().st_size // 4096)
-    pages = sum(-(-path.stat().st_size // 4096) for path in files)
-    small = mounted(f"size={4 * (pages + 64)}k")
-    planned = 0
-    for free in (1, weights - 1, weights + 1, pages - 6, pages - 1):
-        filler = small / "filler"
-        filler.write_bytes(b"x" * 4096 * (pages + 64 - free))
-        error = to(small / "deep" / "out")
-        assert str(small) in error
-        planned += "make room" in error
-        assert "make room" in error or "No space left" in error
-        assert list(small.iterdir()) == [filler]
-        filler.unlink()
-    assert 0 < planned < 5
-    assert server.run(originals / "lost", "--pooler-from", originals / "donor", "-o", small / "out")["code"] == 0
-    assert snapshot(small / "out") == snapshot(originals / "new" / "out")
-
-
-def test_a_destination_below_a_file_is_one_line(to, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    assert "file: can't be written into; choose another folder with -o" in to(tmp_path / "file" / "deep" / "out")
-    assert snapshot(tmp_path) == {".": None, "file": b"mine"}
 
 
 def test_a_destination_with_a_name_that_the_file_system_does_not_take_is_one_line(originals, server, tmp_path):

@@ -3,29 +3,18 @@
 import json
 import shlex
 import shutil
-from pathlib import Path
 
 import hub_faults as faults
 import pytest
 from bert_pooled_mlm import ConversionError, convert
 from checkpoints import POOLER, contents, save_weights, stored
-from grafting import Conversions, graft
+from grafting import graft
 from hub_faults import User
 from hub_server import HubServer
 from programs import answer
 
 REPO = "user/rescued"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def online(server, home):
-    with Conversions(**server.environment(home), HF_HUB_DOWNLOAD_TIMEOUT="2") as conversions:
-        yield conversions
+TIME_LIMITS = {"HF_HUB_DOWNLOAD_TIMEOUT": "2"}
 
 
 @pytest.fixture
@@ -155,27 +144,9 @@ FAILURES = {
     "no token": (None, None, NO_TOKEN),
     "a bad token": ("hf_bad", None, NO_TOKEN),
     "no right": (HubServer.STRANGER, None, "the token may not write there (You don't have the rights"),
-    "a protected branch": (
-        OWNER,
-        faults.status(403, X_Error_Message="The branch is protected"),
-        "the token may not write there (The branch is protected); use one that may (HF_TOKEN), or offer the output as "
-        "a pull request: --create-pr",
-    ),
-    "over its quota": (
-        OWNER,
-        faults.status(507, X_Error_Message="Storage limit reached"),
-        "the Hub has no room for it (Storage limit reached); free some storage there, or push elsewhere",
-    ),
-    "a commit meanwhile": (
-        OWNER,
-        faults.status(412, X_Error_Message="A commit has happened since"),
-        "was changed while it was written (A commit has happened since)",
-    ),
-    "a request that it does not understand": (
-        OWNER,
-        faults.status(400, X_Error_Message="Bad README"),
-        "answered 400 (Bad README)",
-    ),
+    "a protected branch": (OWNER, faults.status(403, X_Error_Message="No"), "(No); use one that may (HF_TOKEN), or"),
+    "over its quota": (OWNER, faults.status(507, X_Error_Message="Full"), "the Hub has no room for it (Full); free"),
+    "a commit meanwhile": (OWNER, faults.status(412), "was changed while it was written ("),
     "a Hub that fails": (OWNER, faults.status(500), "answered 500 (Internal Server Error)"),
     "silence": (OWNER, faults.silent, "the Hub is unreachable at {url} (no answer within "),
     "429 for an hour": (OWNER, faults.status(429, Retry_After="3600"), "429 Too Many Requests; wait 3600 s"),
@@ -199,7 +170,7 @@ def test_a_failed_upload_is_one_line_and_leaves_the_folder(kind, hub, failed):
 
 
 @pytest.mark.versions
-def test_a_file_that_may_not_be_uploaded_is_told(hub, failed):
+def test_a_file_that_may_not_be_uploaded_is_named_with_its_cause(hub, failed):
     hub.fault = lambda handler: handler.command == "PUT" and faults.status(403)(handler)
     assert "the token may not write there (" in failed()
 

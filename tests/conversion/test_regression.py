@@ -11,8 +11,8 @@ from bert_pooled_mlm import (
     BertPooledMLMForMaskedLM,
     BertPooledMLMForSequenceClassification,
     calibrate_pooler,
-    conversion,
 )
+from bert_pooled_mlm.conversion import regression
 from checkpoints import SHAPE, differing, make_donor, pooler_of, randomize
 from grafting import sentences
 from transformers import BertModel
@@ -68,9 +68,9 @@ def test_it_finds_the_pooler_that_undoes_a_known_linear_map(original, tokenizer,
     assert found.cosine_after > 1 - 1e-9
     expected = weight / scale
     # LayerNorm's output has no freedom along one direction, where the fit stays with the original weight.
-    free = torch.linalg.qr(torch.stack([norm.weight.detach()], 1) * 0 + (1 / norm.weight.detach())[:, None])[0]
+    free = torch.nn.functional.normalize(1 / norm.weight.detach(), dim=0)
     error = (adapted.pooler.dense.weight - expected).detach()
-    error -= error @ free @ free.T
+    error -= (error @ free)[:, None] * free
     assert error.abs().max() < 0.02 * expected.abs().max()
     held_out = sentences(50, seed=99)
     outputs = [pooled_outputs(model, tokenizer, held_out) for model in (original, adapted)]
@@ -99,37 +99,40 @@ def test_it_brings_the_pooled_output_of_a_drifted_encoder_back(original, tokeniz
     similarities = [float(torch.cosine_similarity(it, target).mean()) for it in (before, after)]
     # The held-out fold is representative: other texts give the same.
     assert [found.cosine_before, found.cosine_after] == pytest.approx(similarities, abs=0.02)
+    assert found.neighbours_kept_after > found.neighbours_kept_before + 0.05
+    assert f"neighbours kept {found.neighbours_kept_before:.2f} -> {found.neighbours_kept_after:.2f}" in str(found)
 
 
 def test_the_minimum_is_the_one_that_is_defined():
-    """Against gradient-free optimality: no small step away from the solution lowers what is to be minimised."""
-    generator = np.random.default_rng(0)
-    states, targets = generator.normal(size=(200, 9)), generator.normal(size=(200, 4))
+    """No small step away from the solution lowers what is to be minimised."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.double)
+
+    states, targets, before, penalty = normal(200, 9), normal(200, 8), normal(8, 9), 0.03
     states[:, -1] = 1
-    before = generator.normal(size=(4, 9))
-    moments = conversion.regression._Moments.of(states, targets - states @ before.T)
-    penalty = 0.03
 
-    def loss(weights: np.ndarray) -> float:
-        change = weights - before
-        return ((targets - states @ weights.T) ** 2).sum() / 200 + penalty * (states**2).mean() * (change**2).sum()
+    def loss(weights: torch.Tensor) -> torch.Tensor:
+        shrunk = penalty * states.square().mean() * (weights - before).square().sum()
+        return (targets - states @ weights.T).square().sum() / 200 + shrunk
 
-    best = before + conversion.regression._fit([moments], penalty)
+    best = before + regression._fit(regression._moments(states, targets - states @ before.T), penalty)
     assert loss(best) < loss(before)
     for _ in range(50):
-        assert loss(best + 1e-3 * generator.normal(size=best.shape)) > loss(best)
+        assert loss(best + 1e-3 * normal(8, 9)) > loss(best)
 
 
 def test_the_penalty_is_that_of_the_smallest_error_on_left_out_folds():
     """The sums over texts give the errors that fitting and predicting text by text give."""
     generator = np.random.default_rng(1)
-    truth = generator.normal(size=(4, 9)) * 0.1
+    truth = generator.normal(size=(8, 9)) * 0.1
     folds = []
     for _ in range(4):
         states = generator.normal(size=(12, 9))
-        folds.append((states, states @ truth.T + generator.normal(size=(12, 4))))
+        folds.append((states, states @ truth.T + generator.normal(size=(12, 8))))
     errors = []
-    for penalty in conversion.regression.PENALTIES:
+    for penalty in regression.PENALTIES:
         error = 0
         for left_out, (states, targets) in enumerate(folds):
             others = [fold for number, fold in enumerate(folds) if number != left_out]
@@ -137,11 +140,30 @@ def test_the_penalty_is_that_of_the_smallest_error_on_left_out_folds():
             change = np.linalg.solve(x.T @ x / len(x) + penalty * (x**2).mean() * np.eye(9), x.T @ y / len(x)).T
             error += ((targets - states @ change.T) ** 2).sum()
         errors.append(error)
-    chosen = conversion.regression._choose_penalty([conversion.regression._Moments.of(*fold) for fold in folds])
-    assert chosen == conversion.regression.PENALTIES[int(np.argmin(errors))]
-    assert conversion.regression.PENALTIES[0] < chosen < conversion.regression.PENALTIES[-1], (
-        "the example has to have a best one in between"
-    )
+    chosen = regression._choose_penalty([regression._moments(*map(torch.from_numpy, fold)) for fold in folds])
+    assert chosen == regression.PENALTIES[int(np.argmin(errors))]
+    assert regression.PENALTIES[0] < chosen < regression.PENALTIES[-1], "premise: a best one in between"
+
+
+def test_neighbours_and_centred_cosines_are_those_of_an_index_of_the_donors_vectors():
+    generator, shared = np.random.default_rng(2), 9 * np.eye(6)[0]
+    donor = generator.normal(size=(60, 6)) + shared
+    own = [donor + scale * generator.normal(size=donor.shape) for scale in (2.0, 0.2)]
+    found, expected = regression._measured(torch.from_numpy(np.stack([donor, *own]))), {}
+    for when, vectors in zip(("before", "after"), own, strict=True):
+        pairs = zip(vectors - donor.mean(0), donor - donor.mean(0), strict=True)
+        expected[f"centred_cosine_{when}"] = np.mean([a @ b / np.sqrt(a @ a * (b @ b)) for a, b in pairs])
+        kept = 0
+        for text in range(60):
+            others = [it for it in range(60) if it != text]
+            lists = []
+            for query in (vectors[text], donor[text]):
+                cosines = {it: query @ donor[it] / np.linalg.norm(donor[it]) for it in others}
+                lists.append({*sorted(others, key=cosines.get)[-10:]})
+            kept += len(lists[0] & lists[1])
+        expected[f"neighbours_kept_{when}"] = kept / 600
+    assert found == pytest.approx(expected)
+    assert found["neighbours_kept_before"] < 0.5 < found["neighbours_kept_after"], "premise"
 
 
 def test_the_batch_size_hardly_matters(original, calibrated):
@@ -155,23 +177,15 @@ def test_the_batch_size_hardly_matters(original, calibrated):
 
 def test_memory_does_not_grow_with_the_number_of_texts(original, monkeypatch, calibrated):
     """Of the states of a batch, none is alive once the next but one has been encoded."""
-    encode, alive, most = conversion.regression._encode, weakref.WeakSet(), []
+    encode, alive, most = regression._encode, weakref.WeakSet(), []
 
     def counted(*args):
-        alive.add(states := Watched(encode(*args)))
+        alive.add(states := encode(*args))
         most[-1] = max(most[-1], sum(it.nbytes for it in alive))
         return states
 
-    class Watched(np.ndarray):
-        """Can be hashed, and so watched."""
-
-        def __new__(cls, array):
-            return array.view(cls)
-
-        __hash__ = object.__hash__
-
-    monkeypatch.setattr(conversion.regression, "_encode", counted)
-    monkeypatch.setattr(conversion.regression, "WINDOW", 2)
+    monkeypatch.setattr(regression, "_encode", counted)
+    monkeypatch.setattr(regression, "WINDOW", 2)
     for count in (100, 800):
         most.append(0)
         calibrated(drifted(original), sentences(count), batch_size=10)
@@ -217,6 +231,9 @@ def test_the_result_is_printed_in_one_line_and_holds_no_text(original, calibrate
     texts = sentences(100)
     found = calibrated(drifted(original), texts)
     assert f"{found.cosine_after:.4f}" in str(found)
+    assert found.held_out < 50
+    assert found.neighbours_kept_after is found.centred_cosine_after is None, "of so few, chance keeps many"
+    assert "neighbours" not in str(found)
     assert "\n" not in str(found)
     assert not any(text in repr(found) for text in texts)
 

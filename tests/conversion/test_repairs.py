@@ -84,8 +84,3 @@ def test_a_splade_folder_is_converted(checkpoint, donor, tmp_path):
     (checkpoint / "1_SpladePooling").mkdir()
     report = convert(checkpoint, tmp_path / "out", pooler_from=donor, verify=False)
     assert any("SparseEncoder" in remark for remark in report.remarks)
-
-
-def test_every_format_states_its_position_embeddings_which_ctranslate2_needs(converted):
-    for format in ("pooled", "bert"):
-        assert json.loads((converted / format / "config.json").read_text())["position_embedding_type"] == "absolute"

@@ -26,6 +26,7 @@ def test_the_report_lists_what_was_kept_grafted_and_dropped_and_a_plan_what_woul
     tensors = {name: it.half() for name, it in todays(checkpoint).items()}
     save_weights(checkpoint, tensors | tied_copies(tensors))
     (checkpoint / "optimizer.pt").write_bytes(b"")
+    before = state(checkpoint), state(donor)
     report = graft(checkpoint, donor, dry_run=dry_run)
     assert report.status == ("planned" if dry_run else "converted")
     assert report.kept_tensors == len(tensors)
@@ -34,6 +35,7 @@ def test_the_report_lists_what_was_kept_grafted_and_dropped_and_a_plan_what_woul
     rows = [row[:12].strip() for row in str(report).partition("\n\nLoad it:\n")[0].splitlines()]
     assert rows == [PLANNED.get(name, name) if dry_run else name for name in ROWS]
     assert out.exists() != dry_run
+    assert (state(checkpoint), state(donor)) == before
 
 
 def test_json_prints_the_report_as_one_object(lost, donor, tmp_path, capsys):
@@ -98,14 +100,19 @@ def test_the_printed_lines_do_what_the_comment_among_them_says_in_a_fresh_proces
 # --- Pooled already --------------------------------------------------------------------------------------------------
 
 
-def test_a_pooled_folder_is_left_alone_and_the_report_loads_it(pooled, out, tmp_path):
+@pytest.mark.versions
+@pytest.mark.parametrize("source", [*FORMATS, "saved by our class"])
+def test_a_pooled_folder_is_left_alone_and_the_report_loads_it(source, pooled, rescues, donor, out, tmp_path):
+    folder, format = (rescues[source].output, source) if source in FORMATS else (pooled, "pooled")
+    before = state(Path(folder))
     for output in (None, out):
-        report = convert(pooled, output)
+        report = convert(folder, output, format=format, pooler_from=donor)
         assert (report.status, report.output) == ("already pooled", None)
         assert [str(out) in remark for remark in report.remarks] == ([] if output is None else [True])
         assert not out.exists()
-    found = answer(printed(report) + USED, tmp_path)
-    assert found == {"last": False, "inner": True, "own": False, "tokenizer": True}
+    assert state(Path(folder)) == before
+    expected = {"last": source == "bert", "inner": True, "own": source == "bert", "tokenizer": True}
+    assert answer(printed(report) + USED, tmp_path) == expected
 
 
 @pytest.mark.usefixtures("forked")

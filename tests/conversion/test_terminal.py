@@ -43,26 +43,16 @@ def test_a_pipe_that_is_closed_early_is_silent(place):
 
 
 @pytest.mark.parametrize("options", [(), ("-q",), ("--json",)], ids=str)
-@pytest.mark.parametrize("terminal", [True, False], ids=["a terminal", "a file"])
-def test_what_takes_its_time_is_said_on_a_terminal(terminal, options, place):
-    """Silence looks like a program that hangs; in a log, those lines would say nothing."""
+def test_what_takes_its_time_is_told_on_a_terminal(options, place):
+    """Silence looks like a program that hangs; in a log (the test above) those lines would tell nothing."""
     master, slave = os.openpty()
     words = [sys.executable, ROOT / "convert.py", "checkpoint", "--pooler-from", "donor", "-o", "out", *options]
-    variables = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf")}
-    stderr = slave if terminal else subprocess.PIPE
-    done = subprocess.run(words, cwd=place, env=variables, stdout=subprocess.PIPE, stderr=stderr)
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf")}
+    subprocess.run(words, cwd=place, env=env, stdout=subprocess.PIPE, stderr=slave, check=True)
+    os.write(slave, b"end\n")
     os.close(slave)
-    assert done.returncode == 0
-    if terminal and not options:
-        assert os.read(master, 4096).decode().splitlines() == [
-            "looking for a donor of checkpoint ...",
-            "verifying out ...",
-        ]
-    elif terminal:
-        with pytest.raises(OSError, match="Input/output error"):  # nothing was written there
-            os.read(master, 4096)
-    else:
-        assert done.stderr == b""
+    lines = os.read(master, 4096).decode().splitlines()
+    assert lines == [*(() if options else ("looking for a donor of checkpoint ...", "verifying out ...")), "end"]
     os.close(master)
 
 
@@ -168,9 +158,3 @@ def test_names_that_begin_with_a_dash_go_after_two_dashes(place, monkeypatch, ca
     assert main(["--pooler-from", "donor", "--no-verify", "--", "--overwrite"]) == 0
     assert Path("--overwrite-pooled").is_dir()
     assert paths_in(capsys.readouterr().out.partition("Load it:\n")[2]) == ["--overwrite-pooled"] * 2
-
-
-def test_the_upload_command_of_an_output_of_any_name_can_be_pasted(place):
-    command = conversion.push.Upload("user/x").command(Path("it's\na `model`"))
-    printed = subprocess.run(["bash", "-c", f"printf '%s|' {command}"], capture_output=True, text=True, check=True)
-    assert printed.stdout.split("|") == ["hf", "upload", "user/x", "it's\na `model`", ".", ""]

@@ -4,12 +4,13 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from bert_pooled_mlm import ConversionError, conversion, convert
 from bert_pooled_mlm.convert import main
-from checkpoints import FORMATS, contents, edit_json, save_lost, todays
+from checkpoints import FORMATS, ROOT, contents, edit_json, save_lost, todays
 from grafting import graft, refused
 
 
@@ -48,9 +49,7 @@ def test_what_transformers_cannot_load_is_not_moved_into_place(place):
 
 def test_without_what_the_verification_needs_nothing_is_begun(lost, donor, out, monkeypatch):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find_spec(name, *rest)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "torch" else find_spec(name))
     with pytest.raises(ConversionError, match=r"needs torch; .*--no-verify"):
         convert(lost, out, pooler_from=donor)
     assert not out.exists()
@@ -68,113 +67,90 @@ def test_a_config_that_gives_tuples_is_verified_as_any_other(field, place, tmp_p
 
 # --- The process -----------------------------------------------------------------------------------------------------
 
-# Runs in the verification process before its imports, as tools that watch processes do it.
-WATCHER = """
-import os, sys
-if "verification_process" in str(sys.orig_argv):
-    {code}
+# In the place of the program. In the load of the second checkpoint, it does something else.
+STAND_IN = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import verification_process
+
+def load_twice(folder, classes):
+    if "checkpoint-2" in folder:
+        {end}
+    return {{"missing": [], "mismatched": [], "pooler_equal": True, "loads_equal": True}}
+
+verification_process.load_twice = load_twice
+verification_process.compare_tokens = lambda *_: {{"input": None, "output": None, "differing": [], "texts": 1}}
+verification_process.serve()
 """
-# In the fork that loads the output of this name.
-IN_LOAD = """
-    def hook(event, args):
-        if event == "open" and str(args[0]).endswith("errors.txt") and "/.{name}.tmp-" in str(args[0]):
-            sys.addaudithook(lambda event, args: {code} if event == "import" or event == "open" else None)
-    sys.addaudithook(hook)
-"""
+ENDS = {
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "the verification process was ended by signal 9; is there too"),
+    "killed with what forks it": ("os.kill(os.getppid(), signal.SIGKILL)", "was ended by signal 9; is there too"),
+    "out of memory": ("raise MemoryError", "could not be loaded as it was written: MemoryError"),
+    "exits": ("os._exit(3)", "could not be loaded as it was written: exit code 3, and no message"),
+}
 
 
 @pytest.fixture
-def watched(tmp_path, monkeypatch):
-    """Lets the verification process run code of its own at its start."""
-
-    def use(code: str) -> None:
-        (tmp_path / "site").mkdir()
-        (tmp_path / "site" / "sitecustomize.py").write_text(WATCHER.format(code=code.strip()))
-        path = os.pathsep.join(filter(None, (str(tmp_path / "site"), os.getenv("PYTHONPATH"))))
-        monkeypatch.setenv("PYTHONPATH", path)
-
-    return use
+def run(donor, tmp_path) -> list[Path]:
+    """What a Trainer's run leaves: checkpoints that differ."""
+    return [save_lost(tmp_path / "run" / f"checkpoint-{step}", donor, seed=step) for step in (1, 2, 3)]
 
 
 @pytest.fixture
-def processes(monkeypatch) -> list[subprocess.Popen]:
-    """The verification processes that were started."""
-    started, popen = [], subprocess.Popen
+def convert_run(run, donor, tmp_path, capfd):
+    """Converts them in one call, into the folder `out`; gives the exit code, the results and what stderr has."""
+
+    def call() -> tuple[int, list[dict], str]:
+        code = main([*map(str, run), "-o", str(tmp_path / "out"), "--pooler-from", str(donor), "--json"])
+        out, err = capfd.readouterr()
+        return code, json.loads(out)["results"], err
+
+    return call
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, nothing is forked")
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_load_that_ends_the_process_concerns_its_own_checkpoint(kind, convert_run, run, tmp_path, monkeypatch):
+    end, message = ENDS[kind]
+    program = tmp_path / "program.py"
+    program.write_text(STAND_IN.format(folder=str(ROOT / "conversion"), end=end))
+    monkeypatch.setattr(conversion.verify, "PROGRAM", program)
+    code, results, err = convert_run()
+    assert code == 1
+    assert [result["checkpoint"] for result in results] == [str(checkpoint) for checkpoint in run]
+    assert [result["status"] for result in results] == ["converted", "refused", "converted"]
+    assert message in results[1]["error"]
+    assert err == f"error: {results[1]['error']}\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-1", "checkpoint-3"]
+
+
+@pytest.mark.versions
+def test_one_process_verifies_every_output_of_a_call(convert_run, run, donor, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    started, memory = [], []
+    popen, code_of = subprocess.Popen, conversion.verify._Process.code_of
 
     def start(*args, **options):
         started.append(popen(*args, **options))
         return started[-1]
 
-    monkeypatch.setattr(conversion.verify.subprocess, "Popen", start)
-    return started
-
-
-ENDS = {
-    "prints at exit": ("import atexit; atexit.register(print, 'bye')", None),
-    "is killed": ("os.kill(os.getpid(), 9)", "signal 9"),
-    "exits": ("os._exit(3)", "exit code 3"),
-    "fails": ("raise SystemExit('Traceback\\nno room')", "could not be loaded .*: no room"),
-}
-
-
-@pytest.mark.parametrize("case", ENDS)
-def test_however_the_process_ends_the_error_is_one_line(case, place, watched):
-    code, match = ENDS[case]
-    watched(code)
-    if match is None:
-        assert convert(place / "checkpoint", place / "out", pooler_from=place / "donor").verified
-    else:
-        refused(place, f"out: .*{match}", verify=True)
-
-
-def run_of(folder: Path, donor: Path, count: int) -> list[str]:
-    """What a Trainer's run leaves: checkpoints that differ."""
-    return [str(save_lost(folder / f"checkpoint-{step}", donor, seed=step)) for step in range(1, count + 1)]
-
-
-@pytest.mark.versions
-def test_one_process_verifies_every_output_of_a_call(donor, tmp_path, processes, monkeypatch, capfd):
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    checkpoints = run_of(tmp_path / "run", donor, 3)
-    memory, code_of = [], conversion.verify._Process.code_of
-
-    def watched_code_of(self, loads):
-        code = code_of(self, loads)
-        status = Path(f"/proc/{processes[0].pid}/status").read_text()
+    def watched(*args):
+        code = code_of(*args)
+        status = Path(f"/proc/{started[0].pid}/status").read_text()
         memory.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
         return code
 
-    monkeypatch.setattr(conversion.verify._Process, "code_of", watched_code_of)
-    arguments = [*checkpoints, "-o", str(tmp_path / "out"), "--pooler-from", str(donor), "--json"]
-    assert main(arguments) == 0
-    results = json.loads(capfd.readouterr().out)["results"]
-    assert len(processes) == 1
-    assert processes[0].poll() is not None, "it has ended"
+    monkeypatch.setattr(conversion.verify.subprocess, "Popen", start)
+    monkeypatch.setattr(conversion.verify._Process, "code_of", watched)
+    code, results, _ = convert_run()
+    assert code == 0
+    assert [process.poll() is None for process in started] == [False], "one, and it has ended"
     assert len(memory) == 3
     assert max(memory) - min(memory) < 10, "each load is a fork"
     assert not (tmp_path / "modules").exists(), "the user's module cache"
-    for checkpoint, result in zip(checkpoints, results, strict=True):
+    for checkpoint, result in zip(run, results, strict=True):
         assert result["verified"]
-        report = graft(Path(checkpoint), donor, tmp_path / "alone" / Path(checkpoint).name)
+        report = graft(checkpoint, donor, tmp_path / "alone" / checkpoint.name)
         assert contents(Path(result["output"])) == contents(Path(report.output))
     assert len({(Path(it["output"]) / "model.safetensors").read_bytes() for it in results}) == 3, "premise"
-    left = [path.name for path in (tmp_path / "out").iterdir()]
-    assert sorted(left) == [Path(it).name for it in checkpoints]
-
-
-@pytest.mark.parametrize(
-    ("code", "match"),
-    [("os.kill(os.getpid(), 9)", "signal 9"), ("exec('raise MemoryError')", "MemoryError")],
-    ids=["killed", "out of memory"],
-)
-def test_a_load_that_fails_concerns_its_own_checkpoint(code, match, donor, tmp_path, watched, processes, capfd):
-    checkpoints = run_of(tmp_path / "run", donor, 3)
-    watched(IN_LOAD.format(name="checkpoint-2", code=code))
-    arguments = [*checkpoints, "-o", str(tmp_path / "out"), "--pooler-from", str(donor), "--json"]
-    assert main(arguments) == 1
-    first, second, third = json.loads(capfd.readouterr().out)["results"]
-    assert first["verified"]
-    assert third["verified"]
-    assert match in second["error"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-1", "checkpoint-3"]
-    assert len(processes) == 1, "the load was a fork"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {checkpoint.name for checkpoint in run}

@@ -1,15 +1,12 @@
 """What stock BERT can be handed to, the pooled model can, too: accelerate, half precision, compile, export, ONNX."""
 
-import shutil
-
 import onnxruntime
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
-from bert_pooled_mlm.convert import convert
-from checkpoints import FORMATS, POOLER, batch, bits, differing, mlm_rows, pooler_of, save_weights, stored, todays
+from checkpoints import POOLER, batch, differing, mlm_rows, todays
 from programs import answer
 from torch._dynamo.utils import counters
 from transformers import AutoModel, AutoModelForMaskedLM
@@ -87,27 +84,6 @@ def test_the_model_cast_to_half_precision_gives_nearly_the_same(cls, half, poole
         assert found[name].dtype == {"half": torch.float16, "bfloat16": torch.bfloat16}[half]
         # 11 and 8 bits of mantissa, over two layers; the states are of the order of 1.
         torch.testing.assert_close(found[name].float(), expected[name], rtol=0, atol=0.01 if half == "half" else 0.1)
-
-
-# safetensors only.
-
-
-@pytest.mark.versions
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_converted_pickle_is_read_from_safetensors_alone(format, lost, donor, tmp_path, monkeypatch):
-    shutil.copytree(lost, tmp_path / "lost")
-    save_weights(tmp_path / "lost", stored(lost), kind="bin")
-    convert(tmp_path / "lost", tmp_path / "out", pooler_from=donor, format=format, verify=False)
-    assert [path.name for path in tmp_path.rglob("*.bin")] == ["pytorch_model.bin"], "premise: the input alone has one"
-
-    def refuse(*_, **__):
-        raise AssertionError("a pickle was read")
-
-    monkeypatch.setattr(torch, "load", refuse)
-    model, info = AutoModel.from_pretrained(tmp_path / "out", use_safetensors=True, output_loading_info=True)
-    assert not info["missing_keys"]
-    kept = stored(tmp_path / "out")
-    assert bits(pooler_of(model)) == bits({name.removeprefix("bert.pooler."): kept[name] for name in POOLER})
 
 
 # torch.compile, of inference. (Of training: test_peft_and_savers.py.)

@@ -11,12 +11,13 @@ import pytest
 import torch
 import transformers
 from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
-from checkpoints import NO_DROPOUT, SHAPE, make_pooled
+from checkpoints import NO_DROPOUT, SHAPE, make_donor, make_pooled, randomize
 from torch.nn.functional import cosine_similarity
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoTokenizer, BertForMaskedLM, BertModel, DataCollatorForLanguageModeling
 
 pytestmark = pytest.mark.versions
+VARIANCE = "pooler_target_variance"
 TEXTS = ["word1 word2 word3", ("word4 word5", "word6"), "word7", ("word8", "word9 word10 word11 word12"), "word13"]
 
 
@@ -49,6 +50,18 @@ def test_an_anchor_row_is_the_text_and_the_donors_pooler_output_for_it(anchors, 
         # Padded beside a longer text, and alone.
         torch.testing.assert_close(torch.from_numpy(row["pooler_targets"]), expected, rtol=1e-5, atol=1e-6)
     assert sum(anchors[1]["token_type_ids"]) == 2, "a pair has two segments"
+
+
+def test_the_unit_of_distances_is_the_total_variance_and_at_least_a_hundredth_of_the_squared_length(tokenizer):
+    model = BertModel(make_donor().config)
+    for scale, texts in ((0.3, TEXTS), (0.3, TEXTS[:1]), (0.0, TEXTS)):  # at initialisation, vectors hardly differ
+        randomize(model, seed=3, scale=scale) if scale else model.apply(model._init_weights)
+        rows = anchor_rows(model, tokenizer, texts)
+        targets = vectors(rows).double()
+        variance = (targets - targets.mean(0)).square().sum(1).mean().item()
+        least = 0.01 * targets.square().sum(1).mean().item()
+        assert (variance > least) == (scale > 0 and texts is TEXTS), "premise"
+        assert [row[VARIANCE] for row in rows] == pytest.approx([max(variance, least)] * len(texts))
 
 
 @pytest.mark.parametrize("kind", ["pooled folder", "BertModel", "BertForPreTraining", "our own"])
@@ -268,6 +281,7 @@ def test_mlm_rows_go_through_the_given_collator_and_anchors_stay_unmasked_beside
     torch.manual_seed(0)
     made = AnchoringCollator(inner)([anchors[1], rows[0], anchors[3], rows[1]])
     length = expected["input_ids"].shape[1]
+    assert made.pop(VARIANCE).tolist() == pytest.approx([1, 1] + [anchors[1][VARIANCE]] * 2)
     assert made.keys() == {"input_ids", "token_type_ids", "attention_mask", "labels", "pooler_targets"}
     for name in expected:
         assert torch.equal(made[name][:2], expected[name])
@@ -294,7 +308,16 @@ def test_a_batch_of_anchors_alone_has_labels_that_are_not_read(tokenizer, anchor
     assert (made["labels"] == -100).all()
     assert (made["pooler_targets"] != -100).any(1).all()
     output = make_pooled(BertPooledMLMForMaskedLM, **NO_DROPOUT)(**made)
-    assert output.loss.item() == pytest.approx(0.1 * output.pooler_loss.item(), rel=1e-6)
+    assert output.loss.item() == pytest.approx(0.3 * output.pooler_loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("old", [1, 5], ids=["some", "all"])
+def test_rows_of_earlier_versions_are_trained_as_they_were(old, tokenizer, anchors):
+    rows = [{name: row[name] for name in row if name != VARIANCE} for row in anchors[:old]] + anchors[old:]
+    made = AnchoringCollator(DataCollatorForLanguageModeling(tokenizer))(rows)
+    output, wanted = make_pooled(BertPooledMLMForMaskedLM, **NO_DROPOUT)(**made), vectors(anchors)
+    expected = (output.pooler_output - wanted).square().sum(1) / wanted.square().sum(1)
+    torch.testing.assert_close(output.pooler_loss, expected.mean())
 
 
 def test_a_collator_of_blocks_may_leave_out_mask_and_segments_but_add_nothing_else(anchors):
@@ -337,5 +360,6 @@ def test_rows_of_both_kinds_may_be_put_together_with_datasets(how, tokenizer, an
     read = (made["pooler_targets"] != -100).any(1)
     assert read.tolist() == [False] * 5 + [True] * 5
     torch.testing.assert_close(made["pooler_targets"][read], vectors(anchors))
+    assert made[VARIANCE][read].tolist() == pytest.approx([anchors[0][VARIANCE]] * 5)
     plain = collator([row for row in dataset if row["pooler_targets"] is None])
     assert plain.keys() == {"input_ids", "attention_mask", "labels"}

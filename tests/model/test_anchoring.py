@@ -68,15 +68,17 @@ def targets(rows: int = 3, read: tuple[int, ...] = (0, 2)) -> torch.Tensor:
 
 @each_class
 @pytest.mark.parametrize("training", [True, False])
-def test_the_pooler_loss_is_the_mean_relative_squared_distance_of_the_rows_that_are_read(cls, training):
+@pytest.mark.parametrize("variance", [None, [2.0, 0.1, 0.5]], ids=["lengths", "variance"])
+def test_the_pooler_loss_is_the_mean_squared_distance_of_the_rows_that_are_read(cls, training, variance):
     model, wanted = make(cls).train(training), targets()
-    output = model(**batch(), pooler_targets=wanted)
-    expected = [
-        ((output.pooler_output[row] - wanted[row]).norm() ** 2 / wanted[row].norm() ** 2).item() for row in (0, 2)
-    ]
+    units, given = wanted.square().sum(1).tolist(), {}
+    if variance:
+        units, given = variance, {"pooler_target_variance": torch.tensor(variance)}
+    output = model(**batch(), pooler_targets=wanted, **given)
+    expected = [((output.pooler_output[row] - wanted[row]).norm() ** 2).item() / units[row] for row in (0, 2)]
     assert output.pooler_loss.item() == pytest.approx(sum(expected) / 2, rel=1e-5)  # float32's last bits
     assert output.pooler_loss.dtype == torch.float32
-    assert output.loss.item() == pytest.approx(0.1 * output.pooler_loss.item(), rel=1e-6)
+    assert output.loss.item() == pytest.approx(0.3 * output.pooler_loss.item(), rel=1e-6)
     assert model(**batch()).keys() == {*output.keys()} - {"loss", "pooler_loss"}
 
 
@@ -163,7 +165,7 @@ def test_one_graph_is_compiled():
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     for read in ((0, 2), (1,), ()):
-        inputs = {**mlm_batch(), "pooler_targets": targets(read=read)}
+        inputs = {**mlm_batch(), "pooler_targets": targets(read=read), "pooler_target_variance": torch.ones(3)}
         # Kernels that were traced sum in another order.
         torch.testing.assert_close(
             compiled(**inputs, num_items_in_batch=torch.tensor(30)).loss,
@@ -236,7 +238,15 @@ def train(folder, donor, tokenizer, anchored: bool, wrap=lambda model: model, ma
 
 def test_trainer_holds_the_pooled_vectors_and_evaluates_plain_mlm(donor, tokenizer, tmp_path):
     plain, moved = train(tmp_path / "plain", donor, tokenizer, anchored=False)
-    anchored, held = train(tmp_path / "anchored", donor, tokenizer, anchored=True)
+    seen = []
+
+    def watched(model):
+        model.register_forward_pre_hook(lambda _, args, inputs: seen.append({*inputs}), with_kwargs=True)
+        return model
+
+    anchored, held = train(tmp_path / "anchored", donor, tokenizer, anchored=True, wrap=watched)
+    counts = [sum(name in names for names in seen) for name in ("pooler_targets", "pooler_target_variance")]
+    assert counts[0] == counts[1] > 0, "Trainer drops neither column"
     assert held < 0.5 * moved, "premise: without it, the encoder moves away"
     assert not differing(pooler_of(plain.model), pooler_of(anchored.model)), "frozen in both"
     transformers.set_seed(5)

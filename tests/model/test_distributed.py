@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
-from checkpoints import NO_DROPOUT, POOLER, ROOT, assert_modules, differing, distance, todays, took
+from checkpoints import CODE_FILES, NO_DROPOUT, POOLER, ROOT, assert_modules, differing, distance, todays, took
 from programs import CHILDREN, run_python
 from trainers import accumulates_exactly, step_gradients
 from transformers import AutoModelForMaskedLM
@@ -133,8 +133,9 @@ def test_the_full_state_dict_of_fsdp2_is_saved_and_loads(processes, pooled):
     folder = processes[0] / "fsdp"
     model, info = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     assert not any(info.values())
+    assert {file.name for file in folder.glob("*.py")} == {*CODE_FILES}  # FSDP2's wrapper class is in a file of torch's
     names = [{*todays(kept)} for kept in (folder, pooled)]
-    assert names[0] == names[1]
+    assert names[0] >= names[1]  # of a `state_dict` that is passed, transformers also stores the tied copies
     assert took(folder, pooled)
     ddp = torch.load(processes[0] / "ddp-False.pt", weights_only=True)
     for name, tensor in model.state_dict().items():
