@@ -16,7 +16,6 @@ from .checkpoint import Checkpoint, read_part
 from .errors import ConversionError, first_line, listed
 from .graft import Graft
 from .options import Options
-from .provenance import Fit
 from .sources import checkpoint_files
 from .tensors import Tensor
 from .texts import Readings, read_texts, tokenize_with_both
@@ -63,8 +62,7 @@ def refit(graft: Graft, readings: Readings, options: Options, progress: bool) ->
     """
     fit, pooler = fit_encoders(graft, readings, options, progress)
     if fit.improved:
-        record = Fit(**{field.name: getattr(fit, field.name) for field in dataclasses.fields(Fit)})
-        graft = graft.refitted(pooler, record)
+        graft = graft.refitted(pooler, fit.record)
     return graft, dataclasses.asdict(fit)
 
 

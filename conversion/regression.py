@@ -18,15 +18,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch.nn.functional import cosine_similarity, normalize, pad
 from tqdm import tqdm
 
-from .provenance import Fit
+from .bert import POOLER
+from .provenance import Fit, PoolerSource
 from .texts import TOKENIZED, Readings, Text, tokenize_with_both
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-16, 5))  # 1e-8 to 100
@@ -43,6 +46,11 @@ class Calibration(Fit):
 
     improved: bool  # whether the new pooler was taken
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def record(self) -> Fit:
+        """What config.json and model card state of it."""
+        return Fit(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Fit)})
 
     def __str__(self) -> str:
         change = f"cosine to the original model's pooler_output {self.cosine_before:.4f} -> {self.cosine_after:.4f}"
@@ -122,8 +130,9 @@ def calibrate_pooler(
 ) -> Calibration:
     """Refits the pooler of `adapted` in place, so that its output for the texts is close to that of `donor`.
 
-    It starts from the donor's pooler. Where the fit is no better on the held-out fold, `adapted` is not changed. The
-    states are summed up in float64 batch by batch, so memory does not grow with the number of texts.
+    It starts from the donor's pooler. Where the fit is no better on the held-out fold, `adapted` is not changed;
+    otherwise its config's `pooler_source`, if it has one, states the fit. The states are summed up in float64 batch
+    by batch, so memory does not grow with the number of texts.
 
     Args:
         adapted: A BERT with a pooler, any class of transformers or of this package, after continued pre-training.
@@ -148,7 +157,30 @@ def calibrate_pooler(
         if max_length > longest:
             raise ValueError(f"max_length is {max_length}; the {name} model reads {longest} tokens at most")
     readings = tokenize_with_both(tokenizers, texts, max_length)
-    return fit_pooler(adapted, donor, readings, batch_size=batch_size, progress=progress)
+    found = fit_pooler(adapted, donor, readings, batch_size=batch_size, progress=progress)
+    if found.improved and hasattr(adapted.config, "pooler_source"):  # this package's; it described the pooler before
+        adapted.config.pooler_source = _source(adapted.base_model, donor.base_model, found).to_config()
+    return found
+
+
+def _source(adapted, donor, found: Calibration) -> PoolerSource:
+    """The origin of a refitted pooler, in the form that convert.py writes."""
+
+    def digests(encoder) -> dict[str, str]:
+        tensors = (encoder.pooler.dense.weight, encoder.pooler.dense.bias)
+        stored = (it.detach().cpu().contiguous().view(torch.uint8).numpy() for it in tensors)
+        return {name: hashlib.sha256(data).hexdigest() for name, data in zip(POOLER, stored, strict=True)}
+
+    lasts = (it.encoder.layer[-1].attention.output.dense.weight.detach().cpu().double() for it in (donor, adapted))
+    name = donor.name_or_path or "unknown"
+    return PoolerSource(
+        donor=PoolerSource.name_of(Path(name).resolve().name if Path(name).exists() else name),
+        revision=getattr(donor.config, "_commit_hash", None),
+        sha256=digests(adapted),
+        lineage_cosine=round(cosine_similarity(*map(torch.flatten, lasts), dim=0).item(), 6),
+        calibration=found.record,
+        donor_sha256=digests(donor),
+    )
 
 
 def fit_pooler(adapted, donor, readings: Readings, *, batch_size: int, progress: bool) -> Calibration:

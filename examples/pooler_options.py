@@ -3,16 +3,12 @@
 """The parts of continue_pretraining.py that use the donor of the pooler: loading, anchors, calibration."""
 
 import argparse
-import dataclasses
-import hashlib
 import itertools
 import random
 from pathlib import Path
 
-import torch
 from common import need_length
 from corpora import Sample
-from torch.nn.functional import cosine_similarity
 from transformers import AutoTokenizer, PretrainedConfig, TrainerCallback
 
 POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
@@ -93,23 +89,3 @@ class CalibratePooler(TrainerCallback):
         start = load_model(self.args, donor).to(model.device)
         sizes = {"max_length": self.args.length, "batch_size": self.args.batch_size}
         self.result = calibrate_pooler(model, start, self.tokenizer, self.texts, **sizes, progress=True)
-        if self.result.improved:  # an earlier source describes another pooler
-            model.config.pooler_source = self.source(donor, start, model).to_config()
-
-    def source(self, name: str, start, model):
-        """The origin of the pooler, in the form that convert.py writes."""
-        from bert_pooled_mlm.conversion.provenance import Fit, PoolerSource
-
-        def digests(of) -> dict[str, str]:
-            stored = {name: of.state_dict()[name].cpu().contiguous().view(torch.uint8).numpy() for name in POOLER}
-            return {name: hashlib.sha256(data).hexdigest() for name, data in stored.items()}
-
-        lasts = (it.bert.encoder.layer[-1].attention.output.dense.weight.detach() for it in (start, model))
-        return PoolerSource(
-            donor=PoolerSource.name_of(Path(name).name if Path(name).exists() else name),
-            revision=getattr(start.config, "_commit_hash", None),
-            sha256=digests(model),
-            lineage_cosine=round(cosine_similarity(*(last.double().flatten() for last in lasts), dim=0).item(), 6),
-            calibration=Fit(**{field.name: getattr(self.result, field.name) for field in dataclasses.fields(Fit)}),
-            donor_sha256=digests(start),
-        )

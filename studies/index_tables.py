@@ -11,7 +11,7 @@ from measuring import ratio
 CORPORA = ("python", "reference", "packages")
 STEPS = ("100", "300", "1000")
 NAMES = {"sentence": "sentence", "nsp": "next-sentence"}
-METHODS = {  # runs by their settings, as the record names them; the package's is variance 0.3
+METHODS = {  # runs by their settings, as the record names them; "variance 0.3" is the package's loss
     "plain": "plain",
     "length² 0.1": "anchors=4",
     "variance 0.3": "anchors=4 weight=0.3 unit=variance",

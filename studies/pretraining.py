@@ -37,24 +37,24 @@ class Run:
     Attributes:
         texts: Anchors in a batch in addition to the blocks, on average.
         weight: `config.pooler_loss_weight`.
-        unit: Of the pooler loss: the "variance" of the targets (the package's), or the squared "length" of each.
+        unit: Of the distance to the targets: the squared length of each, or their total variance (the package's).
         kind: Of the anchors: pairs, singles or both.
         head: The initial MLM head: trained before on the frozen donor, or new.
     """
 
     texts: int = 0
     weight: float = 0.1
-    unit: str = "length"
     lr: float = 1e-4
     steps: tuple[int, ...] = (100, 300, 1000)
     seed: int = 1
     kind: str = "both"
+    unit: str = "length"
     head: str = "trained"
 
     @property
     def name(self) -> str:
-        unit = "" if self.unit == "length" else f"-{self.unit}"
-        how = f"anchors-{self.texts}-{self.weight:g}{unit}-{self.kind}" if self.texts else "plain"
+        unit = "-variance" if self.unit == "variance" else ""
+        how = f"anchors-{self.texts}-{self.weight:g}-{self.kind}{unit}" if self.texts else "plain"
         return f"{how}-{self.lr:.0e}-{self.head}-seed{self.seed}"
 
 
@@ -93,7 +93,7 @@ class Work:
             texts = [text if isinstance(text, str) else text[:2] for text in self.anchors[run.kind]]
             donor = self.folder / "donor"
             anchors = anchor_rows(donor, self.tokenizer, texts, max_length=self.options["length"])
-            for anchor in anchors if run.unit == "length" else ():  # as rows without a variance are read
+            for anchor in anchors if run.unit == "length" else ():
                 del anchor["pooler_target_variance"]
             rows, collator = AnchoredDataset(rows, anchors, run.texts / size), AnchoringCollator(collator)
         shuffle = {"shuffle": True, "generator": torch.Generator().manual_seed(run.seed), "drop_last": True}
@@ -194,4 +194,4 @@ def train_runs(jobs: list[tuple[Path, Run]]) -> None:
 
 
 def quickly(runs: list[Run], quick: bool) -> list[Run]:
-    return [dataclasses.replace(run, steps=(1, 2)) for run in runs[:2]] if quick else runs
+    return [dataclasses.replace(run, steps=(1, 2)) for run in runs[:3]] if quick else runs
