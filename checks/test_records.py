@@ -9,6 +9,7 @@ import calibration
 import clients
 import documents
 import fidelity
+import head
 import index_tables
 import lineage
 import pytest
@@ -21,10 +22,11 @@ def record(name: str) -> dict:
 
 
 CALIBRATION, FIDELITY, LINEAGE, CLIENTS = map(record, ("calibration", "fidelity", "lineage", "clients"))
-INDEXES = record("index_fidelity")
+INDEXES, HEAD = map(record, ("index_fidelity", "head"))
 TABLES = {
     ("docs/fidelity.md", "calibration.py"): calibration.tables(CALIBRATION),
     ("docs/fidelity.md", "fidelity.py"): fidelity.tables(FIDELITY),
+    ("docs/fidelity.md", "head.py"): head.tables(HEAD),
     ("docs/fidelity.md", "index_fidelity.py"): index_tables.tables(INDEXES),
     ("docs/clients.md", "studies/clients/run.py"): {"table": run.table(CLIENTS)},
 }
@@ -111,6 +113,17 @@ def test_the_claims_on_anchored_training_hold_in_the_record():
 
 
 VARIANTS = {it["title"]: it["run"] for it in INDEXES["variants"]}
+
+
+def test_the_claims_on_the_head_that_is_given_back_hold_in_the_record():
+    begins = {}
+    for tuned, of in HEAD["runs"].items():
+        back, new = of["given back"], of["new"]
+        assert all(back[step]["held_out"] < new[step]["held_out"] for step in back)
+        assert all(back[step]["kept"] >= new[step]["kept"] for step in back)
+        assert new["100"]["held_out"] < back["0"]["held_out"], "the aim that is missed"
+        begins[tuned] = back["0"]["held_out"] < HEAD["donor"] + head.AIM
+    assert begins == {"classifier": False, "pairs": True}
 
 
 def kept(title, donor="sentence", step="1000", how="calibrated") -> float:

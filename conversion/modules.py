@@ -11,11 +11,12 @@ from .errors import ConversionError
 from .formats import MODEL_TYPE, MODULE_LIST
 from .other_kinds import is_splade
 from .pickles import read_pickle
-from .sources import Folder, parse_json, read_bytes, read_json, to_json
+from .sources import Folder, config_file, parse_json, read_bytes, read_json, to_json
 from .weights import read_header, write_safetensors
 
 TRANSFORMER = "sentence_bert_config.json"  # the settings of the first module
 SETTINGS = "config_sentence_transformers.json"
+BELOW = "0_Transformer"
 TYPE = r"sentence_transformers(?:\.\w+)*\.(Transformer|Pooling|Normalize|Dense|LayerNorm)"
 FILES = {"Pooling": 1, "Normalize": 0, "Dense": 2, "LayerNorm": 2}  # that a module of the kind has at least
 SIZE_LIMIT = 1 << 27  # bytes of one file; a Dense layer of bert-large has 4 MB
@@ -30,8 +31,8 @@ def has_own_modules(root: Folder, config: dict) -> bool:
 
 def model_folder(root: Folder) -> Folder:
     """The folder of the model itself: until version 2, sentence-transformers saved it as the first module."""
-    below = root.path / "0_Transformer"
-    return root.below(below.name) if MODULE_LIST in root.names() and (below / "config.json").is_file() else root
+    is_below = MODULE_LIST in root.names() and config_file(root) is None
+    return root.below(BELOW) if is_below and (root.path / BELOW / "config.json").is_file() else root
 
 
 def own_modules(root: Folder, model: Folder, with_code: bool) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -51,7 +52,7 @@ def own_modules(root: Folder, model: Folder, with_code: bool) -> tuple[dict[str,
     for number, module in enumerate(modules if isinstance(modules, list) else [None]):
         match module:
             case {"type": str(name), "path": str(path)} if (kind := re.fullmatch(TYPE, name)) and (
-                (kind[1] == "Transformer" and path in ("", model.path.name))
+                (kind[1] == "Transformer" and path == ("" if model is root else BELOW))
                 if number == 0
                 else re.fullmatch(r"[\w-]+", path)
             ):
@@ -69,14 +70,14 @@ def own_modules(root: Folder, model: Folder, with_code: bool) -> tuple[dict[str,
     if SETTINGS in root.names():
         files[SETTINGS] = read_bytes(root, SETTINGS)
     settings = read_json(model, TRANSFORMER) if TRANSFORMER in model.names() else {}
-    dropped = [name for name in settings if name.endswith(("_args", "_kwargs"))]
-    if dropped or with_code:  # arguments of loads can name code
-        settings = {name: value for name, value in settings.items() if name not in dropped}
-        files[TRANSFORMER] = to_json(settings | ({"model_args": {"return_logits": False}} if with_code else {}))
+    own = {"return_logits": False}
+    arguments = {name: settings.pop(name) for name in [*settings] if name.endswith(("_args", "_kwargs"))}
+    if arguments or with_code:  # arguments of loads can name code
+        files[TRANSFORMER] = to_json(settings | ({"model_args": own} if with_code else {}))
     elif settings:
         files[TRANSFORMER] = read_bytes(model, TRANSFORMER)
-    own = {"return_logits": False}
-    return files, {f"{TRANSFORMER}'s {name}": "arguments of a load" for name in dropped if settings.get(name) != own}
+    dropped = [name for name, value in arguments.items() if value and value != own]
+    return files, {f"{TRANSFORMER}'s {name}": "arguments of a load" for name in dropped}
 
 
 def _module(root: Folder, path: str, kind: str) -> dict[str, bytes]:

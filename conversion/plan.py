@@ -15,7 +15,7 @@ from .errors import ConversionError
 from .fields import OWN, kept_fields
 from .formats import MODULES, Format
 from .graft import Graft
-from .modules import own_modules
+from .modules import BELOW, own_modules
 from .options import Options
 from .provenance import HeadSource, PoolerSource
 from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path
@@ -97,7 +97,7 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
     read = {tensor.file for tensor in checkpoint.tensors.values()}
     written = modules or MODULES
     known = {*CONFIG_FILES, "README.md", *licences, *WEIGHT_FILES, *(name.partition("/")[0] for name in written)}
-    known |= {checkpoint.source.path.name} if checkpoint.source is not root else set()
+    known |= {BELOW} if checkpoint.source is not root else set()
     plan = Plan(
         graft,
         format,
@@ -112,9 +112,10 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
         modules,
         sorted(names - known - read - {*(() if tokenizer.from_donor else tokenizer.files)}),
     )
-    for file in plan.licences:
-        if (size := root.size(file)) > COPIED_LIMIT:
-            raise ConversionError(root.where(file), f"{size} bytes; expected at most {COPIED_LIMIT}")
+    own = () if tokenizer.from_donor else tokenizer.files
+    for place, file in (*((root, name) for name in licences), *((checkpoint.source, name) for name in own)):
+        if (size := place.size(file)) > COPIED_LIMIT:
+            raise ConversionError(place.where(file), f"{size} bytes; expected at most {COPIED_LIMIT}")
     disk = existing_parent(output.parent)
     if plan.nbytes > (free := shutil.disk_usage(disk).free):
         raise ConversionError(disk, f"{plan.nbytes} bytes to write, {free} free", "make room or choose another -o")

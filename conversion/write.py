@@ -41,7 +41,7 @@ def write_output(plan: Plan, folder: Path, on_piece: Callable[[int], object], ch
     for name, tensors in plan.shards.items():
         with flushed(folder / name) as file:
             checksums |= write_safetensors(file, tensors, {MANIFEST: json.dumps(manifest)}, on_piece, checked)
-    for part in {(folder / name).parent for name in (*manifest, "")}:
+    for part in sorted({(folder / name).parent for name in manifest}, reverse=True):
         sync_folder(part)
     return checksums
 

@@ -214,7 +214,7 @@ def tables(result: dict) -> dict[str, str]:
     steps = [str(step) for step in result["options"]["steps"]]
     titles = ["fine-tuned as", "MLM head", *(f"loss, step {step}" for step in steps)]
     titles += [f"kept, step {step}" for step in steps]
-    lines = []
+    lines = [["", "the donor's own", f"{result['donor']:.2f}", *[""] * (2 * len(steps) - 1)]]
     for tuned, of in result["runs"].items():
         for head, points in of.items():
             losses = [f"{points[step]['held_out']:.2f}" for step in steps]

@@ -3,8 +3,8 @@
 """Measures whether an index that was made with a donor's pooled vectors still works after MLM training.
 
 Two donors (one whose pooler outputs sentence vectors, one trained on next-sentence prediction) are trained further
-with MLM, plain and with anchors by two losses. Then the donor encodes the first halves of held-out passages, and the adapted model the
-second halves, with the pooler unchanged (grafted) and refitted (calibrated).
+with MLM, plain and with anchors by two losses. Then the donor encodes the first halves of held-out passages, and the
+adapted model the second halves, with the pooler unchanged (grafted) and refitted (calibrated).
 
     python studies/index_fidelity.py all --work-dir DIR    # the record and the tables of docs/fidelity.md
     python studies/index_fidelity.py show                  # the tables of the record

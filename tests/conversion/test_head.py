@@ -286,9 +286,11 @@ def models(donor, tmp_path) -> Path:
 def test_a_sentence_transformers_model_stays_what_it_is_through_mlm(models, donor, tmp_path):
     pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
     (tmp_path / "out").mkdir()
+    edit_json(models / "below" / "0_Transformer" / "sentence_bert_config.json", tokenizer_args={"use_fast": True})
     for name in ("root", "below"):
         report = convert(models / name, tmp_path / "out" / name, head_from=donor, verify=False)
         assert {"modules.json", "1_Pooling/config.json"} <= {*report.copied}
+    assert "sentence_bert_config.json's tokenizer_args" in report.dropped
     before = contents(models / "root")
     kept = contents(tmp_path / "out" / "root")
     byte_for_byte = ["modules.json", "config_sentence_transformers.json"]
@@ -324,6 +326,7 @@ def test_it_is_verified_and_stays_so_when_it_is_converted_again(format, models, 
         name: theirs[name] for name in theirs if "bert" not in name
     }
     assert config_of(again.output)["keep_modules"] is True
+    assert not [name for report in (first, again) for name in report.dropped if "sentence_bert" in name]
     for report, name in ((first, format), (again, other)):
         settings = json.loads((Path(report.output) / "sentence_bert_config.json").read_text())
         assert ("model_args" in settings) == (name == "pooled")
