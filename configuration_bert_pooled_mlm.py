@@ -54,8 +54,8 @@ class BertPooledMLMConfig(BertConfig):
 
     model_type = "bert_pooled_mlm"
     ENCODER_OUTPUTS = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
-    # Whether the model of this config returns no logits; the files of `keep_modules`. As slots, they are not saved.
-    __slots__ = ("module_files", "vectors_only")
+    # Where the model's code is, the files of `keep_modules`, whether the model returns no logits: not saved, as slots.
+    __slots__ = ("modeling_file", "module_files", "vectors_only")
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class BertPooledMLMConfig(BertConfig):
         self.pooler_source = pooler_source
         self.head_source = head_source
         self.keep_modules = keep_modules
+        self.modeling_file = Path(__file__).with_name(f"{_MODELING}.py")  # a model of this config sets its own
         self.module_files = {}
         self.vectors_only = False
 
@@ -109,7 +110,7 @@ class BertPooledMLMConfig(BertConfig):
                 self.auto_map = in_memory
         # transformers copies this file alone. AutoConfig runs it where the other may be missing.
         name = f"{_MODELING}.py"
-        source, copy = Path(__file__).with_name(name), Path(save_directory, name)
+        source, copy = self.modeling_file, Path(save_directory, name)
         if source.exists() or (self.name_or_path and not copy.exists()):
             if not source.exists():
                 source = Path(cached_file(self.name_or_path, name, revision=getattr(self, "_commit_hash", None)))

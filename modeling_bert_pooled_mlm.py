@@ -101,6 +101,7 @@ class _PoolerMixin:
             raise ValueError(f"{type(self).__name__} takes a BertPooledMLMConfig, found {type(config).__name__}")
         super().__init__(config, *args, **kwargs)
         self.return_logits = return_logits  # `model_args` of sentence-transformers: not saved, unlike the config's
+        config.modeling_file = Path(__file__)
         config.vectors_only = self.logits_are_optional and not (config.return_logits and return_logits)
         if self.bert.pooler is None:  # the stock class has none
             self.bert.pooler = BertPooler(config)

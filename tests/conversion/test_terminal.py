@@ -51,7 +51,10 @@ def test_what_takes_its_time_is_told_on_a_terminal(options, place):
     subprocess.run(words, cwd=place, env=env, stdout=subprocess.PIPE, stderr=slave, check=True)
     os.write(slave, b"end\n")
     os.close(slave)
-    lines = os.read(master, 4096).decode().splitlines()
+    printed = b""
+    while not printed.endswith(b"end\r\n"):
+        printed += os.read(master, 4096)
+    lines = printed.decode().splitlines()
     assert lines == [*(() if options else ("looking for a donor of checkpoint ...", "verifying out ...")), "end"]
     os.close(master)
 
