@@ -237,6 +237,7 @@ def _is_pushed_by_trainer(folder: Path) -> bool:
     To that folder it copies config.json and weights alone, which nothing opens without the code. It does not tell the
     model, whose `save_pretrained` it calls: hence the look at the callers.
     """
+    # Not above each checkpoint-N instead: weights that are there already would get the 2_Dense of others.
     frame = inspect.currentframe()
     while frame is not None:
         args = getattr(frame.f_locals.get("self"), "args", None)

@@ -47,7 +47,7 @@ CHOSEN_BY_TRANSFORMERS = (
 )  # fmt: skip
 
 
-def install(version: str, folder: Path) -> Path:
+def install(version: str, folder: Path, pinned: tuple[str, ...]) -> Path:
     """Makes the environment of a version in `folder`, and returns its Python."""
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
@@ -55,23 +55,25 @@ def install(version: str, folder: Path) -> Path:
     # Not a plain path: the editable install of the checkout is a .pth file there.
     (site / "pinned.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     pins = (ROOT / "constraints.txt").read_text().splitlines()
-    kept = [pin for pin in pins if pin.partition("==")[0] not in CHOSEN_BY_TRANSFORMERS]
+    chosen = {*CHOSEN_BY_TRANSFORMERS, *(pin.partition("==")[0] for pin in pinned)}
+    kept = [pin for pin in pins if pin.partition("==")[0] not in chosen]
     constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join([*kept, f"transformers=={version.split()[0]}", *VERSIONS[version]]) + "\n")
+    constraints.write_text("\n".join([*kept, f"transformers=={version.split()[0]}", *pinned]) + "\n")
     command = [python, "-m", "pip", "install", "-q", "--no-compile", "-c", constraints, "bert-pooled-mlm[test]"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"transformers {version} cannot be installed:\n{done.stdout}{done.stderr}")
-    # Imports what nearly all tests import, once: compiled in pytest, a module's warnings would be errors.
-    imports = f"import runpy; runpy.run_path({str(ROOT / 'tests' / 'children' / 'forks.py')!r})"
-    subprocess.run([python, "-c", imports], check=True)
     return python
 
 
 def check(version: str, folder: Path) -> subprocess.CompletedProcess:
     """Installs a version and runs its tests, in one process, which imports transformers once."""
+    python = install(version, folder, VERSIONS[version])
+    # Imports what nearly all tests import, once: compiled in pytest, a module's warnings would be errors.
+    imports = f"import runpy; runpy.run_path({str(ROOT / 'tests' / 'children' / 'forks.py')!r})"
+    subprocess.run([python, "-c", imports], check=True)
     # The pinned pytest, run by that Python. `-m pytest` would make every file of the checkout importable.
-    pytest = [install(version, folder), Path(sys.executable).with_name("pytest"), "-n", "0", "-m", "versions", "-q"]
+    pytest = [python, Path(sys.executable).with_name("pytest"), "-n", "0", "-m", "versions", "-q"]
     command = [*pytest, *TESTS.get(version, ALL)]
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

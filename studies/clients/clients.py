@@ -184,6 +184,30 @@ CLIENTS = {
             ("bert", "SentenceModel(folder)"),
         ),
     ),
+    "model2vec": Client(
+        ("model2vec[distill]", "scikit-learn", "torch"), "with_model2vec.py",  # distilling does not import without it
+        (
+            *((name, "distill(unpadded(folder), pooling='pooler', **plain)") for name in ("lost", "bert", "encoder")),
+            ("pooled", "distill(unpadded(folder), pooling='pooler', trust_remote_code=True, **plain)"),
+            ("bert", "distill(unpadded(folder), **plain)"),
+        ),
+    ),
+    "mlflow": Client(
+        ("mlflow", "sentence-transformers==6.2.0", "transformers==5.23.0", "torch"), "with_mlflow.py",
+        (
+            *((name, "AutoModel.from_pretrained(folder)") for name in ("lost", "bert", "encoder")),
+            ("pooled", "AutoModel.from_pretrained(folder, trust_remote_code=True)"),
+            *SENTENCE_TRANSFORMERS,
+        ),
+    ),
+    "bert4torch": Client(
+        ("bert4torch", "transformers==5.23.0", "torch"), "with_bert4torch.py",
+        tuple(
+            (name, "build_transformer_model(checkpoint_path=with_config(folder), with_pool=True)")
+            for name in ("lost", *FORMATS)
+        ),
+        twice=("lost", "encoder"),
+    ),
     # The others.
     "SparseEncoder": Client(
         ("sentence-transformers",), "with_sparse_encoder.py",
@@ -213,5 +237,37 @@ CLIENTS = {
             ("bare", "output.pooler_output"),
             ("bare", "output.text_embeds"),
         ),
+    ),
+    "optimum-intel": Client(
+        ("optimum-intel[openvino]", "sentence-transformers", "torch"), "with_optimum_intel.py",
+        (
+            ("bert", "optimum-cli export openvino --model folder --task feature-extraction exported"),
+            *(
+                (name, "optimum-cli export openvino --model folder --task feature-extraction "
+                 "--library sentence_transformers exported") for name in ("lost", "bert", "encoder")
+            ),
+            ("pooled", "optimum-cli export openvino --model folder --task feature-extraction "
+             "--library sentence_transformers --trust-remote-code exported"),
+        ),
+        without=("torchvision",),  # as of vLLM
+    ),
+    "eland": Client(  # its extra asks for an older torch, which it does not need
+        ("eland", "sentence-transformers==5.7.0", "transformers==4.57.6", "torch"), "with_eland.py",
+        (
+            *((name, "TransformerModel(model_id=with_vocabulary(folder), task_type='text_embedding')") for name in FORMATS),
+            ("bert", "TransformerModel(model_id=folder, task_type='text_embedding')"),
+            *((name, "TransformerModel(model_id=with_vocabulary(folder), task_type='auto')") for name in FORMATS[1:]),
+        ),
+    ),
+    "keras-hub": Client(
+        ("keras-hub", "keras", "safetensors", "torch"), "with_keras_hub.py",
+        (
+            *((name, "keras_hub.models.BertBackbone.from_preset(folder)") for name in ("lost", *FORMATS)),
+            *((name, "keras_hub.models.BertTextEmbedder.from_preset(folder)") for name in FORMATS[1:]),
+        ),
+    ),
+    "embed-anything": Client(
+        ("embed-anything",), "with_embed_anything.py",
+        everywhere("EmbeddingModel.from_pretrained_hf(model_id=cached(folder))"),
     ),
 }  # fmt: skip

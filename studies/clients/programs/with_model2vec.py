@@ -1,0 +1,30 @@
+# Copyright 2026 The bert-pooled-mlm authors
+# SPDX-License-Identifier: Apache-2.0
+"""Each text is distilled as one token, so that its static vector is what the client takes for the text."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from asked import answer
+from model2vec.distill import distill  # noqa: F401
+
+
+def unpadded(folder):
+    """A copy whose tokenizer does not pad: model2vec attends to the [PAD] of a word that it is told to add."""
+    copy = Path(shutil.copytree(folder, tempfile.mkdtemp(dir="."), dirs_exist_ok=True), "tokenizer.json")
+    copy.write_text(json.dumps(json.loads(copy.read_text("utf-8")) | {"padding": None}), "utf-8")
+    return str(copy.parent)
+
+
+def vectors_of(folder, call, texts):
+    # No words but the texts, and nothing done to their vectors.
+    plain = {"vocabulary": texts, "token_remove_pattern": r"[^\[]", "pca_dims": None, "sif_coefficient": None}
+    plain["quantize_to"] = "float32"
+    static = eval(call)
+    normalized = [static.tokenizer.normalizer.normalize_str(text).strip() for text in texts]
+    return [static.embedding[static.tokenizer.token_to_id(text)] for text in normalized]
+
+
+answer(vectors_of)
