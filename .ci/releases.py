@@ -16,21 +16,18 @@ from pathlib import Path
 
 from versions import install
 
-# The last patch release of each minor one.
+# The last patch release of each minor one. 4.42 and 4.43 ask for a numpy below 2.
 RELEASES = (
-    "4.42.4", "4.43.4", "4.44.2", "4.45.2", "4.46.3", "4.47.1", "4.49.0", "4.50.3", "4.51.3", "4.52.4", "4.53.3",
+    "4.44.2", "4.45.2", "4.46.3", "4.47.1", "4.49.0", "4.50.3", "4.51.3", "4.52.4", "4.53.3",
     "4.54.1", "4.55.4", "4.56.2", "5.1.0", "5.2.0", "5.4.0", "5.5.4", "5.6.2", "5.7.0", "5.8.1", "5.9.0", "5.10.4",
     "5.11.0", "5.12.1", "5.13.1", "5.14.1", "5.15.1", "5.16.1", "5.17.0", "5.18.0", "5.19.0", "5.20.2", "5.21.1",
     "5.22.2", "5.24.0",
 )  # fmt: skip
-# They ask for a numpy below 2, and later versions of PEFT break their Trainer.
-OLD = ("numpy==1.26.4", "pandas==2.3.3", "pyarrow==21.0.0", "peft==0.11.1")
-PINNED = {"4.42.4": OLD, "4.43.4": OLD}
 
 
 def run(release: str) -> subprocess.CompletedProcess:
     with tempfile.TemporaryDirectory() as folder:
-        python = install(release, Path(folder, "environment"), PINNED.get(release, ()))
+        python = install(release, Path(folder, "environment"))
         variables = {"HF_HOME": folder, "HF_HUB_OFFLINE": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         program = [python, Path(__file__).with_name("release.py")]
         return subprocess.run(program, cwd=folder, env=os.environ | variables, capture_output=True, text=True)

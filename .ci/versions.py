@@ -47,7 +47,7 @@ CHOSEN_BY_TRANSFORMERS = (
 )  # fmt: skip
 
 
-def install(version: str, folder: Path, pinned: tuple[str, ...]) -> Path:
+def install(version: str, folder: Path, pinned: tuple[str, ...] = ()) -> Path:
     """Makes the environment of a version in `folder`, and returns its Python."""
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
