@@ -254,7 +254,7 @@ CLIENTS = {
     "eland": Client(  # its extra asks for an older torch, which it does not need
         ("eland", "sentence-transformers==5.7.0", "transformers==4.57.6", "torch"), "with_eland.py",
         (
-            *((it, "TransformerModel(model_id=with_vocabulary(folder), task_type='text_embedding')") for it in FORMATS),
+            *((f, "TransformerModel(model_id=with_vocabulary(folder), task_type='text_embedding')") for f in FORMATS),
             ("bert", "TransformerModel(model_id=folder, task_type='text_embedding')"),
             *((name, "TransformerModel(model_id=with_vocabulary(folder), task_type='auto')") for name in FORMATS[1:]),
         ),
