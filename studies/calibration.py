@@ -109,7 +109,7 @@ def measure_more(heads, checkpoint):
 
 def stage_measure(args):
     reading.FEWEST_TEXTS = MORE_SIZES[0]  # shows why fewer than 100 are rejected
-    quiet(threads=2)
+    quiet(threads=1 if args.quick else 2)
     work, points, more = Work(args.work_dir), {}, {}
     heads, start = FrozenHeads(work.states), records.read_json(args.work_dir / "start.json")
     for run, losses in work.results(RUNS).items():

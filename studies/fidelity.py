@@ -57,7 +57,7 @@ def stage_train(args) -> None:
 
 def stage_time(args) -> None:
     """Measures the seconds of a training step, plain and with anchors, interleaved, on two threads."""
-    quiet(threads=2)
+    quiet(threads=1 if args.quick else 2)
     work, subjects = Work(args.work_dir), {}
     for texts in (0, 2, 4):
         model = BertPooledMLMForMaskedLM.from_pretrained(args.work_dir / "head", sparse_prediction=True).train()
@@ -90,7 +90,7 @@ def new_probe(heads: FrozenHeads, name: str, of_batch=cls_state) -> dict:
 
 
 def stage_measure(args) -> dict:
-    quiet(threads=2)
+    quiet(threads=1 if args.quick else 2)
     work = Work(args.work_dir)
     heads, runs, last = FrozenHeads(work.states), {}, ["donor"]
     for run, losses in work.results(RUNS).items():

@@ -161,7 +161,7 @@ def evaluated(heads: FrozenHeads, checkpoint: str, last: bool) -> dict:
 
 
 def stage_measure(args) -> dict:
-    quiet(threads=2)
+    quiet(threads=1 if args.quick else 2)
     record = {"options": OPTIONS | {"calibration": CALIBRATION}, "starts": {}, "runs": {}}
     record["variants"] = [{"title": title, "run": run, "timed": ""} for title, run in list(METHODS.items())[:3]]
     for folder in sorted(args.work_dir.glob("*-*/")):

@@ -201,7 +201,8 @@ CLIENTS = {
         ),
     ),
     "bert4torch": Client(
-        ("bert4torch", "transformers==5.23.0", "torch"), "with_bert4torch.py",
+        ("bert4torch", "httpx", "pillow", "requests", "torchvision", "transformers==5.23.0", "torch"),
+        "with_bert4torch.py",  # its imports are not among its requirements
         tuple(
             (name, "build_transformer_model(checkpoint_path=with_config(folder), with_pool=True)")
             for name in ("lost", *FORMATS)
@@ -254,16 +255,18 @@ CLIENTS = {
     "eland": Client(  # its extra asks for an older torch, which it does not need
         ("eland", "sentence-transformers==5.7.0", "transformers==4.57.6", "torch"), "with_eland.py",
         (
-            *((f, "TransformerModel(model_id=with_vocabulary(folder), task_type='text_embedding')") for f in FORMATS),
             ("bert", "TransformerModel(model_id=folder, task_type='text_embedding')"),
-            *((name, "TransformerModel(model_id=with_vocabulary(folder), task_type='auto')") for name in FORMATS[1:]),
+            *(
+                (name, f"TransformerModel(model_id=with_vocabulary(folder), task_type='{task}')")
+                for task in ("text_embedding", "auto") for name in FORMATS
+            ),
         ),
     ),
     "keras-hub": Client(
         ("keras-hub", "keras", "safetensors", "torch"), "with_keras_hub.py",
         (
-            *((name, "keras_hub.models.BertBackbone.from_preset(folder)") for name in ("lost", *FORMATS)),
-            *((name, "keras_hub.models.BertTextEmbedder.from_preset(folder)") for name in FORMATS[1:]),
+            *((name, "BertBackbone.from_preset(with_vocabulary(folder))") for name in ("lost", *FORMATS)),
+            *((name, "BertTextEmbedder.from_preset(with_vocabulary(folder))") for name in FORMATS[1:]),
         ),
     ),
     "embed-anything": Client(

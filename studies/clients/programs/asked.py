@@ -3,6 +3,9 @@
 """What run.py asks of a program: each folder, opened by its line, and the vectors of the texts."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,3 +28,31 @@ def answer(vectors_of: Callable) -> None:
             said = {"error": f"{type(error).__name__}: {error}"}
         # In a line of its own, also where the client left a question in the last one.
         print("\n" + json.dumps(said), flush=True)
+
+
+def run_command(folder: str, call: str) -> None:
+    """Runs a line of a command that is installed beside this Python, on a folder.
+
+    Raises:
+        RuntimeError: It failed; the message is what it printed.
+    """
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = call.replace(" folder ", f" {folder} ").split()
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | path)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+
+
+def with_file(folder: str, name: str, text: str) -> str:
+    """A copy of the folder, under its name, that holds this file as well."""
+    copy = Path("changed", Path(folder).name)
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    (copy / name).write_text(text, "utf-8")
+    return str(copy)
+
+
+def with_vocabulary(folder: str) -> str:
+    """A copy that holds vocab.txt, which slow tokenizers read, and transformers 5 does not write."""
+    ids = json.loads(Path(folder, "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    return with_file(folder, "vocab.txt", "\n".join(sorted(ids, key=ids.get)))

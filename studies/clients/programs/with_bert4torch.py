@@ -1,22 +1,18 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
-from asked import answer
+from asked import answer, with_file
 from bert4torch.models import build_transformer_model  # noqa: F401
 from transformers import AutoTokenizer
 
 
 def with_config(folder):
     """A copy that has bert4torch's own configuration beside BERT's."""
-    copy = Path(shutil.copytree(folder, tempfile.mkdtemp(dir="."), dirs_exist_ok=True))
-    config = json.loads((copy / "config.json").read_text("utf-8"))
-    (copy / "bert4torch_config.json").write_text(json.dumps(config | {"model": "bert"}), "utf-8")
-    return str(copy)
+    config = json.loads(Path(folder, "config.json").read_text("utf-8")) | {"model": "bert"}
+    return with_file(folder, "bert4torch_config.json", json.dumps(config))
 
 
 @torch.no_grad()

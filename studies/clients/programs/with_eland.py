@@ -2,27 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traced for Elasticsearch, and the traced model run."""
 
-import shutil
 import tempfile
-from pathlib import Path
 
 import torch
-from asked import answer
+from asked import answer, with_vocabulary  # noqa: F401
 from eland.ml.pytorch.transformers import TransformerModel  # noqa: F401
 from transformers import AutoTokenizer
-
-
-def with_vocabulary(folder):
-    """A copy that holds vocab.txt, which the client's slow tokenizer reads, and transformers 5 does not write."""
-    copy = Path(shutil.copytree(folder, tempfile.mkdtemp(dir="."), dirs_exist_ok=True))
-    ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
-    (copy / "vocab.txt").write_text("\n".join(sorted(ids, key=ids.get)), "utf-8")
-    return str(copy)
 
 
 @torch.no_grad()
 def vectors_of(folder, call, texts):
     client = eval(call)
+    if client._task_type != "text_embedding":
+        raise RuntimeError(f"taken for {client._task_type}")
     path, *_ = client.save(tempfile.mkdtemp(dir="."))
     traced = torch.jit.load(path)
     vectors = []

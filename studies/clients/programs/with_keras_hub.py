@@ -6,14 +6,15 @@ os.environ["KERAS_BACKEND"] = "torch"  # before keras is imported
 
 import keras_hub
 import numpy
-from asked import answer
+from asked import answer, with_vocabulary
+from keras_hub.models import BertBackbone, BertTextEmbedder, BertTokenizer  # noqa: F401
 
 
 def vectors_of(folder, call, texts):
     model = eval(call)
     if "BertTextEmbedder" in call:
         return numpy.array(model.predict(texts, verbose=0))
-    preprocess = keras_hub.models.BertTokenizer.from_preset(folder)
+    preprocess = BertTokenizer.from_preset(with_vocabulary(folder))
     packer = keras_hub.layers.MultiSegmentPacker(
         sequence_length=64, start_value=preprocess.cls_token_id, end_value=preprocess.sep_token_id
     )

@@ -3,19 +3,16 @@
 """Each text is distilled as one token, so that its static vector is what the client takes for the text."""
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
-from asked import answer
+from asked import answer, with_file
 from model2vec.distill import distill  # noqa: F401
 
 
 def unpadded(folder):
     """A copy whose tokenizer does not pad: model2vec attends to the [PAD] of a word that it is told to add."""
-    copy = Path(shutil.copytree(folder, tempfile.mkdtemp(dir="."), dirs_exist_ok=True), "tokenizer.json")
-    copy.write_text(json.dumps(json.loads(copy.read_text("utf-8")) | {"padding": None}), "utf-8")
-    return str(copy.parent)
+    tokenizer = json.loads(Path(folder, "tokenizer.json").read_text("utf-8")) | {"padding": None}
+    return with_file(folder, "tokenizer.json", json.dumps(tokenizer))
 
 
 def vectors_of(folder, call, texts):

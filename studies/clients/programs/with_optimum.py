@@ -2,26 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is exported, run by onnxruntime: `sentence_embedding` where there is one, else the first state."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
 import onnxruntime
-from asked import answer
+from asked import answer, run_command
 from transformers import AutoTokenizer
-
-os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 def vectors_of(folder, call, texts):
     shutil.rmtree("onnx", ignore_errors=True)
-    command = call.replace(" folder ", f" {folder} ").split()
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
+    run_command(folder, call)
     session = onnxruntime.InferenceSession("onnx/model.onnx")
     inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(texts, padding=True, return_tensors="np")
     names = [output.name for output in session.get_outputs()]

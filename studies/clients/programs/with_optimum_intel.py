@@ -2,25 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is exported, run by OpenVINO: `sentence_embedding` where there is one, else the first state."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import openvino
-from asked import answer
+from asked import answer, run_command
 from transformers import AutoTokenizer
-
-os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 def vectors_of(folder, call, texts):
     shutil.rmtree("exported", ignore_errors=True)
-    command = call.replace(" folder ", f" {folder} ").split()
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
+    run_command(folder, call)
     model = openvino.Core().compile_model("exported/openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     inputs = tokenizer(texts, padding=True, return_tensors="np")
