@@ -35,10 +35,7 @@ def _register_tokenizer(auto) -> None:
     from .configuration_bert_pooled_mlm import BertPooledMLMConfig
 
     auto.AutoTokenizer.register(
-        BertPooledMLMConfig,
-        slow_tokenizer_class=BertTokenizer,
-        fast_tokenizer_class=BertTokenizerFast,
-        exist_ok=True,
+        BertPooledMLMConfig, slow_tokenizer_class=BertTokenizer, fast_tokenizer_class=BertTokenizerFast, exist_ok=True
     )
 
 

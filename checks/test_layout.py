@@ -12,7 +12,7 @@ LISTED = re.findall(
     r"^    (\w+) {2,}\S", (ROOT / "conversion" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
 )
 SHIPPED = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.py"), *MODULES.values()]}
-LINES = {"modeling_bert_pooled_mlm.py": 400, "convert.py": 400}  # all others: 300
+LINES = {"modeling_bert_pooled_mlm.py": 340}  # all others: 300
 FUNCTION_LINES = 60  # the docstring aside
 
 

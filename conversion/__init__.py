@@ -40,6 +40,7 @@ A module imports only from those above it:
     verify        step 6: reopen, compare, load in the verification process
     report        what was done, derived from the plan
     pipeline      one conversion from beginning to end
+    command_line  arguments, what is printed, exit codes
 """
 
 __version__ = "0.1.0"

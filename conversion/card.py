@@ -62,9 +62,7 @@ def read_card(source: Source) -> Card:
         references = [it for it in tokens if isinstance(it, yaml.AnchorToken | yaml.AliasToken)]
         if references or any(isinstance(it, yaml.ScalarToken) and it.value == "<<" for it in tokens):
             raise ConversionError(
-                where,
-                "its metadata has YAML anchors, aliases or merge keys, which are not read",
-                "write them out",
+                where, "its metadata has YAML anchors, aliases or merge keys, which are not read", "write them out"
             )
         data = yaml.safe_load(head)
         yaml_dump(data)  # some values can be read, and not written

@@ -91,7 +91,5 @@ class Options:
             raise ConversionError(checkpoint, f"--calibrate needs {missing}", f"pip install {missing}")
         if missing and self.verify and not self.dry_run:
             raise ConversionError(
-                checkpoint,
-                f"verification needs {missing}",
-                f"pip install {missing}, or pass --no-verify",
+                checkpoint, f"verification needs {missing}", f"pip install {missing}, or pass --no-verify"
             )

@@ -18,8 +18,6 @@ from .provenance import donor_name
 from .sources import Folder, config_file, local_path, read_json
 
 NAMES_LIMIT = 8  # of a checkpoint's own: each costs a look at a folder or a request
-
-
 NEIGHBOURS_LIMIT = 16  # of the table, in each direction: each costs a few megabytes
 
 

@@ -13,14 +13,7 @@ from .hub import endpoint
 from .sources import local_path
 
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-OTHER_KINDS = (
-    "datasets",
-    "spaces",
-    "docs",
-    "papers",
-    "collections",
-    "blog",
-)  # of pages
+OTHER_KINDS = ("datasets", "spaces", "docs", "papers", "collections", "blog")  # of pages
 
 
 def parse_page(name: str, revision: str | None = None) -> tuple[str, str | None]:

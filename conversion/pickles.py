@@ -70,12 +70,7 @@ def _starts(path: Path, state: dict) -> dict[int, int]:
                     raw.seek(record.header_offset + 26)
                     skipped = struct.unpack("<HH", raw.read(4))  # the lengths of the name and of what pads it
                     begins.append(record.header_offset + 30 + sum(skipped))
-    except (
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        struct.error,
-    ):  # an archive that torch reads and Python does not
+    except (zipfile.BadZipFile, RuntimeError, EOFError, struct.error):  # torch reads it, and Python does not
         return {}
     addresses = sorted({it.untyped_storage().data_ptr() for it in state.values() if it.untyped_storage().nbytes()})
     begins.sort()

@@ -186,9 +186,7 @@ def output_config(
         config |= {**format.config_defaults, **own, "auto_map": format.auto_map}
     if format.auto_map is not None or tokenizer.class_name != STOCK or "tokenizer_class" in config:
         config["tokenizer_class"] = tokenizer.class_name  # pipelines of 4.x find the tokenizer by it
-    config.setdefault(
-        "position_embedding_type", "absolute"
-    )  # transformers 5 no longer writes it; CTranslate2 needs it
+    config.setdefault("position_embedding_type", "absolute")  # CTranslate2 needs it; transformers 5 does not write it
     config |= {"architectures": [format.architecture], "model_type": format.model_type}
     config |= {"keep_modules": True} if keep_modules else {}
     config |= {"head_source": head_source.to_config()} if head_source else {}

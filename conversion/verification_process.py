@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -139,9 +140,8 @@ def report(request: dict, code: int) -> None:
 def serve() -> None:
     """Handles requests until stdin ends; loads that are then under way end with it."""
     received, waiting = b"", []
-    running: dict[
-        int, tuple[int, dict]
-    ] = {}  # a descriptor that is at its end when the fork is -> process id, request
+    # A descriptor that is at its end when the fork is -> process id, request.
+    running: dict[int, tuple[int, dict]] = {}
     while True:
         while waiting and len(running) < PARALLEL:
             pid, ended = fork(waiting[0])
@@ -180,15 +180,9 @@ def import_all() -> None:
 
     for name in ("AutoTokenizer", "BertTokenizerFast", *sys.argv[1:]):
         getattr(transformers, name)
-    sizes = {
-        "hidden_size": 2,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 2,
-        "vocab_size": 2,
-    }
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
     with tempfile.TemporaryDirectory() as folder:
-        transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(folder)
+        transformers.BertModel(transformers.BertConfig(**dict.fromkeys(sizes, 1))).save_pretrained(folder)
         transformers.AutoModel.from_pretrained(folder)
     gc.freeze()
     gc.enable()
@@ -198,6 +192,8 @@ if __name__ == "__main__":
     import_all()
     if FORKS:
         serve()
+        # The converter removes this folder itself, unless it was killed.
+        shutil.rmtree(Path(os.environ["HF_MODULES_CACHE"]).parent, ignore_errors=True)
     elif line := sys.stdin.readline():
         report(json.loads(line), handle(json.loads(line)))
     os._exit(0)

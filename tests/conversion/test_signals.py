@@ -79,8 +79,8 @@ def test_a_run_that_is_ended_while_it_verifies_leaves_no_process_and_no_folder(n
     process.send_signal(signal.Signals[name])
     assert ended(process) == (code, "", f"error: {what}; incomplete output removed\n" if what else "")
     assert_ends(child)
-    if what:  # what a kill leaves is removed by the next run: test_kills.py
-        assert not [*(place / "tmp").iterdir()]
+    assert not [*(place / "tmp").iterdir()]
+    if what:  # what a kill leaves next to the output is removed by the next run: test_kills.py
         (place / "tmp").rmdir()
         assert snapshot(place) == before, "no cache either"
 
