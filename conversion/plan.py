@@ -18,13 +18,12 @@ from .graft import Graft
 from .modules import BELOW, own_modules
 from .options import Options
 from .provenance import HeadSource, PoolerSource
-from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path
+from .sources import CONFIG_FILES, LICENCES, WEIGHT_FILES, Folder, local_path, read_bytes
 from .staging import check_apart, existing_parent
 from .tensors import Tensor
 from .tokenizer import STOCK, Tokenizer
 
 NAMED_FIELDS = 20  # of config.json that are dropped; the rest is counted
-COPIED_LIMIT = 1 << 27  # bytes of one copied file; the largest tokenizers have a tenth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Plan:
     card: str  # README.md
     shards: dict[str, dict[str, Tensor]]  # output file -> tensors, under the names of the format
     dropped: dict[str, str]  # tensors and config fields of the input that are not written -> reason
-    licences: list[str]
+    licences: dict[str, bytes]
     modules: dict[str, bytes] | None  # sentence-transformers' files of the input; None: ours are written
     left_behind: list[str]  # files and folders of the input that are not used
 
@@ -93,7 +92,7 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
         fields.pop("tie_word_embeddings", None)
     base = donor.checkpoint.source.label if donor and "/" in donor.checkpoint.source.label else None
     title, has_tokenizer = options.push_to_hub or output.name, tokenizer.source is not None
-    licences, shards = sorted(names.intersection(LICENCES)), _shards(graft, format)
+    licences = {name: read_bytes(root, name) for name in sorted(names.intersection(LICENCES))}
     read = {tensor.file for tensor in checkpoint.tensors.values()}
     written = modules or MODULES
     known = {*CONFIG_FILES, "README.md", *licences, *WEIGHT_FILES, *(name.partition("/")[0] for name in written)}
@@ -106,16 +105,12 @@ def make_plan(graft: Graft, output: Path, options: Options) -> Plan:
         tokenizer,
         output_config(fields, format, tokenizer, source, head_source, modules is not None),
         model_card(checkpoint.card, title, format, source, base, has_tokenizer, head_source, modules is not None),
-        shards,
+        _shards(graft, format),
         _dropped(graft, format, dropped_fields) | left_out,
         licences,
         modules,
         sorted(names - known - read - {*(() if tokenizer.from_donor else tokenizer.files)}),
     )
-    own = () if tokenizer.from_donor else tokenizer.files
-    for place, file in (*((root, name) for name in licences), *((checkpoint.source, name) for name in own)):
-        if (size := place.size(file)) > COPIED_LIMIT:
-            raise ConversionError(place.where(file), f"{size} bytes; expected at most {COPIED_LIMIT}")
     disk = existing_parent(output.parent)
     if plan.nbytes > (free := shutil.disk_usage(disk).free):
         raise ConversionError(disk, f"{plan.nbytes} bytes to write, {free} free", "make room or choose another -o")

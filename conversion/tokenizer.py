@@ -8,7 +8,6 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ConversionError, first_line
@@ -36,8 +35,8 @@ class Tokenizer:
     source: Source | None  # where its files are; None: there is none
     class_name: str = NONE
     files: tuple[str, ...] = ()
+    contents: dict[str, bytes] = dataclasses.field(default_factory=dict)  # what is written, by file
     own_config: dict | None = None  # tokenizer_config.json, without code and paths
-    config: dict | None = None  # the same with its class, where that differs from the file
     model_class: str | None = None  # config.json's tokenizer_class
     vocabulary: dict[str, int] = dataclasses.field(default_factory=dict)  # as far as its files tell
     reason: str = ""  # why there is none, and what to do
@@ -56,18 +55,10 @@ class Tokenizer:
         donor = ": the donor's, since the checkpoint has none; both models have as many embeddings"
         return f"{self.class_name}{count}{donor if self.from_donor else ''}"
 
-    def contents(self) -> Iterator[tuple[str, bytes]]:
-        """The files to write."""
-        for name in self.files:
-            if name != CONFIG or self.config is None:
-                yield name, read_bytes(self.source, name, SIZE_LIMIT)
-        if self.config is not None:
-            yield CONFIG, to_json(self.config)
-
     def copy_to(self, folder: Path) -> None:
         """Copies its files into a folder, from which `AutoTokenizer` reads the same tokenizer without any code."""
         folder.mkdir()
-        for name, data in self.contents():
+        for name, data in self.contents.items():
             (folder / name).write_bytes(data)
         if self.own_config is not None:
             (folder / CONFIG).write_text(json.dumps(self.own_config), encoding="utf-8")
@@ -125,21 +116,18 @@ def read_tokenizer(source: Source, model_config: dict) -> Tokenizer:
             "AutoTokenizer.from_pretrained(FOLDER_OR_HUB_ID).save_pretrained(OUTPUT)",
         )
     source = source.fetch(files)
+    contents = {file: read_bytes(source, file, SIZE_LIMIT) for file in files}
     own = _without_paths({key: value for key, value in config.items() if key != "auto_map"})
     completed, name = dict(own), SAVED_BY_5.get(name, name)
     # With a tokenizer.json, transformers 5.0 takes a class from this file for another kind of tokenizer than one from
     # config.json, so it stays where it is; otherwise it is moved to this file, where 4.x reads it without remote code.
     if stated[CONFIG] or "tokenizer.json" not in files:
         completed["tokenizer_class"] = name
-    return Tokenizer(
-        source,
-        name,
-        tuple(files),
-        own if CONFIG in files else None,
-        completed if completed != config else None,
-        stated["config.json"],
-        _vocabulary(source, files, config),
-    )
+    vocabulary = _vocabulary(source, contents, config)
+    if completed != config:
+        contents[CONFIG] = to_json(completed)
+    own_config = own if CONFIG in files else None
+    return Tokenizer(source, name, tuple(files), contents, own_config, stated["config.json"], vocabulary)
 
 
 def _class_name(source: Source, file: str, config: dict) -> str | None:
@@ -168,14 +156,14 @@ def _without_paths(config: dict) -> dict:
     return kept
 
 
-def _vocabulary(source: Source, files: list[str], config: dict) -> dict[str, int]:
+def _vocabulary(source: Source, contents: dict[str, bytes], config: dict) -> dict[str, int]:
     """The tokens and their ids, as far as the files tell."""
     found: dict = {}
-    if "vocab.txt" in files:
-        lines = read_bytes(source, "vocab.txt", SIZE_LIMIT).rstrip().split(b"\n")
+    if "vocab.txt" in contents:
+        lines = contents["vocab.txt"].rstrip().split(b"\n")
         found = {line.rstrip(b"\r").decode(errors="replace"): number for number, line in enumerate(lines)}
-    elif "tokenizer.json" in files:
-        whole = parse_json(read_bytes(source, "tokenizer.json", SIZE_LIMIT), source.where("tokenizer.json"))
+    elif "tokenizer.json" in contents:
+        whole = parse_json(contents["tokenizer.json"], source.where("tokenizer.json"))
         match whole:
             case {"model": {"vocab": dict(vocabulary)}, "added_tokens": list(more)}:
                 found = vocabulary | {str(it.get("content")): it.get("id") for it in more if isinstance(it, dict)}
@@ -185,6 +173,6 @@ def _vocabulary(source: Source, files: list[str], config: dict) -> dict[str, int
     for key, it in added.items() if isinstance(added, dict) else ():
         if key.isdecimal():
             found[str(it.get("content") if isinstance(it, dict) else it)] = int(key)
-    if "added_tokens.json" in files:
-        found |= read_json(source, "added_tokens.json")
+    if "added_tokens.json" in contents:
+        found |= parse_json(contents["added_tokens.json"], source.where("added_tokens.json"))
     return {token: number for token, number in found.items() if isinstance(number, int)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from .bert import POOLER
 from .formats import DENSE, DENSE_NAMES, sentence_transformers_files
 from .plan import Plan
-from .sources import read_bytes, to_json
+from .sources import to_json
 from .staging import MANIFEST, flushed, sync_folder
 from .weights import write_safetensors
 
@@ -51,10 +51,8 @@ def small_files(plan: Plan) -> Iterator[tuple[str, bytes]]:
     yield "config.json", to_json(plan.config)
     yield "README.md", plan.card.encode(errors="replace")
     yield from plan.modules.items() if plan.modules is not None else _own_modules(plan)
-    yield from plan.tokenizer.contents()
-    root = plan.checkpoint.root
-    for name in plan.licences:
-        yield name, read_bytes(root, name, root.size(name))
+    yield from plan.tokenizer.contents.items()
+    yield from plan.licences.items()
     for name in plan.format.code_files:
         yield name, (CODE / name).read_bytes()
     if len(plan.shards) > 1:
