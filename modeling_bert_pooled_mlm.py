@@ -36,8 +36,8 @@ logger = logging.get_logger(__name__)
 PROJECT_URL = ""  # where bert-pooled-mlm is published; error messages name it once it is
 # What a tied MLM head does not store, by what it is tied to.
 TIED = {
-    "predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "predictions.decoder.bias": "cls.predictions.bias",
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 ENCODER_ARGUMENTS = {"is_causal", "output_attentions", "output_hidden_states", "return_dict"}  # in 5.x by **kwargs
 ENCODER_ARGUMENTS |= inspect.signature(BertModel.forward).parameters.keys()
@@ -90,8 +90,6 @@ class _PoolerMixin:
     _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"embeddings\.position_ids$"]
     # transformers would copy the file of the object's class, which is torch's own where FSDP2 has wrapped the model.
     register_for_auto_class = classmethod(lambda cls, auto_class=None: None)  # the config copies the code
-    if transformers.__version__ == "5.3.0":  # leaves the tied decoder of what it takes for remote code on meta
-        is_remote_code = classmethod(lambda cls: False)
 
     def __init__(self, config, *args, add_pooling_layer: bool = True, return_logits: bool = True, **kwargs):
         if not add_pooling_layer:
@@ -144,9 +142,14 @@ class _PoolerMixin:
         for parameter in model.bert.pooler.parameters():  # while loading, transformers 5 resets requires_grad of all
             trained = cls.pooler_is_trained or bool(random_pooler)
             parameter.requires_grad_(trained and parameter.is_floating_point())  # not the integers of a quantised one
-        for key, original in TIED.items():  # where this head is not tied, or cloned (torchscript of 4.x)
-            if f"cls.{key}" in random_keys and original not in random_keys:
-                model.cls.get_parameter(key).data.copy_(model.get_parameter(original))
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for copy, original in TIED.items():
+            if not {copy, original} <= parameters.keys():  # no MLM head, or a quantised one
+                continue
+            if parameters[copy].is_meta and not parameters[original].is_meta:  # 5.3.0, and loads in several threads
+                setattr(model.cls.predictions.decoder, copy.rpartition(".")[2], parameters[original])
+            elif copy in random_keys and original not in random_keys:  # not tied, or cloned (torchscript of 4.x)
+                parameters[copy].data.copy_(parameters[original])
         head = ("cls.predictions.transform.", "cls.predictions.bias")
         if cls.logits_are_optional and any(key.startswith(head) for key in random_keys):
             model.return_logits, model.config.vectors_only = False, True

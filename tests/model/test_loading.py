@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 from bert_pooled_mlm import (
     BertPooledMLMForMaskedLM,
     BertPooledMLMForSequenceClassification,
@@ -23,6 +24,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    PreTrainedModel,
 )
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
@@ -232,3 +234,14 @@ def test_stock_bert_model_gives_the_same_pooler_output_from_a_pooled_folder(pool
     stock = BertModel.from_pretrained(pooled).eval()(**batch())
     # One file: the same weights at the same alignment.
     assert torch.equal(ours.pooler_output, stock.pooler_output)
+
+
+def test_a_decoder_that_transformers_did_not_tie_is_tied(first, monkeypatch):
+    """Of loads in two threads at a time, the later one leaves tying off for the rest of the process."""
+    expected = BertPooledMLMForMaskedLM.from_pretrained(first / "BertPooledMLMForMaskedLM").eval()(**batch()).logits
+    monkeypatch.setattr(PreTrainedModel, "tie_weights", lambda self, *args, **kwargs: None)
+    for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel):
+        model = cls.from_pretrained(first / "BertPooledMLMForMaskedLM").eval()
+        assert torch.equal(model(**batch()).logits, expected)
+        if not transformers.__version__.startswith("4."):
+            assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
