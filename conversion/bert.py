@@ -1,6 +1,6 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a BERT is: the names of its tensors, current and former, their shapes, and which tensor tells lineage."""
+"""What a BERT is: the names of its tensors, current and former, and their shapes; what the lineage check compares."""
 
 from __future__ import annotations
 

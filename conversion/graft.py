@@ -104,8 +104,8 @@ def _choose_pooler(checkpoint: Checkpoint, donors: Donors, options: Options, hea
         return Graft(checkpoint, None, kept, tokenizer_from=donor if needs_tokenizer else None)
     donor, notes = donors.find(*search)
     _check_replaceable(checkpoint, donor, kept)
-    lender = donor.checkpoint if needs_tokenizer else None
-    return Graft(checkpoint, donor, donor.tensors, notes, options.replace_pooler, tokenizer_from=lender)
+    tokenizer_from = donor.checkpoint if needs_tokenizer else None
+    return Graft(checkpoint, donor, donor.tensors, notes, options.replace_pooler, tokenizer_from=tokenizer_from)
 
 
 def _check_own_pooler(checkpoint: Checkpoint, replace: bool, stays: bool) -> None:
