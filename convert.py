@@ -24,6 +24,7 @@ if __package__:
     from .conversion.options import Options
     from .conversion.pipeline import Session, Written, finish, write
     from .conversion.report import ConversionReport
+    from .conversion.staging import job_of
 else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from conversion.command_line import main
@@ -31,6 +32,7 @@ else:  # `python convert.py`, from a checkout; under PYTHONSAFEPATH its folder i
     from conversion.options import Options
     from conversion.pipeline import Session, Written, finish, write
     from conversion.report import ConversionReport
+    from conversion.staging import job_of
 
 __all__ = ["ConversionError", "ConversionReport", "convert", "main"]
 
@@ -101,8 +103,9 @@ def convert(
     """
     names = set(Options.__dataclass_fields__)
     options = Options(**{name: value for name, value in locals().items() if name in names})
+    job = job_of(os.fspath(checkpoint), options)
     with Session() as session:
-        step = write(os.fspath(checkpoint), options, session, progress)
+        step = write(job, options, session, progress)
         return finish(step, options) if isinstance(step, Written) else step
 
 

@@ -131,13 +131,13 @@ class Run:
             disable_progress_bars()
         if not self._quiet and not self._as_json:
             terminal.log_to_stderr()
-        outputs = staging.destinations(self._checkpoints, self._options.output_dir, self._reads())
+        jobs = staging.jobs_of(self._checkpoints, self._options, self._reads())
         with Session() as session:
             pending: list[tuple[str, Result]] = []
-            for checkpoint, output in zip(self._checkpoints, outputs, strict=True):
-                if isinstance(output, Path) and any(_may_be_same(output, step) for _, step in pending):
+            for checkpoint, job in zip(self._checkpoints, jobs, strict=True):
+                if isinstance(job, staging.Job) and any(_may_be_same(job.output, step) for _, step in pending):
                     self._finish(pending, 0)
-                pending.append((checkpoint, self._write(checkpoint, output, session)))
+                pending.append((checkpoint, self._write(job, session)))
                 self._finish(pending, AHEAD)
             self._finish(pending, 0)
         return self._conclude()
@@ -156,19 +156,15 @@ class Run:
             reads += [(name, folder, f"a donor of {name}") for name in names for folder in named_folders(name)]
         return reads
 
-    def _write(self, checkpoint: str, output: Path | ConversionError, session: Session) -> Result:
+    def _write(self, job: staging.Job | ConversionError, session: Session) -> Result:
+        if isinstance(job, ConversionError):
+            return job
+        written = [result["output"] for result in self._results if result["status"] == "converted"]
+        if any(os.path.exists(job.output) and os.path.samefile(job.output, other) for other in written):
+            what = "the output of an earlier checkpoint of this call, the same folder under another path"
+            return ConversionError(job.output, what)
         try:
-            if isinstance(output, ConversionError):
-                raise output
-            written = [result["output"] for result in self._results if result["status"] == "converted"]
-            if any(os.path.exists(output) and os.path.samefile(output, other) for other in written):
-                raise ConversionError(
-                    output, "the output of an earlier checkpoint of this call, the same folder under another path"
-                )
-            options = self._options
-            if options.output_dir is not None:
-                options = Options(**{**vars(options), "output_dir": output})
-            return write(checkpoint, options, session, progress=not self._quiet)
+            return write(job, self._options, session, progress=not self._quiet)
         except ConversionError as error:
             return error
 

@@ -22,11 +22,9 @@ from .errors import ConversionError, first_line, printable
 from .graft import choose_grafts
 from .opening import open_checkpoint
 from .options import Options
-from .pages import parse_page
 from .plan import Plan, make_plan
 from .push import Upload, push
 from .report import ConversionReport
-from .sources import local_path
 from .verify import Loads, Verifier, check_unchanged, verify_output
 from .write import write_output
 
@@ -79,14 +77,13 @@ def _system_errors(name: str, output: Path) -> Iterator[None]:
         raise ConversionError(name, "needs more memory than there is; nothing was written") from error
 
 
-def write(name: str, options: Options, session: Session, progress: bool = False) -> ConversionReport | Written:
+def write(job: staging.Job, options: Options, session: Session, progress: bool = False) -> ConversionReport | Written:
     """Reads a checkpoint, finds its donor, plans and writes the output; or a report, where nothing is to be written.
 
     Raises:
         ConversionError: The checkpoint can't be converted.
     """
-    name, revision = parse_page(name, options.revision)
-    output = local_path(staging.default_output(name) if options.output_dir is None else options.output_dir)
+    name, revision, output = job
     with _system_errors(name, output):
         options.check_possible(name)
         with_head = options.head_from is not None

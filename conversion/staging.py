@@ -14,9 +14,10 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from .errors import ConversionError, listed
+from .options import Options
 from .pages import parse_page
 from .sources import Folder, local_path, parse_json, sha256_of
 from .weights import read_header
@@ -42,35 +43,52 @@ def check_apart(output: Path, path: str | os.PathLike, what: str) -> None:
         raise ConversionError(output, f"is inside {what} {path}, or around it", "choose a folder next to it with -o")
 
 
-def destinations(
-    checkpoints: list[str], output_dir: str | os.PathLike | None, reads: list[tuple[str | None, Path, str]]
-) -> list[Path | ConversionError]:
-    """The output folder of each checkpoint; an error where it would overlap what the call reads or writes besides.
+class Job(NamedTuple):
+    """What one conversion reads, and where it writes."""
+
+    checkpoint: str  # a folder or Hub id
+    revision: str | None
+    output: Path
+
+
+def job_of(name: str, options: Options, is_one_of_several: bool = False) -> Job:
+    """The conversion of the checkpoint that a user names by a path, an id or the address of its page.
+
+    Raises:
+        ConversionError: The page is not a model's.
+    """
+    checkpoint, revision = parse_page(name, options.revision)
+    if options.output_dir is None:
+        return Job(checkpoint, revision, default_output(checkpoint))
+    output = local_path(options.output_dir)
+    return Job(checkpoint, revision, output / local_path(checkpoint).name if is_one_of_several else output)
+
+
+def jobs_of(
+    names: list[str], options: Options, reads: list[tuple[str | None, Path, str]]
+) -> list[Job | ConversionError]:
+    """The conversions of one call; an error where an output would overlap what the call reads or writes besides.
 
     Args:
-        checkpoints: As the user named them.
-        output_dir: The value of `-o`.
+        names: The checkpoints, as the user named them.
+        options: Of all.
         reads: What the call reads: for which checkpoint, where, and what it is. `make_plan` checks what a conversion
             reads for itself.
     """
-    outputs: list[Path | ConversionError] = []
-    for name in checkpoints:
-        others = [read for read in reads if read[0] != name or checkpoints.count(name) > 1]
-        others += [
-            (None, it, "the output of an earlier checkpoint of this call") for it in outputs if isinstance(it, Path)
-        ]
+    jobs: list[Job | ConversionError] = []
+    for name in names:
+        outputs = [job.output for job in jobs if isinstance(job, Job)]
+        others = [read for read in reads if read[0] != name or names.count(name) > 1]
+        others += [(None, output, "the output of an earlier checkpoint of this call") for output in outputs]
         try:
-            repo, _ = parse_page(name)
-            output = local_path(default_output(repo) if output_dir is None else output_dir)
-            if output_dir is not None and len(checkpoints) > 1:
-                output /= local_path(repo).name
+            job = job_of(name, options, len(names) > 1)
             for _, path, what in others:
                 if os.path.lexists(path) or path in outputs:
-                    check_apart(output, path, what)
-            outputs.append(output)
+                    check_apart(job.output, path, what)
+            jobs.append(job)
         except ConversionError as error:
-            outputs.append(error)
-    return outputs
+            jobs.append(error)
+    return jobs
 
 
 def existing_parent(folder: Path) -> Path:
