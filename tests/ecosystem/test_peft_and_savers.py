@@ -24,13 +24,7 @@ from packaging.version import Version
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from trainers import arguments
-from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    Trainer,
-)
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, Trainer
 
 pytestmark = [
     # transformers 5.23 renames it to activation checkpointing; PEFT and 4.x know the old name only.

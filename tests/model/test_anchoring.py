@@ -28,12 +28,7 @@ from checkpoints import (
 )
 from packaging.version import Version
 from trainers import VERSION, arguments
-from transformers import (
-    AutoTokenizer,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    default_data_collator,
-)
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, default_data_collator
 
 pytestmark = [
     pytest.mark.versions,

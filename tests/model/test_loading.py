@@ -6,11 +6,7 @@ import sys
 
 import pytest
 import torch
-from bert_pooled_mlm import (
-    BertPooledMLMForMaskedLM,
-    BertPooledMLMForSequenceClassification,
-    BertPooledMLMModel,
-)
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
 from checkpoints import CODE_FILES, POOLER, ROOT, batch, clone, make_donor, save_tokenizer
 from programs import answer

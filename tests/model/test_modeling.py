@@ -5,22 +5,11 @@ import shutil
 import pytest
 import torch
 import transformers
-from bert_pooled_mlm import (
-    BertPooledMLMForMaskedLM,
-    BertPooledMLMModel,
-    BertPooledMLMModelOutput,
-    BertPooledMLMOutput,
-)
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel, BertPooledMLMModelOutput, BertPooledMLMOutput
 from checkpoints import SHAPE, batch, bits, differing, make_donor, mlm_batch, pooler_of, save_weights, stored
 from family import HEADS, MLM, POOLER, auto_of, class_of, each_head, make, stock_of
 from safetensors.torch import load_file
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertForPreTraining,
-    BertModel,
-)
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForPreTraining, BertModel
 
 pytestmark = pytest.mark.versions
 
