@@ -13,8 +13,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (
-    "published", "tools", "hub_faults", "package", "distributed", "examples_training", "loading", "calibrate",
-    "signals", "kills", "terminal", "heads", "command_line", "push", "tokenizer",
+    "published", "tools", "hub_faults", "package", "distributed", "continue_pretraining", "corpora", "loading",
+    "calibrate", "signals", "kills", "terminal", "heads", "command_line", "push", "tokenizer",
 )  # fmt: skip
 
 

@@ -67,24 +67,14 @@ def test_twice_the_same_bytes(far, fit, fitted, out):
 
 
 @pytest.mark.versions
-def test_a_donor_on_the_hub_is_fetched_whole_and_the_result_pushed(far, donor, texts, hub, tmp_path):
+def test_a_donor_on_the_hub_is_fetched_whole(far, donor, texts, hub, fitted, tmp_path):
     hub.add_repo("google-bert/tiny", donor)
     with Conversions(**hub.environment(tmp_path, hub.TOKEN)) as conversions:
         donor_and_texts = ["--pooler-from", "google-bert/tiny", "--calibrate", texts, "--calibrate-length", "32"]
-        named = ["-o", "out", "--push-to-hub", "user/tiny", "--json"]
-        done = conversions.run(far, *donor_and_texts, *named, cwd=str(tmp_path))
+        done = conversions.run(far, *donor_and_texts, "-o", "out", "--json", cwd=str(tmp_path))
     report = json.loads(done["out"])
-    assert report["calibration"]["improved"]
+    assert report["grafted"] == fitted.grafted
     assert report["donor_commit"] == hub.commits("google-bert/tiny")[-1].sha
-    files = hub.files("user/tiny")
-    assert files["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
-    assert b'"cosine_after"' in files["config.json"]
-    machine = tmp_path / "machine"
-    machine.mkdir()
-    options = json.dumps({"trust_remote_code": True})
-    _, _, pooler, source = answer("load", machine, "user/tiny", options, **hub.environment(machine, hub.TOKEN))
-    assert source["calibration"]["texts"] == 300
-    assert pooler == [stored(tmp_path / "out")[key].tolist() for key in POOLER]
 
 
 def test_a_dry_run_reads_the_texts_and_fits_nothing(far, donor, texts, out, capsys):

@@ -6,12 +6,10 @@ except in modules.json, where it goes on without the Dense module, and so withou
 """
 
 import json
-import shutil
 
 import pytest
 import torch
-from bert_pooled_mlm.convert import convert
-from checkpoints import FORMATS, save_weights, stored
+from checkpoints import FORMATS, stored
 from safetensors import safe_open
 from transformers import BertModel
 
@@ -129,14 +127,3 @@ def test_the_bert_format_has_its_model_type_and_the_names_under_which_it_looks_f
     assert {*parts} <= names
     ours = {f"bert.{name}" for name, _ in BertModel.from_pretrained(converted / "bert").named_parameters()}
     assert {name for name in ours if ".pooler." not in name} == {*parts}, "premise: nothing is missing here"
-
-
-def test_sharded_weights_have_the_index_that_it_falls_back_to(lost, donor, tmp_path):
-    """backends/candle/src/lib.rs: model.safetensors, else model.safetensors.index.json with its weight_map."""
-    shutil.copytree(lost, tmp_path / "shards")
-    save_weights(tmp_path / "shards", stored(lost), shards=3)
-    convert(tmp_path / "shards", tmp_path / "out", pooler_from=donor, format="bert", verify=False)
-    assert not (tmp_path / "out" / "model.safetensors").exists(), "premise: it is sharded"
-    shards = {*read(tmp_path / "out", "model.safetensors.index.json")["weight_map"].values()}
-    assert len(shards) == 3
-    assert all((tmp_path / "out" / name).is_file() for name in shards)

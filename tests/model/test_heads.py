@@ -4,13 +4,11 @@ All loads are in two fresh processes: one that trains and saves, one that opens 
 """
 
 import json
-import sys
 
 import pytest
 import torch
-import transformers
 from checkpoints import FORMATS, POOLER, stored
-from programs import answer, run_python
+from programs import answer
 
 pytestmark = pytest.mark.versions
 
@@ -89,25 +87,3 @@ def test_a_stock_head_saved_from_a_pooled_folder_opens_without_trust_remote_code
     assert config["model_type"] == "bert"
     assert "AutoConfig" in config["auto_map"]
     assert "configuration_bert_pooled_mlm.py" in opened[2]
-
-
-# The question that transformers asks of a folder with code.
-
-QUESTION = "Do you wish to run the custom code? [y/N]"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="transformers asks where it can set an alarm")
-def test_without_trust_remote_code_it_asks_and_with_false_it_raises(converted, tmp_path):
-    """The tokenizer has no code of ours: it loads in either case. transformers 5.x asks all the same."""
-    asks_for_tokenizer = transformers.__version__.startswith("5.")
-    answers = "n\n" * asks_for_tokenizer + "n\n" + "y\n" * 3
-    done = run_python("heads_ask", tmp_path, converted / "pooled", stdin=answers)
-    assert done.returncode == 0, done.stderr
-    *printed, last = done.stdout.split("--next--")
-    assert [QUESTION in part for part in printed] == [False, asks_for_tokenizer, False, True, True]
-    tokenizer_with_false, tokenizer, with_false, with_no, with_yes = json.loads(last)
-    assert tokenizer == tokenizer_with_false
-    assert tokenizer in ("BertTokenizer", "BertTokenizerFast", "TokenizersBackend")
-    assert "`trust_remote_code=True`" in with_false
-    assert "`trust_remote_code=True`" in with_no
-    assert with_yes == "BertPooledMLMModel"

@@ -12,6 +12,7 @@ from checkpoints import CODE_FILES, POOLER, ROOT, batch, clone, make_donor, save
 from programs import answer
 from safetensors.torch import load_file
 from transformers import (
+    AutoTokenizer,
     BertForMaskedLM,
     BertForNextSentencePrediction,
     BertForPreTraining,
@@ -19,6 +20,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    pipeline,
 )
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
@@ -140,35 +142,16 @@ def test_tokenizer_config_and_pipelines_load_beside_it_and_nothing_without_trust
     assert "trust_remote_code" in answers["without trust"]
 
 
-# Import 1: the installed package.
+# Import 1: the package. (Its Auto classes, in every order of imports: with the package.)
 
 
-@pytest.fixture(scope="module")
-def installed(first, without_pooler, tmp_path_factory):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    return answer("loading_installed", elsewhere, first / "BertPooledMLMForMaskedLM", without_pooler, *AUTOS)
-
-
-@each_auto
-def test_after_import_bert_pooled_mlm_no_trust_remote_code_is_needed(auto, installed):
-    load = installed["loads"][auto]
-    assert load["class"] == CLASS_OF[auto]
-    assert load["module"] == "bert_pooled_mlm.modeling_bert_pooled_mlm"
-    assert installed["tokens"] == [2, 12, 5, 1, 3]
-    assert not installed["modules"], "premise: no remote code was run"
-
-
-def test_the_installed_package_rejects_a_folder_without_a_pooler_and_saves_the_code(installed, without_pooler):
-    assert f"`python convert.py {without_pooler}`" in installed["error"]
-    assert {*CODE_FILES, "config.json", "model.safetensors"} <= {*installed["files"]}
-
-
-def test_the_pipelines_give_what_they_give_with_stock_bert(installed):
-    assert len(installed["fill"]) == 4
-    assert installed["fill"] == installed["stock fill"]
-    features, stock = torch.tensor(installed["features"]), torch.tensor(installed["stock features"])
-    assert features.shape == (1, 4, 32)
-    assert torch.equal(features, stock)
+def test_the_pipelines_give_what_they_give_with_stock_bert(pooled):
+    tokenizer, text = AutoTokenizer.from_pretrained(pooled), "word3 [MASK] word5"
+    for task, stock in (("fill-mask", BertForMaskedLM), ("feature-extraction", BertModel)):
+        models = (str(pooled), stock.from_pretrained(pooled))
+        ours, theirs = (pipeline(task, model=model, tokenizer=tokenizer)(text) for model in models)
+        assert len(ours) == (5 if task == "fill-mask" else 1)
+        assert ours == theirs
 
 
 # Import 2: a checkout's root, nothing installed. People clone into a folder named after the repository.
