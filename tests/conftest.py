@@ -60,6 +60,13 @@ def donor(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(donor):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(donor)
+
+
+@pytest.fixture(scope="session")
 def lost(tmp_path_factory, donor) -> Path:
     from checkpoints import save_lost
 

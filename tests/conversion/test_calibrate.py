@@ -26,7 +26,7 @@ from checkpoints import (
     stored,
     took,
 )
-from grafting import Conversions, config_of, graft, refused, without
+from grafting import Conversions, config_of, graft, refused, without, without_tokenizer
 from programs import answer
 
 
@@ -170,15 +170,10 @@ def test_an_extended_vocabulary_is_read_with_its_own_tokenizer(donor, texts, fit
     assert "2 tokens more and 0 fewer" in note
 
 
-def without_tokenizer(folder: Path, target: Path) -> Path:
-    shutil.copytree(folder, target)
-    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        (target / name).unlink(missing_ok=True)
-    return target
-
-
 def test_a_missing_tokenizer_is_taken_from_the_other_model(far, donor, fit, fitted, tmp_path):
-    bare_far, bare_donor = without_tokenizer(far, tmp_path / "far"), without_tokenizer(donor, tmp_path / "bare")
+    bare_far, bare_donor = (
+        without_tokenizer(Path(shutil.copytree(folder, tmp_path / folder.name))) for folder in (far, donor)
+    )
     for name, checkpoint, source in (("two", bare_far, donor), ("three", far, bare_donor)):
         assert fit(checkpoint, tmp_path / name, source).calibration == fitted.calibration
     with pytest.raises(ConversionError, match=r"^far: has no tokenizer"):

@@ -117,10 +117,6 @@ def test_a_destination_at_or_in_the_donor_is_rejected(output, match, place, earl
 # --- What is at the destination --------------------------------------------------------------------------------------
 
 
-def make_link(target: str):
-    return lambda path: path.symlink_to(target)
-
-
 @pytest.mark.parametrize("kind", ["a folder", "a file", "a dead link", "a circle", "a link to a folder"])
 def test_a_destination_that_exists_is_rejected_and_overwrite_replaces_folders_alone(kind, place):
     out = place / "out"

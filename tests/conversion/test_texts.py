@@ -34,6 +34,7 @@ def lines(*rows) -> str:
         ("a.jsonl", lines("one", {"text": "two"}, "one", ""), ["one", "two"]),
         ("a.jsonl:body", lines({"body": "one", "text": "x"}), ["one"]),
         ("a:b.txt", "one", ["one"]),
+        ("a.txt:c.jsonl:body", lines({"body": "one"}), ["one"]),
     ],
     ids=str,
 )
@@ -93,6 +94,10 @@ def test_of_many_texts_the_same_are_chosen_each_time_from_all_over_the_file(tmp_
     assert read(file, 1000) == [f"text {number}" for number in range(1000)]
 
 
+def test_a_drive_is_no_file_with_a_column():
+    assert conversion.texts.split_column(r"C:\texts.txt") == (r"C:\texts.txt", "")
+
+
 # Name, content, and what the one line names.
 FAULTS = {
     "no such file": ("texts.txt", None, "no such file"),
@@ -149,22 +154,6 @@ def test_a_missing_file_is_found_before_torch_is_looked_for(place, monkeypatch, 
     monkeypatch.setattr(conversion.options.importlib.util, "find_spec", lambda name: None)
     assert main([str(place / "checkpoint"), "--calibrate", str(place / "no" / "texts")]) == 1
     assert capsys.readouterr().err.startswith(f"error: --calibrate {place}/no/texts: ")
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("data:body", ("data", "body")),
-        ("user/data", ("user/data", "")),
-        ("a/b.csv:c:d", ("a/b.csv:c", "d")),
-        ("here:it", ("here:it", "")),
-        (r"C:\texts.txt", (r"C:\texts.txt", "")),
-    ],
-)
-def test_a_column_follows_the_last_colon(source, expected, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here:it").write_text("a file of that name")
-    assert conversion.texts.split_column(source) == expected
 
 
 # --- Two tokenizers --------------------------------------------------------------------------------------------------

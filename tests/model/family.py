@@ -4,7 +4,7 @@ import bert_pooled_mlm
 import pytest
 import torch
 import transformers
-from checkpoints import SHAPE, batch, mlm_batch, randomize
+from checkpoints import NO_DROPOUT, SHAPE, batch, mlm_batch, randomize
 
 POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 # By the end of its name: the stock class with the same tensors, and whether our pooler is trained.
@@ -17,7 +17,6 @@ HEADS = {
     "ForTokenClassification": (transformers.BertForTokenClassification, False),
     "ForQuestionAnswering": (transformers.BertForQuestionAnswering, False),
 }
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MLM = ("ForMaskedLM", "Model")
 
 each_head = pytest.mark.parametrize("head", HEADS)

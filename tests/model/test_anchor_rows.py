@@ -22,11 +22,6 @@ TEXTS = ["word1 word2 word3", ("word4 word5", "word6"), "word7", ("word8", "word
 
 
 @pytest.fixture(scope="module")
-def tokenizer(donor):
-    return AutoTokenizer.from_pretrained(donor)
-
-
-@pytest.fixture(scope="module")
 def anchors(donor, tokenizer) -> list[dict]:
     return anchor_rows(donor, tokenizer, TEXTS, batch_size=2)
 

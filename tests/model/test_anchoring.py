@@ -193,11 +193,6 @@ def test_a_thawed_pooler_learns_any_vectors_beside_mlm():
 # --- Trainer ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tokenizer(donor):
-    return AutoTokenizer.from_pretrained(donor)
-
-
 WORDS = [f"word{n % 7} word{n % 11} word{n % 13} word{n % 17} word{n % 5} word3 word{n % 19}" for n in range(48)]
 
 
