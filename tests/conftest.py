@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (
     "published", "tools", "hub_faults", "package", "distributed", "continue_pretraining", "corpora", "loading",
-    "calibrate", "signals", "kills", "terminal", "heads", "command_line", "push", "tokenizer",
+    "calibrate", "signals", "kills", "terminal", "command_line", "push", "tokenizer",
 )  # fmt: skip
 
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 import transformers
 from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
-from checkpoints import NO_DROPOUT, SHAPE, make_donor, make_pooled, randomize
-from torch.nn.functional import cosine_similarity
+from checkpoints import NO_DROPOUT, SHAPE, WORDS, make_donor, make_pooled, randomize
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import AutoTokenizer, BertForMaskedLM, BertModel, DataCollatorForLanguageModeling
+from transformers import AutoTokenizer, BertForMaskedLM, BertModel, BertTokenizerFast, DataCollatorForLanguageModeling
 
 pytestmark = pytest.mark.versions
 VARIANCE = "pooler_target_variance"
@@ -102,52 +101,23 @@ def test_what_can_not_anchor_is_an_error(donor, lost, tokenizer):
 
 # Another vocabulary than the donor's.
 
-SENTENCES = [
-    "Zanzibar lies in the ocean.",
-    ("What is lost?", "The pooler is."),
-    "Vectors of a text need no vocabulary.",
-]
 
-
-def other_vocabulary(tokenizer_folder, out, change: str):
-    """A tokenizer whose vocabulary is the folder's with words in place of [unusedN], or its first half."""
-    shutil.copytree(tokenizer_folder, out, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "vocab.txt"))
-    data = json.loads((out / "tokenizer.json").read_text("utf-8"))
-    vocabulary = data["model"]["vocab"]
-    if change == "replaced":
-        words = {"[unused1]": "zanz", "[unused2]": "##ibar", "[unused3]": "vectors"}
-        vocabulary = {
-            words.get(token, token): number for token, number in vocabulary.items() if token not in words.values()
-        }
-    else:
-        specials = {token["content"] for token in data["added_tokens"]}
-        kept = [token for token in vocabulary if token in specials or len(token) < 6]
-        vocabulary = {token: number for number, token in enumerate(kept)}
-        for token in data["added_tokens"]:
-            token["id"] = vocabulary[token["content"]]
-        for name, special in data["post_processor"].get("special_tokens", {}).items():
-            special["ids"] = [vocabulary[name]]
-    data["model"]["vocab"] = vocabulary
-    (out / "tokenizer.json").write_text(json.dumps(data), "utf-8")
-    return AutoTokenizer.from_pretrained(out)
-
-
-@pytest.mark.parametrize("change", ["replaced", "trimmed"])
 @pytest.mark.parametrize("given", ["folder", "model", "model and donor_tokenizer"])
-def test_a_donor_reads_with_its_own_tokenizer_whatever_the_models_vocabulary(change, given, minilm, tmp_path):
-    own, other = AutoTokenizer.from_pretrained(minilm), other_vocabulary(minilm, tmp_path / "tokenizer", change)
-    stock = BertModel.from_pretrained(minilm).eval()
-    donor, options = (minilm if given == "folder" else stock), {}
-    if "donor_tokenizer" in given:
-        stock.config._name_or_path, options = "", {"donor_tokenizer": own}
-    rows = anchor_rows(donor, other, SENTENCES, **options)
-    assert rows[0]["input_ids"] != own(SENTENCES[0]).input_ids, "premise: another vocabulary"
-    for row, text in zip(rows, SENTENCES, strict=True):
-        parts = [text] if isinstance(text, str) else text
-        assert row["input_ids"] == other(*parts).input_ids
-        with torch.no_grad():
-            expected = stock(**own(*parts, return_tensors="pt")).pooler_output[0]
-        assert cosine_similarity(torch.from_numpy(row["pooler_targets"]), expected, dim=0) > 0.9999
+@pytest.mark.parametrize("words", [(*WORDS[:5], *WORDS[:4:-1]), WORDS[:20]], ids=["replaced", "trimmed"])
+def test_a_donor_reads_with_its_own_tokenizer_whatever_the_models_vocabulary(
+    words, given, donor, tokenizer, anchors, tmp_path
+):
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    other, stock, options = BertTokenizerFast.from_pretrained(tmp_path), BertModel.from_pretrained(donor), {}
+    if given == "model and donor_tokenizer":
+        stock.config._name_or_path, options = "", {"donor_tokenizer": tokenizer}
+    texts = [*TEXTS, "word1 word99"]
+    rows = anchor_rows(donor if given == "folder" else stock, other, texts, **options)
+    assert rows[-1]["input_ids"] != tokenizer(texts[-1]).input_ids, "premise: another vocabulary"
+    for row, text in zip(rows, texts, strict=True):
+        assert row["input_ids"] == other(*([text] if isinstance(text, str) else text)).input_ids
+    torch.testing.assert_close(vectors(rows[:-1]), vectors(anchors), rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(rows[-1]["pooler_targets"], rows[0]["pooler_targets"])
 
 
 def test_without_a_tokenizer_of_the_donors_the_given_one_must_be_as_large_as_the_donor(

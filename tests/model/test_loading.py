@@ -6,18 +6,16 @@ import sys
 
 import pytest
 import torch
-from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
+import transformers
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import CODE_FILES, POOLER, ROOT, batch, clone, make_donor, save_tokenizer
+from checkpoints import CODE_FILES, POOLER, ROOT, clone, make_donor, save_tokenizer, todays
 from programs import answer
 from safetensors.torch import load_file
 from transformers import (
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertForMaskedLM,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
     pipeline,
@@ -134,6 +132,8 @@ def test_tokenizer_config_and_pipelines_load_beside_it_and_nothing_without_trust
     assert answers["tokens"] == [2, 12, 5, 1, 3]  # [CLS] word7 word0 [UNK] [SEP]
     assert answers["from_config"] == "BertPooledMLMForMaskedLM", "of a config that was saved alone"
     assert answers["frozen"] == [*POOLER]
+    assert answers["every Auto class"] == CLASS_OF
+    assert answers["pipelines"].pop("text-classification") < 1e-6, "the probabilities of the model"
     for how in ("folder alone", "with tokenizer"):
         assert answers["pipelines"][f"fill-mask, {how}"] == 5
         assert answers["pipelines"][f"feature-extraction, {how}"] == [1, 4, 32]
@@ -158,7 +158,7 @@ def test_the_pipelines_give_what_they_give_with_stock_bert(pooled):
 
 
 def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(donor, tmp_path):
-    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(clone(tmp_path)))
+    seen = answer("loading_checkout", tmp_path, clone(tmp_path), donor, tmp_path / "saved")
     assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
     assert saved_config(tmp_path / "saved")
 
@@ -177,37 +177,31 @@ def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configurati
 
 # Stock classes read a pooled folder; they only pass over what they have no place for.
 
-HEAD = {
-    "cls.predictions.bias",
-    "cls.predictions.transform.LayerNorm.bias",
-    "cls.predictions.transform.LayerNorm.weight",
-    "cls.predictions.transform.dense.bias",
-    "cls.predictions.transform.dense.weight",
+
+# Of each: what it passes over, and what is new.
+STOCK = {
+    "BertModel": ("cls.", None),
+    "BertForMaskedLM": ("bert.pooler.", None),
+    "BertForPreTraining": (None, "cls.seq_relationship"),
+    "BertForNextSentencePrediction": ("cls.", "cls.seq_relationship"),
+    "BertForSequenceClassification": ("cls.", "classifier"),
+    "BertForTokenClassification": (("cls.", "bert.pooler."), "classifier"),
+    "BertForQuestionAnswering": (("cls.", "bert.pooler."), "qa_outputs"),
 }
 
 
-@pytest.mark.parametrize(
-    ("stock_class", "unexpected", "missing"),
-    [
-        (BertModel, HEAD, set()),
-        (BertForMaskedLM, {*POOLER}, set()),
-        (BertForPreTraining, set(), {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
-        (BertForNextSentencePrediction, HEAD, {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
-        (BertForSequenceClassification, HEAD, {"classifier.weight", "classifier.bias"}),
-        (BertForTokenClassification, HEAD | {*POOLER}, {"classifier.weight", "classifier.bias"}),
-        (BertForQuestionAnswering, HEAD | {*POOLER}, {"qa_outputs.weight", "qa_outputs.bias"}),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_a_stock_class_finds_all_of_its_own_in_a_pooled_folder(stock_class, unexpected, missing, pooled):
-    _, info = stock_class.from_pretrained(pooled, output_loading_info=True)
-    assert {*info["unexpected_keys"]} == unexpected
-    assert {*info["missing_keys"]} == missing
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_class_finds_all_of_its_own_in_a_pooled_folder(name, pooled):
+    passed_over, new = STOCK[name]
+    _, info = getattr(transformers, name).from_pretrained(pooled, output_loading_info=True)
+    assert {*info["unexpected_keys"]} == {it for it in todays(pooled) if passed_over and it.startswith(passed_over)}
+    assert {*info["missing_keys"]} == ({f"{new}.weight", f"{new}.bias"} if new else set())
     assert not info["mismatched_keys"]
 
 
-def test_stock_bert_model_gives_the_same_pooler_output_from_a_pooled_folder(pooled):
-    ours = BertPooledMLMModel.from_pretrained(pooled)(**batch())
-    stock = BertModel.from_pretrained(pooled).eval()(**batch())
-    # One file: the same weights at the same alignment.
-    assert torch.equal(ours.pooler_output, stock.pooler_output)
+def test_a_stock_head_saved_from_a_pooled_folder_opens_by_its_auto_class(pooled, tmp_path):
+    """It has our auto_map without our code, which trust_remote_code=True would look for."""
+    BertForTokenClassification.from_pretrained(pooled).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text("utf-8"))["model_type"] == "bert"
+    again, info = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert (type(again), any(info.values())) == (BertForTokenClassification, False)
