@@ -100,22 +100,29 @@ def test_it_is_verified_and_stays_so_when_it_is_converted_again(format, models, 
         assert ("model_args" in settings) == (name == "pooled")
 
 
+LOAD_AND_SAVE = """
+import pathlib, shutil, sys
+import huggingface_hub, transformers
+for folder in ("saved", "offline"):
+    model = transformers.AutoModelForMaskedLM.from_pretrained("user/out", trust_remote_code=True)
+    model.save_pretrained(folder)
+    for missing in pathlib.Path(sys.argv[1]).rglob(".no_exist"):
+        shutil.rmtree(missing)  # as `hf download` leaves the cache
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+print(1)
+"""
+
+
 def test_from_the_hub_too(models, donor, place, tmp_path):
     """Converted from there, published there, loaded from there and saved."""
-    code = (
-        "import sys, transformers\n"
-        "model = transformers.AutoModelForMaskedLM.from_pretrained('user/out', trust_remote_code=True)\n"
-        "model.save_pretrained(sys.argv[1])\nprint(1)"
-    )
     with HubServer() as hub, Conversions(**hub.environment(tmp_path)) as online:
         hub.add_repo("user/model", models / "root")
         shutil.copytree(donor, place / "giver")
         User(online, place, tmp_path).report("user/model", "--head-from", "giver", "-o", "out")
         hub.add_repo("user/out", place / "out")
-        assert answer(code, place, "saved", **hub.environment(tmp_path)) == 1
-    (missing,) = tmp_path.rglob(".no_exist")
-    shutil.rmtree(missing)  # as `hf download` leaves the cache
-    assert answer(code, place, "offline", **hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"}) == 1
+        assert answer(LOAD_AND_SAVE, place, tmp_path, **hub.environment(tmp_path)) == 1
+    asked = [(request.method, request.path) for request in hub.log if "user/out" in request.path]
+    assert len(asked) == len({*asked}) > 20, "premise: nothing is asked for twice"
     assert contents(place / "offline") == contents(place / "saved")
     assert own_files(place / "saved") == own_files(place / "out")
     assert len(own_files(place / "out")) == 6

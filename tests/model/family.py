@@ -1,6 +1,7 @@
 """The classes of the family beside their stock counterparts, and batches that each of them has a loss for."""
 
 import bert_pooled_mlm
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,8 +19,16 @@ HEADS = {
     "ForQuestionAnswering": (transformers.BertForQuestionAnswering, False),
 }
 MLM = ("ForMaskedLM", "Model")
+# Texts of anchors.
+TEXTS = ["word1 word2 word3", ("word4 word5", "word6"), "word7", ("word8", "word9 word10 word11 word12"), "word13"]
+VARIANCE = "pooler_target_variance"
 
 each_head = pytest.mark.parametrize("head", HEADS)
+
+
+def vectors(rows: list[dict]) -> torch.Tensor:
+    """The targets of anchor rows."""
+    return torch.from_numpy(np.stack([row["pooler_targets"] for row in rows]))
 
 
 def class_of(head: str) -> type:

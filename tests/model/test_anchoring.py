@@ -42,7 +42,6 @@ pytestmark = [
 ]
 
 CLASSES = (BertPooledMLMForMaskedLM, BertPooledMLMModel)
-TEXTS = ["word1 word2 word3", ("word4 word5", "word6"), "word7", ("word8", "word9 word10 word11 word12"), "word13"]
 each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 
 

@@ -75,6 +75,23 @@ def test_a_thawed_pooler_with_a_loss_of_its_own_trains_under_plain_ddp(processes
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["thawed, mlm alone, find_unused=False", "mlm, trainable pooler", "pooler_output, MLM head trainable"],
+)
+def test_what_is_trainable_and_gets_no_gradient_stops_without_find_unused_parameters(name, processes):
+    """The reason for freezing it. MLM training goes through AutoModelForMaskedLM."""
+    for rank in seen(processes, name):
+        assert rank["steps"] == 1
+        assert "Expected to have finished reduction" in rank["error"]
+
+
+def test_a_thawed_pooler_without_a_gradient_trains_with_find_unused_parameters_and_stays(processes):
+    for rank in seen(processes, "thawed, mlm alone, find_unused=True"):
+        assert rank["steps"] == 5
+        assert not {*POOLER} & {*rank["changed"]}, "weight decay does not move it either"
+
+
+@pytest.mark.parametrize(
     ("name", "pooler_trains"),
     [
         ("pooler_output, MLM head frozen", True),
