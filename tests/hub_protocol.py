@@ -17,15 +17,13 @@ from hub_repos import LFS_SUFFIXES, Blob, Commit, HubError, Repo, Request, is_lf
 
 DATE = "2026-01-01T00:00:00.000Z"
 # One part for old names ("bert-base-chinese"), two for all others.
-REPO = r"(?P<repo>[^/]+(?:/(?!(?:refs|resolve|revision|tree|paths-info)(?:/|$))[^/]+)?)"
+REPO = r"(?P<repo>[^/]+(?:/(?!(?:refs|resolve|revision|tree)(?:/|$))[^/]+)?)"
 REVISION = r"(?P<revision>[^/]+)"
 # Which method answers, and may therefore be asked for by anyone; `write_…` needs the right to write.
 ROUTES = {
     rf"/api/models/{REPO}(?:/revision/{REVISION})?": "info",
     rf"/api/models/{REPO}/tree/{REVISION}(?:/(?P<path>.+))?": "tree",
-    rf"/api/models/{REPO}/paths-info/{REVISION}": "paths_info",
     rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)": "resolve",
-    r"/api/whoami-v2": "whoami",
     r"/api/validate-yaml": "validate_yaml",
     r"/api/repos/create": "create",
     rf"/api/models/{REPO}/preupload/{REVISION}": "write_preupload",
@@ -113,43 +111,29 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(403, "Forbidden: you have no right to write here")
         return repo
 
-    def whoami(self) -> dict:
-        self._token(needed=True)
-        auth = {"type": "access_token", "accessToken": {"displayName": "loopback", "role": "write", "createdAt": DATE}}
-        return {"type": "user", "id": "1", "name": "user", "fullname": "User", "orgs": [], "auth": auth}
-
     # Reading
 
     def info(self, repo: Repo, revision: str = "main") -> dict:
-        """Public also for a gated repository. Sizes and hashes of the files only if asked for, by `blobs`."""
+        """Public also for a gated repository."""
         commit = repo.at(revision)
-        siblings = []
-        for path, blob in sorted(commit.files.items()):
-            siblings.append({"rfilename": path})
-            if "blobs" in self.query:
-                siblings[-1] |= {"size": blob.size, "blobId": blob.oid}
-                if blob.lfs:
-                    siblings[-1]["lfs"] = {"sha256": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
+        siblings = [{"rfilename": path} for path in sorted(commit.files)]
         state = {"private": repo.private, "gated": "auto" if repo.gated else False, "disabled": False}
         # huggingface_hub 0.23 asks for both counts.
         facts = {"lastModified": DATE, "createdAt": DATE, "downloads": 0, "likes": 0}
         return {"id": repo.id, "modelId": repo.id, "sha": commit.sha, "siblings": siblings, "tags": []} | state | facts
 
-    def _entries(self, commit: Commit, expand: str) -> list[dict]:
-        """Folders too, as git has them; `lastCommit` only if asked for."""
+    def _entries(self, commit: Commit) -> list[dict]:
+        """Folders too, as git has them."""
         folders = {str(parent) for path in commit.files for parent in PurePosixPath(path).parents} - {"."}
         entries = [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders]
         for path, blob in commit.files.items():
             entries.append({"type": "file", "path": path, "oid": blob.oid, "size": blob.size})
             if blob.lfs:
                 entries[-1]["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
-        if expand.lower() == "true":
-            for entry in entries:
-                entry["lastCommit"] = {"id": commit.sha, "title": commit.title, "date": DATE}
         return sorted(entries, key=lambda entry: entry["path"])
 
     def tree(self, repo: Repo, revision: str, path: str = "") -> list[dict]:
-        entries = self._entries(repo.at(revision), self.query.get("expand", ""))
+        entries = self._entries(repo.at(revision))
         if path and not any((entry["path"], entry["type"]) == (path, "directory") for entry in entries):
             raise HubError(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
         prefix = path + "/" if path else ""
@@ -157,12 +141,6 @@ class Handler(BaseHTTPRequestHandler):
         if self.query.get("recursive", "").lower() == "true":
             return below
         return [entry for entry in below if "/" not in entry["path"].removeprefix(prefix)]
-
-    def paths_info(self, repo: Repo, revision: str) -> list[dict]:
-        """Asked for by a form; what isn't there is left out without an error."""
-        form = parse_qs(self.body.decode())
-        entries = self._entries(repo.at(revision), form.get("expand", [""])[0])
-        return [entry for entry in entries if entry["path"] in form.get("paths", [])]
 
     def resolve(self, repo: Repo, revision: str, path: str) -> None:
         """The file, whole or by range, with the headers that the client's cache is built on.
