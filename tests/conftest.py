@@ -13,8 +13,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (
-    "published", "tools", "hub_faults", "package", "distributed", "continue_pretraining", "corpora", "loading",
-    "calibrate", "signals", "kills", "terminal", "command_line", "push", "tokenizer",
+    "published", "tools", "hub_faults", "package", "distributed", "continue_pretraining", "corpora", "imports",
+    "loading", "calibrate", "signals", "kills", "terminal", "command_line", "push", "tokenizer", "kept_modules",
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from transformers import (
     BertModel,
     pipeline,
 )
-from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 pytestmark = pytest.mark.versions
 
@@ -161,18 +159,6 @@ def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(
     seen = answer("loading_checkout", tmp_path, clone(tmp_path), donor, tmp_path / "saved")
     assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
     assert saved_config(tmp_path / "saved")
-
-
-# Import 3: remote code, to which transformers copies and scans the files.
-
-
-def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configuration_alone():
-    modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
-    for file in (modeling, configuration):
-        assert {*get_imports(file)} - sys.stdlib_module_names <= {"safetensors", "torch", "transformers"}
-    assert [ROOT / name for name in CODE_FILES[:1]] == [
-        ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)
-    ]
 
 
 # Stock classes read a pooled folder; they only pass over what they have no place for.
