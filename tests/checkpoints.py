@@ -15,12 +15,9 @@ POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 FORMATS = ("pooled", "bert")
 # sentence-transformers'
 MODULES = {
-    "modules.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-    "2_Dense/config.json",
+    "modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/config.json",
     "2_Dense/model.safetensors",
-}
+}  # fmt: skip
 DENSE = {"linear.weight": "bert.pooler.dense.weight", "linear.bias": "bert.pooler.dense.bias"}
 CODE_FILES = ("configuration_bert_pooled_mlm.py", "modeling_bert_pooled_mlm.py")
 # transformers 5.0.0 stores the older spelling of a model that was loaded from disk.
@@ -28,13 +25,9 @@ LAYER_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNor
 # Two passes in training mode then compute the same.
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SHAPE = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 37,
+    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37,
     "max_position_embeddings": 64,
-}
+}  # fmt: skip
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(123)))
 
 

@@ -13,8 +13,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (
-    "published", "tools", "hub_faults", "package", "distributed", "examples_training", "loading", "calibrate",
-    "signals", "kills", "terminal", "heads", "command_line", "push", "tokenizer",
+    "published", "tools", "hub_faults", "package", "distributed", "continue_pretraining", "corpora", "imports",
+    "loading", "calibrate", "signals", "kills", "terminal", "command_line", "push", "tokenizer", "kept_modules",
 )  # fmt: skip
 
 
@@ -57,6 +57,13 @@ def donor(tmp_path_factory) -> Path:
     from checkpoints import save_donor
 
     return save_donor(tmp_path_factory.mktemp("checkpoints") / "donor")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(donor):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(donor)
 
 
 @pytest.fixture(scope="session")

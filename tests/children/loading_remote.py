@@ -9,6 +9,7 @@ from common import outcome, say
 from loading import describe, load
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
+CLASSIFIER = "BertPooledMLMForSequenceClassification/AutoModelForSequenceClassification"
 saved, lost, *autos = sys.argv[1:]
 seen = {
     f"{source.name}/{folder.name}": {
@@ -29,9 +30,17 @@ for how, options in (("folder alone", {}), ("with tokenizer", {"tokenizer": toke
     )
     pipelines[f"fill-mask, {how}"] = len(fill("word3 [MASK] word5"))
     pipelines[f"feature-extraction, {how}"] = list(torch.tensor(features("word3 word5")).shape)
+classify = pipeline("text-classification", model=f"{saved}/{CLASSIFIER}", trust_remote_code=True)
+with torch.no_grad():
+    logits = classify.model(**classify.tokenizer("word3 word5", return_tensors="pt")).logits
+score = classify("word3 word5")[0]["score"]
+pipelines["text-classification"] = abs(score - logits.softmax(-1).max().item())
+every = [auto for auto in config.auto_map if auto != "AutoConfig"]
+every = {auto: outcome(load, auto, folder, trust_remote_code=True) for auto in every}
 say(
     {
         "loads": seen,
+        "every Auto class": every,
         "pipelines": pipelines,
         "lost": outcome(load, "AutoModel", lost, trust_remote_code=True),
         "cached": sorted(path.name for path in Path(os.environ["HF_HOME"]).rglob("*_bert_pooled_mlm.py")),

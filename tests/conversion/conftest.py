@@ -11,7 +11,6 @@ from grafting import COMMIT, Conversions, graft, sentences
 from hub_faults import User
 from hub_server import HubServer
 from huggingface_hub.errors import OfflineModeIsEnabled
-from transformers import BertTokenizerFast
 
 
 @pytest.fixture(autouse=True)
@@ -134,11 +133,6 @@ def texts(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("texts") / "texts.txt"
     file.write_text("\n".join(sentences(300)))
     return file
-
-
-@pytest.fixture(scope="session")
-def tokenizer(donor) -> BertTokenizerFast:
-    return BertTokenizerFast.from_pretrained(donor)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from bert_pooled_mlm import ConversionError, ConversionReport, conversion, convert
-from checkpoints import MODULES, POOLER, ROOT, bits, edit_json, save_weights, state, stored, todays
+from checkpoints import MODULES, POOLER, ROOT, bits, edit_json, randomize, save_weights, state, stored, todays
 from programs import CHILDREN
+from transformers import BertForSequenceClassification
 
 WEIGHT, BIAS = POOLER
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -65,6 +66,15 @@ def refused(place: Path, match: str, *names: str, **options) -> str:
     return text
 
 
+TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def without_tokenizer(folder: Path) -> Path:
+    for name in TOKENIZER:
+        (folder / name).unlink(missing_ok=True)
+    return folder
+
+
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +103,17 @@ def moved(donor: Path, folder: Path, drift: float, seed: int, pooler: int | None
 
 def without(*parts: str):
     return lambda tensors: {name: t for name, t in tensors.items() if not any(part in name for part in parts)}
+
+
+def headless(donor: Path, folder: Path, bare: bool = False, own_pooler: bool = True) -> Path:
+    """What fine-tuning leaves of a donor: a moved encoder without an MLM head; of a classifier or a `BertModel`."""
+    shutil.copytree(donor, folder)
+    model = BertForSequenceClassification.from_pretrained(donor)
+    randomize(model, 3, 0.001)
+    tensors = {name: it for name, it in model.state_dict().items() if own_pooler or "pooler" not in name}
+    save_weights(folder, unprefixed(tensors) if bare else tensors)
+    edit_json(folder / "config.json", "_name_or_path", architectures=["BertForSequenceClassification"])
+    return folder
 
 
 def prefixed(prefix: str):

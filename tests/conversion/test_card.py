@@ -85,6 +85,38 @@ def test_the_section_is_there_once_whatever_is_converted(checkpoint, donor, tmp_
     assert card_of(tmp_path / "second").data.tags == ["bert", "bert-pooled-mlm", "sentence-transformers"]
 
 
+CARD = """---
+license: apache-2.0
+language: [en, de]
+datasets: [user/letters]
+tags: [letters]
+model-index:
+- name: mine
+  results:
+  - task: {type: fill-mask}
+    dataset: {name: letters, type: user/letters}
+    metrics: [{type: perplexity, value: 4.5}]
+---
+# Letters
+"""
+
+
+@pytest.mark.versions
+def test_the_hubs_client_reads_all_of_a_card_and_writes_what_it_reads_again(checkpoint, donor, out, shelve):
+    shelve("base/donor", donor)
+    (checkpoint / "README.md").write_text(CARD, encoding="utf-8")
+    graft(checkpoint, "base/donor")
+    for card in (card_of(out), ModelCard(str(card_of(out)))):
+        assert card.data.to_dict().items() >= {
+            "library_name": "transformers", "license": "apache-2.0", "language": ["en", "de"],
+            "base_model": "base/donor", "base_model_relation": "finetune", "datasets": ["user/letters"],
+            "pipeline_tag": "feature-extraction",
+            "tags": ["letters", "bert", "bert-pooled-mlm", "sentence-transformers"],
+        }.items()  # fmt: skip
+        assert card.data.eval_results[0].metric_value == 4.5
+        assert card.text.count("# Letters") == card.text.count("## The pooler") == 1
+
+
 NO_YAML = "README.md: its metadata is not valid YAML"
 READMES = {
     "YAML": (b"---\na: [\n---\n# T\n", NO_YAML),

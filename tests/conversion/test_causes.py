@@ -11,12 +11,7 @@ from grafting import LINEAGE, QUERY, name_it, refused
 
 @pytest.mark.parametrize(
     ("dtype", "value"),
-    [
-        (torch.float32, torch.nan),
-        (torch.float16, torch.inf),
-        (torch.bfloat16, -torch.inf),
-        (torch.float64, torch.nan),
-    ],
+    [(torch.float32, torch.nan), (torch.float16, torch.inf), (torch.bfloat16, -torch.inf), (torch.float64, torch.nan)],
 )
 def test_weights_that_are_not_finite_are_named(value, dtype, place):
     tensors = stored(place / "checkpoint")

@@ -45,6 +45,17 @@ def test_a_donor_is_read_by_byte_range(hub, user, place, donor):
     assert (place / "checkpoint-pooled" / "vocab.txt").read_bytes() == (donor / "vocab.txt").read_bytes()
 
 
+@pytest.mark.versions
+def test_of_a_donor_in_shards_the_headers_and_three_tensors_are_downloaded(hub, user, place, donor, giver):
+    save_weights(giver, stored(donor), 5)
+    hub.add_repo("user/donor", giver)
+    assert user.report("checkpoint", "--pooler-from", "user/donor")["donor"] == "user/donor"
+    assert took(place / "checkpoint-pooled", donor)
+    heads = [8 + int.from_bytes(file.read_bytes()[:8], "little") for file in giver.glob("*.safetensors")]
+    needed = sum(heads) + 4 * (2 * 32 * 32 + 32)
+    assert needed <= hub.bytes_sent(".safetensors") <= needed + 4 * 32, "as above"
+
+
 BERT_BASE = (30522, 768, 12)
 
 
@@ -96,15 +107,6 @@ def test_a_cached_donor_costs_nothing(hub, user, berts, home):
 
 
 # --- Finding on the Hub ----------------------------------------------------------------------------------------------
-
-
-def test_a_model_is_found_under_its_old_name(hub, user, place, donor):
-    """On the Hub the name from before organisations is a redirect; the report and the card give today's."""
-    hub.add_repo("google-bert/bert-base-chinese", donor)
-    edit_json(place / "checkpoint" / "config.json", _name_or_path="bert-base-chinese")
-    report = user.report("checkpoint", table=[["google-bert/bert-base-chinese", 21128, 768, 12]])
-    assert report["donor"] == "google-bert/bert-base-chinese"
-    assert "base_model: google-bert/bert-base-chinese\n" in (place / "checkpoint-pooled" / "README.md").read_text()
 
 
 @pytest.mark.versions

@@ -210,13 +210,6 @@ def test_a_model_at_the_end_of_its_training_is_calibrated_in_place(cls, original
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_half_precision_is_evaluated_as_it_is_stored(original, calibrated):
-    adapted = drifted(original).to(torch.bfloat16)
-    found = calibrated(adapted, sentences(200))
-    assert found.improved
-    assert adapted.pooler.dense.weight.dtype is torch.bfloat16
-
-
 @pytest.mark.versions
 def test_pairs_are_read_as_pairs(original, calibrated):
     texts = list(zip(sentences(200), sentences(200, seed=1), strict=True))

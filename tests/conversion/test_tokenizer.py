@@ -8,23 +8,16 @@ from pathlib import Path
 import pytest
 from bert_pooled_mlm import ConversionError, conversion
 from checkpoints import FORMATS, WORDS, contents, edit_json, save_donor
-from grafting import graft_beside
+from grafting import TOKENIZER, graft_beside, without_tokenizer
 from programs import answer, run_python
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 pytestmark = pytest.mark.usefixtures("forked")
 
-FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] a b e h l o r d w ##o ##r ##d é É 日 本 語 は 東 京 日本 ##語 م 🎉 1 2 [NEW]"
 MEMBERS = PIECES.split(" ")
 TEXTS = ["word é É HELLO", "日本語は東京 word", "م 🎉 12 [MASK] [NEW]", "e\u0301 \u200b", ""]
 JAPANESE = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "character", "do_lower_case": False}
-
-
-def without_tokenizer(folder: Path) -> Path:
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    return folder
 
 
 @pytest.fixture
@@ -184,8 +177,8 @@ def test_a_tokenizer_with_its_own_code_is_left_behind_and_named(case, checkpoint
     assert report.tokenizer.startswith("none: ")
     assert OWN in report.tokenizer
     assert str(checkpoint) in report.tokenizer, "where it can be loaded from"
-    assert not (set(FILES) | {"tokenization_own.py"}) & contents(Path(report.output)).keys()
-    assert set(FILES[:2]) <= set(report.left_behind)
+    assert not (set(TOKENIZER) | {"tokenization_own.py"}) & contents(Path(report.output)).keys()
+    assert set(TOKENIZER[:2]) <= set(report.left_behind)
     assert not (checkpoint / "ran").exists()
     assert b"OwnTokenizer" not in b"".join(contents(Path(report.output)).values())
     assert "AutoTokenizer" not in report.how_to_load()

@@ -10,7 +10,6 @@ from bert_pooled_mlm import BertPooledMLMForMaskedLM
 from checkpoints import (
     NO_DROPOUT,
     SHAPE,
-    batch,
     differing,
     distance,
     gradients,
@@ -24,13 +23,7 @@ from packaging.version import Version
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from trainers import arguments
-from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    Trainer,
-)
+from transformers import AutoModel, AutoModelForMaskedLM, Trainer
 
 pytestmark = [
     # transformers 5.23 renames it to activation checkpointing; PEFT and 4.x know the old name only.
@@ -189,17 +182,26 @@ def labelled(step, rows=4):
 
 @compiling
 @pytest.mark.parametrize(
-    ("sparse", "extra"),
-    [(False, {"return_logits": True}), (False, {"return_logits": False}), (True, {})],
-    ids=["dense", "dense without logits", "sparse with capture_dynamic_output_shape_ops"],
+    ("sparse", "extra", "counted"),
+    [
+        (False, {"return_logits": True}, False),
+        (False, {"return_logits": False}, False),
+        (False, {}, True),
+        (True, {}, False),
+    ],
+    ids=["dense", "dense without logits", "num_items_in_batch", "sparse with capture_dynamic_output_shape_ops"],
 )
-def test_compiled_training_is_one_graph(sparse, extra, pooled, dynamo):
-    """Uncompiled, the dense loss reads the labelled rows alone; a graph may not depend on their number."""
+def test_compiled_training_is_one_graph(sparse, extra, counted, pooled, dynamo):
+    """Uncompiled, the dense loss reads the labelled rows alone; a graph may not depend on their number.
+
+    Nor on num_items_in_batch where it is a tensor, as Trainer gives it; a Python number costs a second graph.
+    """
     model = one_layer(pooled, sparse_prediction=sparse)
     with dynamo.config.patch(capture_dynamic_output_shape_ops=sparse):
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         for step in range(8):
-            inputs = {**labelled(step), **extra}
+            number = {"num_items_in_batch": torch.tensor(20 + step)} if counted else {}
+            inputs = {**labelled(step), **extra, **number}
             loss, grads = gradients(model, **inputs)
             compiled_loss, compiled_grads = gradients(compiled, **inputs)
             # The eager backend runs the same kernels.
@@ -209,109 +211,12 @@ def test_compiled_training_is_one_graph(sparse, extra, pooled, dynamo):
             assert counters["stats"]["unique_graphs"] == 1
 
 
-@compiling
-def test_a_compiled_num_items_in_batch_as_a_tensor_does_not_recompile(pooled, dynamo):
-    """Trainer gives a tensor. A loop of one's own should, too: a Python number costs a second graph."""
-    compiled = torch.compile(one_layer(pooled), backend="eager", fullgraph=True)
-    for step in range(4):
-        compiled(**labelled(step), num_items_in_batch=torch.tensor(20 + step)).loss.backward()
-    assert counters["stats"]["unique_graphs"] == 1
-
-
-# Vocabulary. (Other sizes: with the model.)
-
-
-@pytest.mark.versions
-def test_added_tokens_are_trained_saved_and_found_again(pooled, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(pooled)
-    assert tokenizer.add_tokens(["pooler"]) == 1
-    model = load(pooled)
-    model.resize_token_embeddings(len(tokenizer))
-    inputs = tokenizer(["word1 pooler word2"], return_tensors="pt")
-    labels = inputs["input_ids"].clone()
-    inputs["input_ids"][0, 2] = tokenizer.mask_token_id
-    labels[0, [0, 1, 3, 4]] = -100
-    train(model, 30, make=lambda seed: {**inputs, "labels": labels})
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    again = AutoModelForMaskedLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
-    guess = again(**inputs).logits[0, 2].argmax()
-    assert AutoTokenizer.from_pretrained(tmp_path).decode([int(guess)]) == "pooler"
-    assert not differing(pooler_of(again), donors_pooler())
-
-
-# Classification.
-
-
-@pytest.mark.versions
-@pytest.mark.parametrize(
-    ("problem", "labels", "frozen"),
-    [
-        ("single_label_classification", [0, 2, 1], False),
-        ("multi_label_classification", [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], True),
-        ("regression", [0.5, -1.0, 2.0], False),
-    ],
-)
-def test_a_classifier_trains_on_the_original_pooler_and_is_saved_whole(pooled, tmp_path, problem, labels, frozen):
-    fields = {"num_labels": 1 if problem == "regression" else 3, "problem_type": problem, **NO_DROPOUT}
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        pooled, trust_remote_code=True, output_loading_info=True, **fields
-    )
-    assert {*info["missing_keys"]} == {"classifier.weight", "classifier.bias"}
-    assert not differing(pooler_of(model), donors_pooler())
-    if frozen:
-        model.bert.requires_grad_(False)
-    model.train()
-    inputs = {**batch(), "labels": torch.tensor(labels)}
-    before, encoder = model(**inputs).loss, {n: t.clone() for n, t in model.bert.state_dict().items()}
-    train(model, 10, make=lambda seed: inputs)
-    assert model(**inputs).loss < 0.95 * before
-    moved = differing(encoder, model.bert.state_dict())
-    assert not moved if frozen else moved == encoder.keys(), "all of the encoder and pooler, or nothing"
-
-    model.save_pretrained(tmp_path)
-    again, info = AutoModelForSequenceClassification.from_pretrained(
-        tmp_path, trust_remote_code=True, output_loading_info=True
-    )
-    assert not any(info.values())
-    assert again.config.problem_type == problem
-    assert not differing(again.state_dict(), model.state_dict())
-    # The same weights mapped from a file are aligned otherwise, and kernels round otherwise.
-    torch.testing.assert_close(again.eval()(**inputs).logits, model.eval()(**inputs).logits, rtol=1e-5, atol=1e-6)
-
-
 # Trainer.
 
 
 # It stores LayerNorm.gamma and .beta for a model that was loaded from disk, and its Trainer does not read them back,
 # for stock BERT as for ours.
 NOT_READ_BACK = transformers.__version__ == "5.0.0"
-
-
-@pytest.mark.versions
-@pytest.mark.skipif(NOT_READ_BACK, reason="the Trainer of 5.0.0 does not restore LayerNorm, of stock BERT either")
-def test_load_best_model_at_end_restores_the_best_checkpoint_bit_for_bit(pooled, tmp_path):
-    model = load(pooled)
-    args = arguments(
-        tmp_path, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, max_steps=3,
-        load_best_model_at_end=True, metric_for_best_model="step_reached", greater_is_better=False,
-    )  # fmt: skip
-
-    class Worsening(Trainer):
-        """Its metric is best after the first step."""
-
-        def evaluate(self, *args, **kwargs):
-            metrics = {**super().evaluate(*args, **kwargs), "eval_step_reached": self.state.global_step}
-            return metrics
-
-    trainer = Worsening(model, args, train_dataset=mlm_rows(24), eval_dataset=mlm_rows(4))
-    trainer.train()
-    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
-    restored = trainer.model.state_dict()
-    assert not {name for name, tensor in stored(tmp_path / "checkpoint-1").items() if not restored[name].equal(tensor)}
-    assert differing(stored(tmp_path / "checkpoint-1"), stored(tmp_path / "checkpoint-3")), "premise: it trained on"
-    assert not differing(pooler_of(trainer.model), donors_pooler())
-    assert not trainer.model.bert.pooler.dense.weight.requires_grad
 
 
 @pytest.mark.versions

@@ -6,137 +6,63 @@ except in modules.json, where it goes on without the Dense module, and so withou
 """
 
 import json
-import shutil
 
 import pytest
-import torch
-from bert_pooled_mlm.convert import convert
-from checkpoints import FORMATS, save_weights, stored
-from safetensors import safe_open
-from transformers import BertModel
+from checkpoints import FORMATS, assert_modules
 
 pytestmark = pytest.mark.versions
 
-
-def is_count(value) -> bool:
-    return type(value) is int and value >= 0
-
-
-def is_a(*types):
-    return lambda value: type(value) in types
-
-
-is_number, is_text, is_flag = is_a(int, float), is_a(str), is_a(bool)
-
-
-def optional(check):
-    return lambda value: value is None or check(value)
-
-
-# File -> (where in its source, {field: what it has to be}).
+COUNTS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size", "pad_token_id",
+)  # fmt: skip
+# File -> {field: its value, or its type}.
 READ = {
-    "config.json": (
-        "router/src/lib.rs, ModelConfig",
-        {
-            # One that ends with "Classification" would make it a classifier.
-            "architectures": lambda value: all(is_text(it) and not it.endswith("Classification") for it in value),
-            "model_type": is_text,
-            "id2label": optional(lambda value: all(map(is_text, [*value, *value.values()]))),
-            "label2id": optional(lambda value: all(map(is_text, value)) and all(map(is_count, value.values()))),
-        },
-    ),
-    "config.json, by the BERT": (
-        "backends/candle/src/models/bert.rs, BertConfig",
-        {
-            **dict.fromkeys(
-                (
-                    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                    "max_position_embeddings", "type_vocab_size", "pad_token_id",
-                ),
-                is_count,
-            ),
-            **dict.fromkeys(("hidden_dropout_prob", "initializer_range", "layer_norm_eps"), is_number),
-            "hidden_act": lambda value: value in ("gelu", "relu"),  # backends/candle/src/layers/linear.rs, HiddenAct
-            "position_embedding_type": optional(lambda value: value == "absolute"),
-            "use_cache": optional(is_flag),
-            "classifier_dropout": optional(is_number),
-        },
-    ),
-    "sentence_bert_config.json": ("router/src/lib.rs, STConfig", {"max_seq_length": is_count}),
-    "1_Pooling/config.json": (
-        "router/src/lib.rs, PoolConfig",
-        {
-            "pooling_mode_cls_token": lambda value: value is True,
-            "pooling_mode_mean_tokens": is_flag,
-            "pooling_mode_max_tokens": is_flag,
-            "pooling_mode_mean_sqrt_len_tokens": is_flag,
-        },
-    ),
-    "2_Dense/config.json": (
-        "backends/candle/src/models/dense.rs, DenseConfig",
-        {
-            "in_features": is_count,
-            "out_features": is_count,
-            "bias": lambda value: value is True,
-            # The only activation that it knows besides Identity, by this very name.
-            "activation_function": lambda value: value == "torch.nn.modules.activation.Tanh",
-        },
-    ),
-}  # fmt: skip
+    # router/src/lib.rs, ModelConfig; backends/candle/src/models/bert.rs, BertConfig
+    "config.json": {
+        **dict.fromkeys(COUNTS, int),
+        **dict.fromkeys(("hidden_dropout_prob", "initializer_range", "layer_norm_eps"), float),
+        "model_type": str,
+        "hidden_act": "gelu",  # or relu: backends/candle/src/layers/linear.rs, HiddenAct
+        "position_embedding_type": "absolute",
+    },
+    "sentence_bert_config.json": {"max_seq_length": int},  # router/src/lib.rs, STConfig
+    "1_Pooling/config.json": {  # router/src/lib.rs, PoolConfig
+        "pooling_mode_cls_token": True,
+        "pooling_mode_mean_tokens": bool,
+        "pooling_mode_max_tokens": bool,
+        "pooling_mode_mean_sqrt_len_tokens": bool,
+    },
+    "2_Dense/config.json": {  # backends/candle/src/models/dense.rs, DenseConfig
+        "in_features": int,
+        "out_features": int,
+        "bias": True,
+        # The only activation that it knows besides Identity, by this very name.
+        "activation_function": "torch.nn.modules.activation.Tanh",
+    },
+}
 # backends/src/lib.rs, ModuleConfig: all four fields, and no type but these.
-MODULE = {"idx": is_count, "name": is_text, "path": is_text, "type": is_text}
-MODULES = {f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Dense", "Normalize")}
+MODULE = {"idx": int, "name": str, "path": str, "type": str}
+TYPES = {f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Dense", "Normalize")}
 
 
-def read(folder, name: str):
-    return json.loads((folder / name).read_text("utf-8"))
+def unfit(fields: dict, found: dict) -> dict:
+    return {name: found.get(name) for name, it in fields.items() if it not in (found.get(name), type(found.get(name)))}
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("file", READ)
-def test_every_field_that_it_reads_is_there_with_its_type(file, format, converted):
-    source, fields = READ[file]
-    found = read(converted / format, file.split(",")[0])
-    assert {name: found.get(name) for name, check in fields.items() if not check(found.get(name))} == {}, source
+def test_every_field_that_it_reads_is_there_with_its_type(format, converted):
+    for file, fields in READ.items():
+        assert unfit(fields, json.loads((converted / format / file).read_text("utf-8"))) == {}, file
+    config = json.loads((converted / format / "config.json").read_text("utf-8"))
+    assert not [name for name in config["architectures"] if name.endswith("Classification")], (
+        "it would be a classifier"
+    )
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_it_finds_the_dense_module_whose_weights_are_the_pooler(format, converted):
-    """dense.rs: linear.weight is (out_features, in_features), linear.bias is (out_features)."""
-    modules = read(converted / format, "modules.json")
-    for module in modules:
-        assert all(check(module[name]) for name, check in MODULE.items())
-        assert module["type"] in MODULES
+    modules = json.loads((converted / format / "modules.json").read_text("utf-8"))
+    assert all(not unfit(MODULE, module) and module["type"] in TYPES for module in modules)
     assert [module["path"] for module in modules if module["type"].endswith(".Dense")] == ["2_Dense"]
-    config, pooler = read(converted / format, "2_Dense/config.json"), stored(converted / format)
-    with safe_open(converted / format / "2_Dense" / "model.safetensors", "pt") as file:
-        assert {*file.keys()} == {"linear.weight", "linear.bias"}
-        assert file.get_tensor("linear.weight").shape == (config["out_features"], config["in_features"])
-        assert torch.equal(file.get_tensor("linear.weight"), pooler["bert.pooler.dense.weight"])
-        assert torch.equal(file.get_tensor("linear.bias"), pooler["bert.pooler.dense.bias"])
-
-
-def test_the_bert_format_has_its_model_type_and_the_names_under_which_it_looks_for_weights(converted):
-    """bert.rs: embeddings and encoder, with or without the prefix `bert.`; LayerNorm by weight and bias."""
-    config, names = read(converted / "bert", "config.json"), stored(converted / "bert").keys()
-    assert config["model_type"] == "bert"
-    parts = [f"bert.embeddings.{part}_embeddings.weight" for part in ("word", "position", "token_type")]
-    dense = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
-    dense += ["intermediate.dense", "output.dense", "attention.output.LayerNorm", "output.LayerNorm"]
-    layers = [f"bert.encoder.layer.{number}" for number in range(config["num_hidden_layers"])]
-    parts += [f"{layer}.{part}.{kind}" for layer in layers for part in dense for kind in ("weight", "bias")]
-    parts += [f"bert.embeddings.LayerNorm.{kind}" for kind in ("weight", "bias")]
-    assert {*parts} <= names
-    ours = {f"bert.{name}" for name, _ in BertModel.from_pretrained(converted / "bert").named_parameters()}
-    assert {name for name in ours if ".pooler." not in name} == {*parts}, "premise: nothing is missing here"
-
-
-def test_sharded_weights_have_the_index_that_it_falls_back_to(lost, donor, tmp_path):
-    """backends/candle/src/lib.rs: model.safetensors, else model.safetensors.index.json with its weight_map."""
-    shutil.copytree(lost, tmp_path / "shards")
-    save_weights(tmp_path / "shards", stored(lost), shards=3)
-    convert(tmp_path / "shards", tmp_path / "out", pooler_from=donor, format="bert", verify=False)
-    assert not (tmp_path / "out" / "model.safetensors").exists(), "premise: it is sharded"
-    shards = {*read(tmp_path / "out", "model.safetensors.index.json")["weight_map"].values()}
-    assert len(shards) == 3
-    assert all((tmp_path / "out" / name).is_file() for name in shards)
+    assert_modules(converted / format)

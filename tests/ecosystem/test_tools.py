@@ -67,25 +67,6 @@ def test_accelerate_prepares_trains_unwraps_and_saves_it(accelerator, pooled, tm
     assert not differing(again.state_dict(), accelerator.unwrap_model(model).state_dict())
 
 
-# Half precision. (That a checkpoint is loaded in the dtype asked for is tested with the model.)
-
-
-@pytest.mark.versions
-@pytest.mark.parametrize("half", ["half", "bfloat16"])
-@pytest.mark.parametrize("cls", CLASSES)
-def test_the_model_cast_to_half_precision_gives_nearly_the_same(cls, half, pooled):
-    torch.manual_seed(0)  # of the classifier, which is new
-    model = cls.from_pretrained(pooled).eval()
-    with torch.no_grad():
-        expected = model(**batch())
-        found = getattr(model, half)()(**batch())
-    assert [*found] == [*expected]
-    for name in expected:
-        assert found[name].dtype == {"half": torch.float16, "bfloat16": torch.bfloat16}[half]
-        # 11 and 8 bits of mantissa, over two layers; the states are of the order of 1.
-        torch.testing.assert_close(found[name].float(), expected[name], rtol=0, atol=0.01 if half == "half" else 0.1)
-
-
 # torch.compile, of inference. (Of training: test_peft_and_savers.py.)
 
 
@@ -106,17 +87,6 @@ def test_compiled_inference_is_eagers_in_one_graph_for_any_shape(return_logits, 
 
 
 # Export.
-
-
-def test_torch_export_with_dynamic_shapes(pooled):
-    model = BertPooledMLMModel.from_pretrained(pooled).eval()
-    axes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("sequence", min=2, max=64)}
-    shapes = {"input_ids": axes, "attention_mask": axes}
-    program = torch.export.export(model, (), inputs(2, 7), dynamic_shapes=shapes)
-    expected, found = model(**inputs(3, 5)), program.module()(**inputs(3, 5))
-    assert [*found] == [*expected] == ["last_hidden_state", "pooler_output", "logits"]
-    # Another graph may round differently in the last bits.
-    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
 
 
 def test_onnx_runtime_gives_the_same_with_dynamic_shapes(pooled, tmp_path):

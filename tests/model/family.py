@@ -1,10 +1,11 @@
 """The classes of the family beside their stock counterparts, and batches that each of them has a loss for."""
 
 import bert_pooled_mlm
+import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import SHAPE, batch, mlm_batch, randomize
+from checkpoints import NO_DROPOUT, SHAPE, batch, mlm_batch, randomize
 
 POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 # By the end of its name: the stock class with the same tensors, and whether our pooler is trained.
@@ -17,10 +18,17 @@ HEADS = {
     "ForTokenClassification": (transformers.BertForTokenClassification, False),
     "ForQuestionAnswering": (transformers.BertForQuestionAnswering, False),
 }
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MLM = ("ForMaskedLM", "Model")
+# Texts of anchors.
+TEXTS = ["word1 word2 word3", ("word4 word5", "word6"), "word7", ("word8", "word9 word10 word11 word12"), "word13"]
+VARIANCE = "pooler_target_variance"
 
 each_head = pytest.mark.parametrize("head", HEADS)
+
+
+def vectors(rows: list[dict]) -> torch.Tensor:
+    """The targets of anchor rows."""
+    return torch.from_numpy(np.stack([row["pooler_targets"] for row in rows]))
 
 
 def class_of(head: str) -> type:

@@ -54,9 +54,9 @@ def stock_config(model) -> BertConfig:
     return BertConfig(**{name: fields[name] for name in BertConfig().to_dict() if name in fields and name[0] != "_"})
 
 
-def models(**fields):
+def models(cls=BertPooledMLMForMaskedLM, **fields):
     """Ours and stock BERT, of one config."""
-    ours = make_pooled(BertPooledMLMForMaskedLM, vocab_size=VOCABULARY, **NO_DROPOUT, **fields)
+    ours = make_pooled(cls, vocab_size=VOCABULARY, **NO_DROPOUT, **fields)
     return ours, BertForMaskedLM(stock_config(ours)).eval()
 
 
@@ -71,11 +71,14 @@ def count(inputs) -> int:
     return int((inputs["labels"] != -100).sum())
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_a_pass_takes_the_matrix_products_of_stock_bert_and_one_of_the_pooler(training, labelled):
+@pytest.mark.parametrize(
+    ("cls", "training"),
+    [(BertPooledMLMForMaskedLM, False), (BertPooledMLMForMaskedLM, True), (BertPooledMLMModel, False)],
+)
+def test_a_pass_takes_the_matrix_products_of_stock_bert_and_one_of_the_pooler(cls, training, labelled):
     """Backward too: the frozen pooler has none."""
     found = []
-    for model in models():
+    for model in models(cls):
         call = step(model, labelled) if training else lambda model=model: model(**labelled)
         found.append(operations(call).products())
     assert found[1].total() > 12, "premise"

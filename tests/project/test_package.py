@@ -1,6 +1,5 @@
 """The wheel: what it holds, and that it imports, registers and brings its command."""
 
-import ast
 import importlib.metadata
 import importlib.util
 import json
@@ -116,31 +115,3 @@ def test_the_installed_command_converts_and_imports_neither_torch_nor_transforme
         "from bert_pooled_mlm.convert import main; main()",
     ):
         run(*python, "-c", HEAVY.format(line), *arguments, "--dry-run", "--overwrite", cwd=tmp_path)
-
-
-def imported_by(name: str) -> set[str]:
-    """Every module that a file of the package names in an import, relative ones with their dot."""
-    modules = set()
-    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            modules.add("." * node.level + (node.module or "") if node.level else node.module.split(".")[0])
-    return modules - sys.stdlib_module_names
-
-
-def test_the_converter_imports_neither_of_the_files_that_it_copies():
-    modules = set().union(*map(imported_by, CONVERTER))
-    assert {"torch", "numpy"} <= modules, "premise: they import something"
-    assert not {module for module in modules if "bert_pooled_mlm" in module}
-
-
-@pytest.mark.parametrize("name", CODE_FILES)
-def test_a_code_file_has_its_copyright_licence_docstring_and_names(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    copyright_line, licence_line = text.splitlines()[:2]
-    assert copyright_line.startswith("# Copyright 20")
-    assert licence_line == "# SPDX-License-Identifier: Apache-2.0"
-    module = ast.parse(text)
-    assert ast.get_docstring(module)
-    assert any(isinstance(node, ast.Assign) and node.targets[0].id == "__all__" for node in module.body)
