@@ -153,7 +153,8 @@ class _PoolerMixin:
             model._keys_to_ignore_on_save = [key for key in model.state_dict() if key.startswith("cls.")]
             logger.warning(
                 "The checkpoint has no MLM head: no logits are returned (return_logits=False), and the head is not "
-                "saved. To train a new one, load with AutoModelForMaskedLM."
+                "saved. bert-pooled-mlm's `python convert.py FOLDER --head-from DONOR` gives it that of the model "
+                "before; to train a new one, load with AutoModelForMaskedLM."
             )
         return (model, info) if with_info else model
 

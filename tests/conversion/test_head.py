@@ -115,7 +115,7 @@ REFUSED = {
     "a donor without": ({"head_from": "checkpoint"}, "has no cls.predictions.transform.* name the model before it"),
     "untied": ({}, "decoder of its own .*tie_word_embeddings: false"),
     "never trained": ({}, "its MLM head was never trained"),
-    "nothing found": ({"head_from": "auto"}, "no donor found for its MLM head; .*--head-from FOLDER_OR_HUB_ID"),
+    "nothing found": ({"head_from": "auto"}, "no donor found for its MLM head: .*--head-from FOLDER_OR_HUB_ID"),
     "not lost": ({}, r"has an MLM head \(cls.predictions.\*\): it lost none; convert it without --head-from"),
     "another vocabulary": ({}, "vocabulary was replaced or reordered .*; name the donor that has this vocabulary"),
     "no tokens": ({}, "replaced or reordered .* without both tokenizers.*; copy the tokenizer's files"),
