@@ -276,8 +276,8 @@ class AnchoringCollator:
         self.unanchored += -math.inf if anchors else 1
         if self.unanchored == 100 and not get_worker_info():  # those of an evaluation begin anew
             logger.warning(
-                "AnchoringCollator: no anchor in 100 batches. If this is training, the targets have been lost, as by "
-                "Dataset.from_list([*rows, *anchors]), which keeps the columns of the first row (rows + anchors works)"
+                "AnchoringCollator: no anchor in 100 batches. If this is training, the targets have been lost: "
+                "Dataset.from_list and from_generator drop what the first row lacks; concatenate_datasets does not."
             )
         if not anchors:
             return self.collator(others)
