@@ -22,6 +22,7 @@ DECODER_BIAS = "cls.predictions.decoder.bias"
 TIED = {DECODER: WORD_EMBEDDINGS, DECODER_BIAS: MLM_BIAS}
 DROPPED = {
     "bert.embeddings.position_ids": "a constant, stored by transformers before 4.31",
+    "n_averaged": "the counter of torch's AveragedModel",
     "cls.seq_relationship.weight": "the next-sentence head",
     "cls.seq_relationship.bias": "the next-sentence head",
 }
