@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm import tqdm
 from transformers import AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 if __package__:
     from .modeling_bert_pooled_mlm import BertPooledMLMModel
@@ -38,6 +38,7 @@ INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 PADDING = {**dict.fromkeys(INPUTS, 0), "labels": -100}
 DEFAULTS = {"token_type_ids": 0, "attention_mask": 1, "labels": -100}  # what a model takes where a collator gives none
 NO_TARGET = -100.0  # fills the targets of rows that have none
+logger = logging.get_logger(__name__)
 LEAST_VARIANCE = 0.01  # of the mean squared length: bounds the weight of distances where vectors hardly differ
 
 
@@ -168,7 +169,7 @@ class AnchoredDataset(Dataset):
         share: The fraction of rows that are anchors. 0.2: four in a batch of 20.
 
     Raises:
-        ValueError: There are no anchors, or the share is not between 0 and 1.
+        ValueError: There are no anchors or no targets in them, or the share is not between 0 and 1.
     """
 
     def __new__(cls, rows=(), *args, **kwargs):  # no rows: a copy is made, whose state follows
@@ -178,8 +179,8 @@ class AnchoredDataset(Dataset):
     def __init__(self, rows: Sequence[dict] | Iterable[dict], anchors: Sequence[dict], share: float = 0.2):
         if not 0 < share < 1:
             raise ValueError(f"share={share!r}: expected a number between 0 and 1")
-        if not len(anchors):
-            raise ValueError("AnchoredDataset got no anchors: make them with anchor_rows()")
+        if not len(anchors) or anchors[0].get(TARGETS) is None:
+            raise ValueError(f"AnchoredDataset got no anchors, rows with {TARGETS}: make them with anchor_rows()")
         self.rows, self.anchors, self.share = rows, anchors, share
 
     def __len__(self) -> int:
@@ -202,12 +203,10 @@ class _AnchoredStream(AnchoredDataset, IterableDataset):
     """`AnchoredDataset` of rows that can only be read in turn."""
 
     index = 0  # of the next row, anchors included
-    skipped = 0  # rows to pass over, of a dataset that cannot be told where to go on
-    is_resumed = False
+    start = (0, 0)  # of the next iteration: its index, and rows to pass over if `rows` cannot be told where to go on
 
     def __iter__(self) -> Iterator[dict]:
-        self.index, skipped = (self.index, self.skipped) if self.is_resumed else (0, 0)
-        self.is_resumed = False
+        (self.index, skipped), self.start = self.start, (0, 0)
         rows = itertools.islice(self.rows, skipped, None)
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)  # each worker takes other anchors
@@ -231,10 +230,10 @@ class _AnchoredStream(AnchoredDataset, IterableDataset):
 
     def load_state_dict(self, state: dict) -> None:
         """Makes the next iteration start at that position."""
-        self.index, self.is_resumed = state["index"], True
-        self.skipped = self.index - self._anchors_before(self.index)
+        self.index = state["index"]
+        self.start = (self.index, self.index - self._anchors_before(self.index))
         if state["rows"] is not None:
-            self.skipped = 0
+            self.start = (self.index, 0)
             self.rows.load_state_dict(state["rows"])
 
 
@@ -262,7 +261,7 @@ class AnchoringCollator:
     """
 
     def __init__(self, collator: Callable[[list[dict]], dict]):
-        self.collator = collator
+        self.collator, self.unanchored = collator, 0  # batches before the first that has an anchor
 
     def __getattr__(self, name: str):
         if name == "collator" or name.startswith("__"):  # asked for while a copy is made
@@ -270,14 +269,16 @@ class AnchoringCollator:
         return getattr(self.collator, name)
 
     def __call__(self, rows: list[dict]) -> dict:
-        """The batch.
-
-        Raises:
-            ValueError: The given collator makes something that anchor rows do not have.
-        """
+        """The batch; a ValueError where the given collator makes something that anchor rows do not have."""
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
         anchors = [row for row in rows if TARGETS in row]
         others = [row for row in rows if TARGETS not in row]
+        self.unanchored += -math.inf if anchors else 1
+        if self.unanchored == 100 and not get_worker_info():  # those of an evaluation begin anew
+            logger.warning(
+                "AnchoringCollator: no anchor in 100 batches. If this is training, the targets have been lost: "
+                "Dataset.from_list and from_generator drop what the first row lacks; concatenate_datasets does not."
+            )
         if not anchors:
             return self.collator(others)
         made = dict(self.collator(others)) if others else {"input_ids": torch.zeros(0, 0, dtype=torch.long)}

@@ -143,9 +143,7 @@ class _PoolerMixin:
             trained = cls.pooler_is_trained or bool(random_pooler)
             parameter.requires_grad_(trained and parameter.is_floating_point())  # not the integers of a quantised one
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        for copy, original in TIED.items():
-            if not {copy, original} <= parameters.keys():  # no MLM head, or a quantised one
-                continue
+        for copy, original in TIED.items() if TIED.keys() <= parameters.keys() else ():  # an MLM head, not quantised
             if parameters[copy].is_meta and not parameters[original].is_meta:  # 5.3.0, and loads in several threads
                 setattr(model.cls.predictions.decoder, copy.rpartition(".")[2], parameters[original])
             elif copy in random_keys and original not in random_keys:  # not tied, or cloned (torchscript of 4.x)
@@ -156,7 +154,8 @@ class _PoolerMixin:
             model._keys_to_ignore_on_save = [key for key in model.state_dict() if key.startswith("cls.")]
             logger.warning(
                 "The checkpoint has no MLM head: no logits are returned (return_logits=False), and the head is not "
-                "saved. To train a new one, load with AutoModelForMaskedLM."
+                "saved. bert-pooled-mlm's `python convert.py FOLDER --head-from DONOR` gives it that of the model "
+                "before; to train a new one, load with AutoModelForMaskedLM."
             )
         return (model, info) if with_info else model
 

@@ -22,6 +22,7 @@ DECODER_BIAS = "cls.predictions.decoder.bias"
 TIED = {DECODER: WORD_EMBEDDINGS, DECODER_BIAS: MLM_BIAS}
 DROPPED = {
     "bert.embeddings.position_ids": "a constant, stored by transformers before 4.31",
+    "n_averaged": "the counter of torch's AveragedModel",
     "cls.seq_relationship.weight": "the next-sentence head",
     "cls.seq_relationship.bias": "the next-sentence head",
 }
@@ -86,10 +87,12 @@ def current_names(stored: Iterable[str]) -> dict[str, str]:
 
 
 def _root(names: Collection[str]) -> str:
-    """A prefix that all names have, such as Lightning's `model.`; the name of the word embeddings tells it."""
+    """A prefix of names, such as Lightning's `model.`; the name of the word embeddings tells it."""
     ending = WORD_EMBEDDINGS.removeprefix(ENCODER)
-    root = next((name.removesuffix(ending).removesuffix(ENCODER) for name in names if name.endswith(ending)), "")
-    return root if all(name.startswith(root) for name in names) else ""
+    before = next((name.removesuffix(ending) for name in names if name.endswith(ending)), "")
+    root = before.removesuffix(ENCODER)
+    # What is beside such a model is then named as unknown. Without `bert.` it may be that of another kind of model.
+    return root if before.endswith(f".{ENCODER}") or all(name.startswith(root) for name in names) else ""
 
 
 def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:

@@ -230,18 +230,14 @@ class Rejected:
                 TAKE_THE_MEAN,
             )
         where, unreachable = checkpoint.source.where(), self.unread[0] if self.unread else self.unreachable
-        if unreachable is not None and [*self._names] == [unreachable.reason]:
-            return ConversionError(
-                where,
-                f"no donor found for its {self.part.name}; not looked at: "
-                f"{', '.join(self._names[unreachable.reason])} ({unreachable.reason})",
-                f"name a folder with the model that its training started from: {self.part.flag} FOLDER",
-            )
-        return ConversionError(
-            where,
-            f"no donor found for its {self.part.name}; not taken: {' | '.join(self.lines()) or 'nothing to try'}",
-            f"name the model that its training started from with {self.part.flag} FOLDER_OR_HUB_ID",
-        )
+        model, why = "FOLDER_OR_HUB_ID", f"; not taken: {' | '.join(self.lines())}"
+        if not self._names:
+            why = ": it names no model that it started from, and the table of well-known BERTs has none of its size"
+        elif unreachable is not None and [*self._names] == [unreachable.reason]:
+            model, names = "FOLDER", ", ".join(self._names[unreachable.reason])
+            why = f"; not looked at: {names} ({unreachable.reason})"
+        remedy = f"name the model that its training started from: {self.part.flag} {model}"
+        return ConversionError(where, f"no donor found for its {self.part.name}{why}", remedy)
 
 
 def closest(checkpoint: Checkpoint, donors: list[Donor]) -> Donor:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from .bert import SIZES
 from .errors import ConversionError
+from .tensors import FLOATS
 
 TEXT_LIMIT = 1000  # characters
 ENTRIES_LIMIT = 100_000  # of a list or a mapping, such as the labels
@@ -78,7 +79,8 @@ HARMLESS: dict[str, Check] = {
     **_each("id2label label2id", _is_plain),
     "task_specific_params": lambda value: value is None,  # pipelines set any field of the config from it
     "num_labels": lambda value: isinstance(value, int) and 0 < value <= ENTRIES_LIMIT,  # transformers names each
-    **_each("problem_type tokenizer_class torch_dtype dtype finetuning_task prefix language", _is_text),
+    **_each("problem_type tokenizer_class finetuning_task prefix language", _is_text),
+    **_each("torch_dtype dtype", lambda value: value in FLOATS.values()),  # no load takes str(torch.float32)
     **_each("use_cache return_dict output_hidden_states output_attentions torchscript use_bfloat16", _is_flag),
     **_each("tf_legacy_loss is_encoder_decoder tie_encoder_decoder gradient_checkpointing", _is_flag),
     # In Google's own configs; nothing reads them any more.

@@ -37,6 +37,7 @@ SPELLINGS = {
     "torch.compile, inside": (lambda t: renamed(t, {"bert.": "bert._orig_mod."}), set()),
     "activation checkpointing": (in_each_layer("_checkpoint_wrapped_module"), set()),
     "FSDP": (lambda t: prefixed("_fsdp_wrapped_module.")(in_each_layer("_fsdp_wrapped_module")(t)), set()),
+    "AveragedModel": (lambda t: prefixed("module.")(t) | {"n_averaged": torch.tensor(4)}, {"n_averaged"}),
     "position_ids": (lambda t: t | POSITION_IDS, {*POSITION_IDS}),
     "the tied decoder too": (lambda t: t | tied_copies(t), DECODER),
     "only the tied decoder": (lambda t: renamed(t, {"cls.predictions.bias": "cls.predictions.decoder.bias"}), set()),

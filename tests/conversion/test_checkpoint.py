@@ -76,6 +76,10 @@ TENSORS = {
     ),
     "a missing layer": (without("layer.1."), "missing tensors.*layer.1.* and 11 more"),
     "nine unknown tensors": (plus(**{f"x__{n}": torch.ones(1) for n in range(9)}), "x.0, x.1, x.2, x.3, x.4 and 4 m"),
+    "a loss beside Lightning's model": (
+        lambda t: {f"model.{name}": tensor for name, tensor in t.items()} | {"loss.weight": torch.ones(1)},
+        "unknown tensors.*: loss.weight;",
+    ),
     "another layer": (plus(bert__encoder__layer__2__x=torch.ones(1)), "unknown tensors.*: bert.encoder.layer.2.x"),
     "a wrong shape": (
         plus(**{QUERY: torch.ones(32, 31)}),

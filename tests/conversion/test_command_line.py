@@ -50,7 +50,7 @@ def test_several_checkpoints_in_one_call(placed, run, lost, donor, tmp_path, cap
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "no donor found for its pooler"),
+        ([], "no donor found for its pooler: it names no model that it started from, and the table"),
         (["--pooler-from", "./no-such-donor"], "./no-such-donor: no such folder"),
         (["--pooler-from", "user/base"], "user/base: no such folder, and not in the"),
         (["--calibrate", "./no-texts.txt"], "no-texts.txt: no such file"),

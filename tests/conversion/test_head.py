@@ -107,7 +107,7 @@ REFUSED = {
         "decoder of its own .*tie_word_embeddings: false",
     ),
     "never trained": (weights("donor", lambda t: {MLM_BIAS: torch.zeros(128)}), "its MLM head was never trained"),
-    "nothing found": (lambda place: None, "no donor found for its MLM head; .*--head-from FOLDER_OR_HUB_ID"),
+    "nothing found": (lambda place: None, "no donor found for its MLM head: .*--head-from FOLDER_OR_HUB_ID"),
     "not lost": (
         lambda place: save_weights(place / "checkpoint", stored(place / "donor")),
         r"has an MLM head \(cls.predictions.\*\): it lost none; convert it without --head-from",

@@ -30,6 +30,7 @@ UNFIT = {
     "task_specific_params": {"feature-extraction": {"custom_pipelines": {"x": "evil"}}},
     "problem_type": ["../evil"],
     "torch_dtype": {"evil": "float16"},
+    "dtype": "torch.float32",
     "prefix": "x" * 5000,
     "use_cache": "evil",
     "temperature": "hot",

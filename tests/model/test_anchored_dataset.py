@@ -1,7 +1,9 @@
 """What anchored training is fed with: anchors mixed into MLM rows, and batches of both."""
 
 import copy
+import itertools
 import json
+import logging
 import pickle
 
 import datasets
@@ -49,8 +51,9 @@ def test_a_share_is_between_0_and_1_and_there_are_anchors():
     for share in (0, 1, -0.1, 20):
         with pytest.raises(ValueError, match=f"share={share}: expected a number between 0 and 1"):
             AnchoredDataset([{}], [{}], share)
-    with pytest.raises(ValueError, match=r"got no anchors: make them with anchor_rows\(\)"):
-        AnchoredDataset([{}], [])
+    for without in ([], [{"input_ids": [1]}], [{"pooler_targets": None}]):
+        with pytest.raises(ValueError, match=r"got no anchors, .* make them with anchor_rows\(\)"):
+            AnchoredDataset([{}], without)
 
 
 class OwnStream(IterableDataset):
@@ -193,6 +196,17 @@ def test_the_collator_offers_what_the_given_one_does(tokenizer, anchors):
     for again in (copy.deepcopy(collator), pickle.loads(pickle.dumps(collator))):
         assert again.collator.pad_to_multiple_of == 6
     assert not hasattr(AnchoringCollator(lambda rows: rows), "tokenizer")
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_targets_that_were_lost_on_the_way_are_told_after_100_batches(lost, tokenizer, anchors, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    rows, inner = rows_of(tokenizer, "word1"), DataCollatorForLanguageModeling(tokenizer)
+    dataset = datasets.Dataset.from_list([*rows, *anchors] if lost else rows + anchors)
+    loader = DataLoader(torch.utils.data.ConcatDataset([dataset] * 20), collate_fn=AnchoringCollator(inner))
+    for _ in itertools.chain(loader, loader, (loader.collate_fn(rows) for _ in range(200))):
+        pass
+    assert [record.message[:43] for record in caplog.records] == ["AnchoringCollator: no anchor in 100 batches"] * lost
 
 
 @pytest.mark.parametrize("how", ["from_list", "concatenate", "interleave"])
