@@ -181,7 +181,7 @@ CLIENTS = {
     "bert4torch": Client(
         ("bert4torch", "httpx", "pillow", "requests", "torchvision", "transformers==5.23.0", "torch"),
         "with_bert4torch.py",  # its imports are not among its requirements
-        each("build_transformer_model(checkpoint_path=with_config(folder), with_pool=True)", "lost", *FORMATS),
+        each("build_transformer_model(with_config(folder), with_pool=True)", "lost", *FORMATS),
         twice=("lost", "encoder"),
     ),
     "simcse": Client(  # it asks for numpy<1.20
