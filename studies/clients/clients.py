@@ -208,7 +208,8 @@ CLIENTS = {
         ("sentence-transformers-haystack", "haystack-ai", "torch"), LINE,
         each(
             "from haystack_integrations.components.embedders.sentence_transformers import "
-            "SentenceTransformersTextEmbedder; SentenceTransformersTextEmbedder(folder{})"
+            "SentenceTransformersTextEmbedder; embedder = SentenceTransformersTextEmbedder(model=folder{}); "
+            "[embedder.run(text)['embedding'] for text in texts]"
         ),
     ),
     "pylate": Client(
