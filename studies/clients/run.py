@@ -120,7 +120,7 @@ def judged(vectors: list[list[float]], known: dict[str, torch.Tensor]) -> dict:
     cosines = {name: torch.cosine_similarity(found, reference).min().item() for name, reference in known.items()}
     name = max(cosines, key=cosines.get)
     if cosines[name] < 0.5:
-        return {"gives": f"other vectors, cosines to the nearest from {cosines[name]:.2f}"}
+        return {"gives": f"**other vectors**: cosines to the nearest from {cosines[name]:.2f}"}
     return {"gives": f"near {name}", "normalized": bool((found.norm(dim=1) - 1).abs().max() < 1e-3),
             "difference": differences[name, False], "cosine": cosines[name]}  # fmt: skip
 
