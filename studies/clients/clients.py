@@ -212,12 +212,14 @@ CLIENTS = {
             "[embedder.run(text)['embedding'] for text in texts]"
         ),
     ),
-    "pylate": Client(
-        ("pylate", "torch"), LINE,
+    "pylate": Client(  # its index asks for an older torch
+        ("pylate", "accelerate", "datasets", "sentence-transformers==5.3.0", "transformers==5.3.0", "ujson", "torch"),
+        LINE,
         each(  # without its marker of a document, the first token is [CLS]
             "from pylate.models import ColBERT; [tokens[0] for tokens in ColBERT(folder, document_prefix=''{})"
             ".encode(texts, is_query=False, normalize_embeddings=False)]", "lost", *FORMATS,
         ),
+        alone=("pylate",),
     ),
     "SparseEncoder": Client(
         ("sentence-transformers",), "with_sparse_encoder.py",
