@@ -205,7 +205,7 @@ CLIENTS = {
         ),
     ),
     "Haystack": Client(
-        ("sentence-transformers-haystack", "haystack-ai", "torch"), LINE,
+        ("haystack-ai", "sentence-transformers-haystack", "torch"), LINE,
         each(
             "from haystack_integrations.components.embedders.sentence_transformers import "
             "SentenceTransformersTextEmbedder; embedder = SentenceTransformersTextEmbedder(model=folder{}); "
