@@ -71,6 +71,7 @@ def test_a_vector_is_called_what_it_is(name, normalized, donor):
     assert near["gives"] == f"near {name}"
     assert 0.9 < near["cosine"] < 1
     assert run.judged(vectors[:, :-1].tolist(), known)["gives"].startswith("neither")
+    assert run.judged((-vectors).tolist(), known)["gives"].startswith("**other vectors**")
 
 
 def test_a_client_is_asked_in_a_process_of_its_own(donor, lost, tmp_path, monkeypatch):

@@ -13,14 +13,21 @@ TORCH = "torch==2.13.0"
 SECONDS = 1200  # time limit of an installation or a program
 
 
-def environment(folder: Path, *packages: str, without: tuple[str, ...] = ()) -> tuple[Path, dict[str, str]]:
-    """Creates the environment in `folder`, or reuses it; returns its Python and the installed versions."""
-    python, complete, wanted = folder / "bin" / "python", folder / "complete", repr((packages, without))
+def environment(
+    folder: Path, *packages: str, without: tuple[str, ...] = (), alone: tuple[str, ...] = ()
+) -> tuple[Path, dict[str, str]]:
+    """Creates the environment in `folder`, or reuses it; returns its Python and the installed versions.
+
+    Packages in `alone` are installed without their requirements, those in `without` are removed at the end.
+    """
+    python, complete, wanted = folder / "bin" / "python", folder / "complete", repr((packages, without, alone))
     if not complete.exists() or complete.read_text(encoding="utf-8") != wanted:
         venv.create(folder, with_pip=True, clear=True)
         (folder / "constraints.txt").write_text(TORCH + "\n", encoding="utf-8")
         pip = [python, "-m", "pip", "install", "-q", "--no-compile", "-c", folder / "constraints.txt"]
-        ran([*pip, *packages], folder)
+        ran([*pip, *(package for package in packages if package not in alone)], folder)
+        if alone:
+            ran([*pip, "--no-deps", *alone], folder)
         if without:
             ran([python, "-m", "pip", "uninstall", "-q", "-y", *without], folder)
         complete.write_text(wanted, encoding="utf-8")

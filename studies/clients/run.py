@@ -119,6 +119,8 @@ def judged(vectors: list[list[float]], known: dict[str, torch.Tensor]) -> dict:
         return {"gives": name, "normalized": normalized, "difference": difference}
     cosines = {name: torch.cosine_similarity(found, reference).min().item() for name, reference in known.items()}
     name = max(cosines, key=cosines.get)
+    if cosines[name] < 0.5:
+        return {"gives": f"**other vectors**: cosines to the nearest from {cosines[name]:.2f}"}
     return {"gives": f"near {name}", "normalized": bool((found.norm(dim=1) - 1).abs().max() < 1e-3),
             "difference": differences[name, False], "cosine": cosines[name]}  # fmt: skip
 
@@ -135,7 +137,7 @@ def installed(client: Client, folder: Path) -> tuple[list, dict[str, str]]:
         shutil.copy(HERE / "programs" / client.program, folder)  # node looks for packages beside the program
         read = [json.loads(path.read_text(encoding="utf-8")) for path in manifests]
         return ["node", folder / client.program], {package["name"]: package["version"] for package in read}
-    python, versions = environment(folder, *client.packages, without=client.without)
+    python, versions = environment(folder, *client.packages, without=client.without, alone=client.alone)
     shown = {re.split(r"[=<>\[]", package)[0] for package in client.packages}
     shown |= {"sentence-transformers", "torch", "transformers"}
     shown = {name: versions[name] for name in sorted(shown & versions.keys())}

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import torch
 from asked import answer, with_file
-from bert4torch.models import build_transformer_model  # noqa: F401
 from transformers import AutoTokenizer
+
+# bert4torch imports torchvision, for other models. Its build for GPUs imports beside the CPU build of torch once the
+# operators that it cannot load are declared; nothing here calls them.
+for operator in ("nms", "qnms"):
+    torch.library.define(f"torchvision::{operator}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+
+from bert4torch.models import build_transformer_model  # noqa: E402, F401
 
 
 def with_config(folder):
