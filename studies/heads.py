@@ -1,14 +1,10 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Heads trained on a donor's pooled output, and their evaluation on encoders that were trained further.
-
-The donor's next-sentence head, if it was trained, and a topic classifier on its `pooler_output` are frozen and
-evaluated on other encoders with other poolers.
-"""
+"""Heads trained on a donor's pooled output, frozen, and evaluated on encoders that were trained further."""
 
 import torch
 from bert_pooled_mlm import calibrate_pooler
-from corpus import CLASSES, digest, padded, tokenized
+from corpus import CLASSES, digest
 from probes import by_fold, right_by_fold
 from torch.nn import functional
 from tqdm import tqdm
@@ -27,18 +23,15 @@ def save(model, tokenizer, folder):
 
 @torch.no_grad()
 def encode(model, texts, tokenizer, length, of_batch):
-    """`of_batch(model, batch)` for all texts, in their order; texts of similar length are in one batch."""
-    encoded, found = tokenized(texts, tokenizer, length), {}
-    order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
+    """`of_batch(model, batch)` for all texts, or tuples that begin with a pair of texts, in their order."""
+    columns = [list(texts)] if isinstance(texts[0], str) else [[text[side] for text in texts] for side in (0, 1)]
+    encoded, found = tokenizer(*columns, truncation=True, max_length=length), {}
+    order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))  # to save padding
     for start in tqdm(range(0, len(order), 32), mininterval=10):
         rows = order[start : start + 32]
-        found |= zip(rows, of_batch(model.eval(), padded(encoded, rows, tokenizer)), strict=True)
+        batch = tokenizer.pad({name: [of[row] for row in rows] for name, of in encoded.items()}, return_tensors="pt")
+        found |= zip(rows, of_batch(model.eval(), batch), strict=True)
     return torch.stack([found[row] for row in range(len(texts))])
-
-
-def nsp_accuracy(model, pairs, tokenizer, length):
-    scores = encode(model, pairs, tokenizer, length, lambda model, batch: model(**batch).logits)
-    return (scores.argmax(-1) == torch.tensor([pair[2] for pair in pairs])).double().mean().item()
 
 
 def cls_state(model, batch):

@@ -32,7 +32,6 @@ from indexes import compared
 from pretraining import Run, Work, next_sentence_donor, prepare, quickly, train_runs
 from texts import paragraphs
 from torch.nn import functional
-from training import quiet
 from transformers import AutoTokenizer, BertForNextSentencePrediction
 
 OPTIONS = {"pairs": 5000, "singles": 10000, "passages": 1500}
@@ -161,7 +160,6 @@ def evaluated(heads: FrozenHeads, checkpoint: str, last: bool) -> dict:
 
 
 def stage_measure(args) -> dict:
-    quiet(threads=1 if args.quick else 2)
     record = {"options": OPTIONS | {"calibration": CALIBRATION}, "starts": {}, "runs": {}}
     record["variants"] = [{"title": title, "run": run, "timed": ""} for title, run in list(METHODS.items())[:3]]
     for folder in sorted(args.work_dir.glob("*-*/")):
