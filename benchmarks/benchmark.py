@@ -18,7 +18,6 @@ import json
 import logging
 import platform
 import re
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -61,28 +60,28 @@ class Preset:
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
 TINY = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 300}
-FEW = ((1, 1), (2, 1), (8, 1))
+FEW = {"several": ((1, 1), (2, 1), (8, 1)), "conversions": 1, "large_files": False}
 PRESETS = {
     "full": Preset("bert-base", BASE, 1, 3),
     "quick": Preset(
         "small", SMALL, 0.02, 2, memory=(4, 256), memory_plain=0, memory_needed=4e9, lengths=(16, 64, 256),
-        shares=(0.05, 0.5, 1.0), conversions=1, several=FEW, large_files=False, texts=16, trainer=(8, 1),
+        shares=(0.05, 0.5, 1.0), texts=16, trainer=(8, 1), **FEW,
     ),
     # For the tests of each part.
     "tiny": Preset(
         "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=1, memory_needed=0, lengths=(8, 16),
-        shares=(0.1, 1.0), conversions=1, several=FEW, large_files=False, texts=4, trainer=(1, 1), backend="eager",
+        shares=(0.1, 1.0), texts=4, trainer=(1, 1), backend="eager", **FEW,
     ),
 }  # fmt: skip
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model and few rounds, as a smoke test")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    place = "default: benchmarks/results; of --quick: benchmark-quick"
-    parser.add_argument("-o", "--output-dir", type=Path, help=place)
+    parser.add_argument(
+        "-o", "--output-dir", type=Path, help="default: benchmarks/results; of --quick: benchmark-quick"
+    )
     parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
     parser.add_argument("--merge", action="store_true", help="with --only: put these parts into the recorded run")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
@@ -113,7 +112,6 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
     import advice
     import convert_cost
     import model_cost
-    import start_cost
     import torch
     import trainer_cost
     from subjects import Work
@@ -129,22 +127,19 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
     def memory() -> dict:
         rows, length = preset.memory
-        large = dataclasses.replace(settings[-1], rows=rows, length=length)
-        batches = {"checkpointing": large, "plain": large, "evaluation": large}
-        if device.type == "cpu":
-            batches["plain"] = dataclasses.replace(large, rows=preset.memory_plain)
-            batches["evaluation"] = dataclasses.replace(large, rows=2 * preset.memory_plain)
-        batches = {way: batch for way, batch in batches.items() if batch.rows}
-        return model_cost.memory(batches, preset.memory_needed)
+        plain = preset.memory_plain if device.type == "cpu" else rows
+        sizes = {"checkpointing": rows, "plain": plain, "evaluation": 2 * plain}
+        large = {way: dataclasses.replace(settings[-1], rows=n, length=length) for way, n in sizes.items() if n}
+        return model_cost.memory(large, preset.memory_needed)
 
-    stored = convert_cost.BASE if preset.large_files else convert_cost.SMALL
+    stored = BASE if preset.large_files else convert_cost.SMALL
 
     def conversion() -> dict:
         sizes = convert_cost.SIZES if preset.large_files else convert_cost.SMALL_SIZES
         return {
             "compared": convert_cost.comparison(stored, preset.conversions, int(preset.large_files), args.work_dir),
-            "growth": convert_cost.growth(sizes, args.work_dir),
-            "hub": convert_cost.hub_donor(BASE if pace else convert_cost.SMALL, args.work_dir),
+            "growth": [convert_cost.one_size(*size, args.work_dir) for size in sizes],
+            "hub": convert_cost.hub_donor(stored, args.work_dir),
         }
 
     half, quarter = (dataclasses.replace(work, rows=max(1, work.rows // part)) for part in (2, 4))
@@ -158,7 +153,7 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         "share": lambda: model_cost.over_share(half, preset.shares, pace * 15, least),
         "conversion": conversion,
         "several": lambda: convert_cost.several(stored, dict(preset.several), args.work_dir),
-        "start": lambda: start_cost.start(stored, preset.conversions, args.work_dir),
+        "start": lambda: convert_cost.start(stored, preset.conversions, args.work_dir),
         "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 12, least),
         "bfloat16": lambda: advice.bfloat16(work, preset.texts, pace * 10, least),
         "throughput": lambda: advice.throughput(work, preset.texts, pace * 10, least),
@@ -222,15 +217,10 @@ def merged(earlier: dict, result: dict) -> dict:
     return together | {"rows": rows.rows(together)}
 
 
-def fail(message: str) -> int:
-    print(f"benchmark.py: {message}", file=sys.stderr)
-    return 1
-
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int | str:
     args = parse(argv)
     if missing := [name.replace("_", "-") for name in NEEDED if importlib.util.find_spec(name) is None]:
-        return fail(f'missing packages: {", ".join(missing)}; run `pip install -e ".[bench]"`')
+        return f'benchmark.py: missing packages: {", ".join(missing)}; run `pip install -e ".[bench]"`'
     import figures
     import measuring
     import report
@@ -238,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     import transformers
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        return fail("torch finds no CUDA device")
+        return "benchmark.py: torch finds no CUDA device"
     transformers.logging.set_verbosity_error()
     logging.getLogger("modeling_bert_pooled_mlm").setLevel(logging.ERROR)  # MiniLM has no MLM head
     transformers.logging.disable_progress_bar()
@@ -247,10 +237,10 @@ def main(argv: list[str] | None = None) -> int:
     path = args.output_dir / f"{device['slug']}.json"
     if args.show or args.merge:
         if not path.is_file():
-            return fail(f"there is no {path}; name its folder by -o, its --device and --threads")
+            return f"benchmark.py: there is no {path}; name its folder by -o, its --device and --threads"
         earlier = json.loads(path.read_text(encoding="utf-8"))
     if args.merge and earlier["preset"] != args.preset:
-        return fail(f"{path} is of the preset {earlier['preset']}, not of {args.preset}")
+        return f"benchmark.py: {path} is of the preset {earlier['preset']}, not of {args.preset}"
     if args.preset != "full":
         print("A small model and few rounds: these are not the figures that the documents quote.\n")
     result = earlier if args.show else measure(args, device)

@@ -1,21 +1,23 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of a conversion compared with the usual way and with a plain copy; a part of benchmark.py.
+"""The cost of a conversion compared with the usual way and with a plain copy, and of the start of the package.
 
 `convert.py` with its verification (of one checkpoint and of several) and with `--no-verify` is compared with (a) the
 usual way, which loads the checkpoint and the donor with transformers, moves the pooler and calls `save_pretrained`,
 and (b) `cp` of the weights. Each runs in a fresh process, interleaved, with warm files, after `sync`.
 """
 
+import contextlib
 import functools
 import json
 import math
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ sys.path.insert(1, str(ROOT / "tests"))
 from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes
 from hub_server import HubServer
 
+COMMAND = Path(sysconfig.get_path("scripts")) / "bert-pooled-mlm-convert"
+IMPORTED = "import pathlib, bert_pooled_mlm; print(pathlib.Path(bert_pooled_mlm.__file__).parent)"
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 # Shapes and numbers of files for the growth of cost with size: 0.2, 0.4, 1.3 and 2.6 GB.
@@ -139,6 +143,15 @@ def in_rounds(
     return runs
 
 
+@contextlib.contextmanager
+def folders(shape: dict, disk: Path | None, shards: int = 1) -> Iterator[tuple[Path, Path, Path, int]]:
+    """A checkpoint without a pooler, its donor, a place for the output; and the checkpoint's size in bytes."""
+    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
+        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
+        write_checkpoint(donor, shape, pooler=True)
+        yield lost, donor, out, write_checkpoint(lost, shape, shards)
+
+
 def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> dict:
     """Converts several checkpoints in one call, verified, and the usual way in one process, in turns.
 
@@ -148,26 +161,20 @@ def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> di
     Returns:
         A checkpoint's size in bytes; by number and way: seconds, CPU seconds, peak bytes of the largest process.
     """
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
-        donor, out = Path(place, "donor"), Path(place, "out")
-        checkpoints = [Path(place, f"checkpoint-{500 * (number + 1)}") for number in range(max(rounds))]
-        size = write_checkpoint(checkpoints[0], shape)
-        write_checkpoint(donor, shape, pooler=True)
+    with folders(shape, disk) as (lost, donor, out, size):
+        checkpoints = [lost, *(lost.with_name(f"lost-{number}") for number in range(1, max(rounds)))]
         for checkpoint in checkpoints[1:]:
-            shutil.copytree(checkpoints[0], checkpoint, copy_function=os.link)
+            shutil.copytree(lost, checkpoint, copy_function=os.link)
         runs = {}
         for count, times in rounds.items():
             work = checkpoints[:count], donor, out
             ways = {"convert": functools.partial(converted, *work), "usual": functools.partial(usual, *work)}
-            runs[str(count)] = in_rounds(ways, [checkpoints[0], donor], out, times)
+            runs[str(count)] = in_rounds(ways, [lost, donor], out, times)
     return {"bytes": size, "runs": runs}
 
 
 def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None = None) -> dict:
     """Measures all ways, interleaved, `rounds` times after `warm_rounds` that are discarded.
-
-    Args:
-        disk: A folder on the disk to measure; default: the temporary one.
 
     Returns:
         The checkpoint's size in bytes; seconds, CPU seconds and peak bytes of "no_verify" and "usual"; the seconds of
@@ -177,10 +184,7 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
     def printed(*argv: object) -> dict:
         return json.loads(in_fresh_process(sys.executable, "-c", *argv)["out"])
 
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
-        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
-        size = write_checkpoint(lost, shape)
-        write_checkpoint(donor, shape, pooler=True)
+    with folders(shape, disk) as (lost, donor, out, size):
         ways = {
             "no_verify": lambda: converted([lost], donor, out, "--no-verify"),
             "usual": lambda: usual([lost], donor, out),
@@ -192,16 +196,9 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
         return {"bytes": size, "runs": in_rounds(ways, [lost, donor], out, rounds, warm_rounds, order)}
 
 
-def growth(sizes: list[tuple[dict, int]], disk: Path | None = None) -> list[dict]:
-    """Converts one checkpoint of each size: bytes, number of files, seconds, and bytes of peak memory."""
-    return [one_size(shape, shards, disk) for shape, shards in sizes]
-
-
 def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
-        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
-        size = write_checkpoint(lost, shape, shards)
-        write_checkpoint(donor, shape, pooler=True)
+    """Converts one checkpoint: bytes, number of files, seconds, and bytes of peak memory."""
+    with folders(shape, disk, shards) as (lost, donor, out, size):
         found = converted([lost], donor, out, "--no-verify")
         written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     if written <= size:
@@ -211,10 +208,31 @@ def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
 
 def hub_donor(shape: dict, disk: Path | None = None) -> dict:
     """Converts with a donor on a Hub: the bytes that the Hub sent, and the size of the donor's weights."""
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as name, HubServer() as hub:
-        place = Path(name)
-        write_checkpoint(place / "lost", shape)
-        size = write_checkpoint(place / "donor", shape, pooler=True)
-        hub.add_repo("user/donor", place / "donor")
-        converted([place / "lost"], "user/donor", place / "out", "--no-verify", **hub.environment(place))
-        return {"bytes": size, "sent": hub.bytes_sent()}
+    with folders(shape, disk) as (lost, donor, out, _), HubServer() as hub:
+        hub.add_repo("user/donor", donor)
+        converted([lost], "user/donor", out, "--no-verify", **hub.environment(lost.parent))
+        return {"bytes": (donor / "model.safetensors").stat().st_size, "sent": hub.bytes_sent()}
+
+
+def start(shape: dict, rounds: int, disk: Path | None = None) -> dict:
+    """What the installed package costs before any work: its command and its import, each in a fresh process, in turns.
+
+    The installed command is compared with `python convert.py` of the checkout, `import bert_pooled_mlm` with
+    `import transformers`.
+    """
+    with folders(shape, disk) as (lost, donor, out, size):
+        work = (lost, "--pooler-from", donor, "-o", out, "-q", "--no-verify")
+        checkout = (sys.executable, ROOT / "convert.py")
+        ways = {
+            "installed": (COMMAND, *work),
+            "checkout": (*checkout, *work),
+            "installed_help": (COMMAND, "--help"),
+            "checkout_help": (*checkout, "--help"),
+            "import": (sys.executable, "-c", IMPORTED),
+            "import_transformers": (sys.executable, "-c", "import transformers"),
+        }
+        found = Path(in_fresh_process(*ways["import"])["out"].strip())
+        if found.resolve() != ROOT:
+            raise RuntimeError(f"installed is {found}, not this checkout: run `pip install -e .`")
+        calls = {name: functools.partial(in_fresh_process, *argv) for name, argv in ways.items()}
+        return {"bytes": size, "runs": in_rounds(calls, [lost, donor], out, rounds, warm_rounds=1)}

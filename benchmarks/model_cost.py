@@ -17,26 +17,19 @@ from pathlib import Path
 
 import psutil
 import torch
-from measuring import in_fresh_process, in_turns, stopwatch
-from subjects import (
-    BertPooledMLMForMaskedLM,
-    BertPooledMLMModel,
-    TwoEncoderPasses,
-    Work,
-    arithmetic,
-    new,
-    sharing,
-)
+from measuring import in_fresh_process, in_turns, timed
+from subjects import BertPooledMLMForMaskedLM, BertPooledMLMModel, TwoEncoderPasses, Work, arithmetic, new, sharing
 from transformers import BertForMaskedLM, BertModel
 
 MEMORY = Path(__file__).parent / "memory_cost.py"
 
 
-@torch.inference_mode()
 def compared(subjects: dict[str, Callable], work: Work, seconds: float, least: int) -> dict:
     """Counts the arithmetic of each subject, which also warms it up, then times all, interleaved."""
-    counted = {name: arithmetic(call) for name, call in subjects.items()}
-    return {"times": in_turns(subjects, work.device, seconds, least, warm=0), "arithmetic": counted}
+    with torch.no_grad():  # in inference mode FlopCounterMode would see composite operations
+        counted = {name: arithmetic(call) for name, call in subjects.items()}
+    with torch.inference_mode():
+        return {"times": in_turns(subjects, work.device, seconds, least, warm=0), "arithmetic": counted}
 
 
 def forward(work: Work, seconds: float, least: int) -> dict:
@@ -114,8 +107,7 @@ def training(work: Work, seconds: float, least: int) -> dict:
     for parameter in ours.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()  # allocates its state
-    measure = stopwatch(work.device)
-    steps = [round(measure(optimizer.step), 6) for _ in range(least)]
+    steps = [round(timed(optimizer.step, work.device), 6) for _ in range(least)]
     return {"times": times, "arithmetic": counted, "adamw": steps}
 
 

@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 from advice import tokenized
-from measuring import stopwatch
+from measuring import timed
 from subjects import ROOT, BertPooledMLMForMaskedLM
 from texts import minilm
 from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
@@ -45,28 +45,18 @@ def trainer(device: torch.device, steps: int, rounds: int) -> dict:
     times, losses = {name: [] for name in settings}, {}
     for number in range(rounds):
         for name in sorted(settings, reverse=number % 2 == 1):
-            if name in ("stock", "grouped"):
-                model = BertForMaskedLM.from_pretrained(minilm())
-            else:
-                model = BertPooledMLMForMaskedLM.from_pretrained(minilm(), sparse_prediction=True)
+            sparse = {} if name in ("stock", "grouped") else {"sparse_prediction": True}
+            model = (BertPooledMLMForMaskedLM if sparse else BertForMaskedLM).from_pretrained(minilm(), **sparse)
             model.load_state_dict(start, strict=False)
             with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
                 arguments = TrainingArguments(
-                    output_dir=folder,
-                    per_device_train_batch_size=ROWS,
-                    num_train_epochs=1,
-                    learning_rate=1e-4,
-                    use_cpu=device.type == "cpu",
-                    dataloader_pin_memory=device.type != "cpu",
-                    logging_strategy="no",
-                    save_strategy="no",
-                    report_to="none",
-                    disable_tqdm=True,
-                    **settings[name],
-                )
+                    folder, per_device_train_batch_size=ROWS, num_train_epochs=1, learning_rate=1e-4,
+                    use_cpu=device.type == "cpu", dataloader_pin_memory=device.type != "cpu", logging_strategy="no",
+                    save_strategy="no", report_to="none", disable_tqdm=True, **settings[name],
+                )  # fmt: skip
                 trained = Trainer(model=model, args=arguments, data_collator=collator, train_dataset=texts)
                 trained.remove_callback(PrinterCallback)
-                times[name].append(round(stopwatch(device)(trained.train), 3))
+                times[name].append(round(timed(trained.train, device), 3))
             losses[name] = round(loss_of(model.eval(), held_out, collator, device), 3)
     return {"steps": steps, "rows": ROWS, "longest": LONGEST, "times": times, "losses": losses}
 

@@ -73,20 +73,17 @@ def halves(paragraph: str) -> tuple[str, str]:
 
 
 def read_texts(corpus: str, options: dict) -> dict:
-    (train, held_out), draw = parts_of(corpus), random.Random(2)
-    training, passages = (
-        [it for document in part.values() for it in document if len(it.split()) >= SHORTEST]
-        for part in (train, held_out)
-    )
+    parts, draw = parts_of(corpus), random.Random(2)
+    training, passages = ([it for document in part.values() for it in document] for part in parts)
+    passages = [it for it in passages if len(it.split()) >= SHORTEST]
     draw.shuffle(passages)
     first, second = zip(*map(halves, passages[: options["passages"]]), strict=True)
     return {
-        "train": train,
-        "held_out": held_out,
-        "train_pairs": pairs_of(train, draw),
-        "held_out_pairs": pairs_of(held_out, draw)[: options["held_out_pairs"]],
+        **dict(zip(("train", "held_out"), parts, strict=True)),
+        "train_pairs": pairs_of(parts[0], draw),
+        "held_out_pairs": pairs_of(parts[1], draw)[: options["held_out_pairs"]],
         # An index holds halves of paragraphs, and halves are its queries.
-        "singles": [it for document in train.values() for it in document] + [it for p in training for it in halves(p)],
+        "singles": training + [it for p in training if len(p.split()) >= SHORTEST for it in halves(p)],
         "passages": first,
         "queries": second,
     }
@@ -139,10 +136,11 @@ def stage_train(args) -> None:
 
 
 def score(heads: FrozenHeads, checkpoint: str, pooler) -> dict:
-    def vectors(checkpoint, pooler):
-        return {name: pooled(heads.states.get(checkpoint, name), pooler).double() for name in ("queries", "passages")}
-
-    found = compared(**vectors(checkpoint, pooler), before=vectors("donor", heads.pooler))
+    ours, donors = (
+        {name: pooled(heads.states.get(it, name), by).double() for name in ("queries", "passages")}
+        for it, by in ((checkpoint, pooler), ("donor", heads.pooler))
+    )
+    found = compared(**ours, before=donors)
     donor = heads.score(heads.donor)
     for task, row in heads.score(heads.frozen(checkpoint, pooler)).items():
         found[task] = {"accuracy": row["accuracy"], "donor": donor[task]["accuracy"], "kept": row["recovery"]}

@@ -262,5 +262,5 @@ def stage_measure(args):
 
 
 if __name__ == "__main__":
-    # To ten decimals, because casts differ in the eighth.
-    records.run("lineage", __doc__, {"measure": stage_measure}, tables, form=".10f")
+    # Casts differ in the eighth decimal.
+    records.run("lineage", __doc__, {"measure": stage_measure}, tables, form=".10g")
