@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from common import Bar, first_line, holds_files, need
+from common import first_line, holds_files, need, with_bar
 from corpora import Corpus, prepare, stream
 from corpus_texts import read_dataset, read_files
 from mlm_training import (
@@ -42,7 +42,6 @@ from safetensors import safe_open
 from tqdm import tqdm
 from training_options import parse
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 CPU_FLAGS = Path("/proc/cpuinfo")  # does not exist on Windows and macOS
@@ -191,8 +190,7 @@ def build_trainer(args: argparse.Namespace, model, tokenizer, corpus: Corpus) ->
         model=model, args=training, data_collator=collator, train_dataset=rows, eval_dataset=corpus.held_out
     )
     trainer.all_logits = not args.sparse_prediction
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Bar)
+    with_bar(trainer)
     if not args.streaming:
         trainer.order = ShuffledRows(rows, args.seed, args.batch_size if args.line_by_line else 0)
         trainer.add_callback(SetEpoch(trainer.order))

@@ -26,7 +26,7 @@ from documents import markdown_table
 from heads import encode, save, token_mean
 from texts import minilm
 from torch.nn import functional
-from training import batches, held_out_loss, masked, mlm_loss, own_loss, train
+from training import batches, held_out_batch, held_out_loss, masked, mlm_loss, own_loss, train
 from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, BertModel
 from transformers import DataCollatorWithPadding as Padding
 
@@ -45,7 +45,7 @@ class Material:
         self.options, self.tokenizer = options, AutoTokenizer.from_pretrained(minilm())
         self.blocks = blocks_of(texts["train"], self.tokenizer, length)
         held_out = blocks_of(texts["held_out"], self.tokenizer, length)
-        self.held_out = next(masked(held_out, self.tokenizer, options["held_out_blocks"], seed=1))
+        self.held_out = held_out_batch(held_out, self.tokenizer, options["held_out_blocks"])
         names, rows = topic_task(texts["train"])
         self.classes, cut = len(names), len(rows) // 4
         self.topics = {"train": rows[cut:], "held_out": rows[:cut]}

@@ -60,16 +60,14 @@ class States:
         """Float32, `(texts, hidden_size)`; `checkpoint` is a folder in the work folder."""
         kind = "" if of_batch is cls_state else f"_{of_batch.__name__}"
         file = self.work_dir / "cache" / f"{checkpoint.replace('/', '_')}_{name}{kind}.pt"
-        sha256 = self.record[name]["sha256"]
-        if file.exists() and (kept := torch.load(file))["sha256"] == sha256:
-            return kept["states"]
-        model = BertModel.from_pretrained(self.work_dir / checkpoint, add_pooling_layer=False)
-        tokenizer = AutoTokenizer.from_pretrained(self.work_dir / "donor")
-        states = encode(model, self.sets[name], tokenizer, self.length, of_batch)
-        file.parent.mkdir(exist_ok=True)
-        torch.save({"sha256": sha256, "states": states}, file.with_suffix(".part"))
-        file.with_suffix(".part").rename(file)
-        return states
+        if not file.exists():
+            model = BertModel.from_pretrained(self.work_dir / checkpoint, add_pooling_layer=False)
+            tokenizer = AutoTokenizer.from_pretrained(self.work_dir / "donor")
+            file.parent.mkdir(exist_ok=True)
+            states = encode(model, self.sets[name], tokenizer, self.length, of_batch)
+            torch.save(states, file.with_suffix(".part"))
+            file.with_suffix(".part").rename(file)
+        return torch.load(file)
 
     def both_kinds(self):
         """Pairs and single texts, which alternate, so that every fold of a calibration has both."""

@@ -20,7 +20,7 @@ from corpus import blocks_of, labelled_pairs, read_texts, topic_task
 from heads import States, encode, save
 from records import read_json, write_json
 from texts import minilm
-from training import Batch, batches, held_out_loss, masked, own_loss, quiet, train
+from training import Batch, batches, held_out_batch, held_out_loss, own_loss, quiet, train
 from transformers import AutoTokenizer, BertForNextSentencePrediction, DataCollatorForLanguageModeling
 
 OPTIONS = {"nsp_steps": 360, "nsp_lr": 1e-4, "head_steps": 500, "head_lr": 1e-3, "batch_size": 16, "length": 64}
@@ -81,7 +81,7 @@ class Work:
         self.states = States(folder, sets, labels, options["length"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "donor")
         self.blocks, held_out = (blocks_of(texts[p], self.tokenizer, options["length"]) for p in ("train", "held_out"))
-        self.held_out = next(masked(held_out, self.tokenizer, options["held_out_blocks"], seed=1))
+        self.held_out = held_out_batch(held_out, self.tokenizer, options["held_out_blocks"])
 
     def batches(self, run: Run) -> Iterator[Batch]:
         """Endless batches, as `Trainer` makes them with the dataset and collator of the package."""

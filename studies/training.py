@@ -26,9 +26,15 @@ def batches(rows: Iterable[dict], collator: Callable, size: int, seed: int) -> I
 
 
 def masked(blocks: torch.Tensor, tokenizer, size: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of blocks, with masks of their own seed, above 0."""
-    collator = DataCollatorForLanguageModeling(tokenizer, seed=seed)
-    return batches([{"input_ids": block} for block in blocks], collator, min(size, len(blocks)), seed)
+    """Endless batches of blocks, masked by torch's own generator, as `train` seeds it."""
+    rows = [{"input_ids": block} for block in blocks]
+    return batches(rows, DataCollatorForLanguageModeling(tokenizer), min(size, len(blocks)), seed)
+
+
+def held_out_batch(blocks: torch.Tensor, tokenizer, size: int) -> Batch:
+    """The same blocks and masks at each call."""
+    torch.manual_seed(0)
+    return next(masked(blocks, tokenizer, size, seed=0))
 
 
 def mlm_loss(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> torch.Tensor:

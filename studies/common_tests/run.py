@@ -78,20 +78,16 @@ def compared_with_stock(found: dict) -> dict:
     for cls, tests in found.items():
         if cls.startswith("BertPooledMLM"):
             stock = found[cls.replace("BertPooledMLM", "Bert")]
-            differing = [name for name in sorted(tests) if tests[name][0] != stock[name][0]]
-            both = {name: {"ours": list(tests[name]), "stock": list(stock[name])} for name in differing}
+            ours, theirs = ([outcome for outcome, _ in of.values()] for of in (tests, stock))
             result[cls] = {
-                "counts": count(tests),
-                "stock": count(stock),
-                "other than stock": both,
-                "failed": {name: why for name, (outcome, why) in sorted(tests.items()) if outcome == "failed"},
+                "counts": {it: ours.count(it) for it in RANK},
+                "stock": {it: theirs.count(it) for it in RANK},
             }
+            differing = [name for name in sorted(tests) if tests[name][0] != stock[name][0]]
+            both = {name: {"ours": tests[name], "stock": stock[name]} for name in differing}
+            failed = {name: why for name, (outcome, why) in sorted(tests.items()) if outcome == "failed"}
+            result[cls] |= {"other than stock": both, "failed": failed}
     return result
-
-
-def count(tests: dict) -> dict[str, int]:
-    counted = collections.Counter(outcome for outcome, _ in tests.values())
-    return {outcome: counted[outcome] for outcome in RANK}
 
 
 def measured(version: str, folder: Path) -> dict:
@@ -106,9 +102,8 @@ def measured(version: str, folder: Path) -> dict:
     except RuntimeError:  # the report says which tests fail
         if not report.exists():
             raise
-    found = outcomes(report)
     shown = {name: versions[name] for name in ("torch", "transformers", "accelerate", "pytest")}
-    return {"versions": shown, "classes": compared_with_stock(found)}
+    return {"versions": shown, "classes": compared_with_stock(outcomes(report))}
 
 
 def table(record: dict) -> str:
