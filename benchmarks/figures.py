@@ -36,25 +36,18 @@ def draw_ratios(path: Path, result: dict) -> None:
     drawing.save(figure, path)
 
 
-# The axes of each curve, and its lines: style, colour and label.
 OURS, STOCK = ("o-", BLUE), ("s--", RED)
-GROWTH = {
-    "length": (
-        {"xlabel": "tokens in a text", "ylabel": "seconds of a forward pass", "xscale": "log", "yscale": "log"},
-        {"stock": (*STOCK, "stock BertForMaskedLM"), "ours": (*OURS, "ours, with pooler_output")},
-    ),
-    "share": (
-        {"xlabel": "tokens that have a label, %", "ylabel": "time of a training step, stock = 1"},
-        {"ours": (*OURS, "ours, sparse_prediction")},
-    ),
-    "conversion": (
-        {"xlabel": "checkpoint, GB", "ylabel": "seconds of a conversion"},
-        {"seconds": (*OURS, "seconds")},
-    ),
-    "several": (
-        {"xlabel": "checkpoints of a call", "ylabel": "seconds"},
-        {"usual": (*STOCK, "the usual way, in one process"), "convert": (*OURS, "convert.py, verified")},
-    ),
+LABELS = {  # of the axes of each curve
+    "length": ("tokens in a text", "seconds of a forward pass"),
+    "share": ("tokens that have a label, %", "time of a training step, stock = 1"),
+    "conversion": ("checkpoint, GB", "seconds of a conversion"),
+    "several": ("checkpoints of a call", "seconds"),
+}
+LINES = {  # style, colour and label of each line
+    "length": {"stock": (*STOCK, "stock BertForMaskedLM"), "ours": (*OURS, "ours, with pooler_output")},
+    "share": {"ours": (*OURS, "ours, sparse_prediction")},
+    "conversion": {"seconds": (*OURS, "seconds")},
+    "several": {"usual": (*STOCK, "the usual way, in one process"), "convert": (*OURS, "convert.py, verified")},
 }
 
 
@@ -63,11 +56,11 @@ def draw_growth(path: Path, result: dict) -> None:
     found = curves(result)
     figure, (panels,) = drawing.panels(1, max(1, len(found)), (5 * max(1, len(found)), 4))
     for axes, (key, curve) in zip(panels, found.items(), strict=False):
-        settings, lines = GROWTH[key]
-        for name, (style, colour, label) in lines.items():
+        for name, (style, colour, label) in LINES[key].items():
             axes.plot(*zip(*curve["lines"][name], strict=True), style, color=colour, label=label)
-        axes.set(**settings)
+        axes.set(**dict(zip(("xlabel", "ylabel"), LABELS[key], strict=True)))
         if key == "length":
+            axes.set(xscale="log", yscale="log")
             lengths = [length for length, _ in curve["lines"]["ours"]]
             axes.set_xticks(lengths, map(str, lengths))
             axes.minorticks_off()

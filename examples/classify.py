@@ -70,11 +70,9 @@ def read_rows(file: Path) -> list[dict]:
         raise ValueError(f"{file}: expected .csv, .tsv or .jsonl, found {kind or 'no suffix'}")
     for number, line in enumerate(content.split("\n"), 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number}: no JSON") from error
-        if rows and not isinstance(rows[-1], dict):
-            raise ValueError(f"{file}, line {number}: expected an object, found {line.strip()[:40]}")
+            rows += [dict(json.loads(line))] if line.strip() else []
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}, line {number}: no JSON object") from error
     return rows
 
 

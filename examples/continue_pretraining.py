@@ -55,23 +55,16 @@ def check(args: argparse.Namespace) -> str | None:
     """
     need(("accelerate", "bert_pooled_mlm", "datasets"), '".[train]"')
     exists = holds_files(args.output_dir)
-    if args.prepare_only:
-        return None
-    if args.resume:
-        last = get_last_checkpoint(args.output_dir) if exists else None
-        if last is None:
-            raise ValueError(f"{args.output_dir} has no checkpoint to --resume from")
-        return last
-    if exists and not args.overwrite:
+    last = get_last_checkpoint(args.output_dir) if exists and args.resume else None
+    if args.resume and last is None:
+        raise ValueError(f"{args.output_dir} has no checkpoint to --resume from")
+    if exists and not (args.resume or args.overwrite or args.prepare_only):
         raise ValueError(f"{args.output_dir} is not empty; choose another, or pass --resume or --overwrite")
-    return None
+    return last
 
 
 def load_corpus(args: argparse.Namespace, tokenizer) -> Corpus:
-    if args.dataset_name:
-        texts, held_out = read_dataset(args)
-    else:
-        texts, held_out = read_files(args.train, args), None
+    texts, held_out = read_dataset(args) if args.dataset_name else (read_files(args.train, args), None)
     if args.eval:
         held_out = read_files(args.eval, args)
     corpus = (stream if args.streaming else prepare)(texts, held_out, tokenizer, args)
@@ -97,17 +90,13 @@ def multiplies_bfloat16(cpu: bool) -> tuple[bool, str]:
 
 def speed(args: argparse.Namespace) -> str:
     """Decides `args.bf16`; describes the settings that make training fast, in a line."""
-    able, device = multiplies_bfloat16(args.cpu)
-    reason = (
-        "as requested" if args.bf16 is not None else f"{device} {'supports' if able else 'does not support'} bfloat16"
-    )
-    args.bf16 = able if args.bf16 is None else args.bf16
-    parts = (
-        "MLM head on the masked tokens" if args.sparse_prediction else "MLM head on all tokens",
-        *(["batches of similar length"] if args.line_by_line and not args.streaming else []),
-        f"{'bfloat16' if args.bf16 else 'float32'} ({reason})",
-    )
-    return f"Speed: {', '.join(parts)}."
+    reason = "as requested"
+    if args.bf16 is None:
+        args.bf16, device = multiplies_bfloat16(args.cpu)
+        reason = f"{device} {'supports' if args.bf16 else 'does not support'} bfloat16"
+    parts = [f"MLM head on {'the masked' if args.sparse_prediction else 'all'} tokens"]
+    parts += ["batches of similar length"] if args.line_by_line and not args.streaming else []
+    return f"Speed: {', '.join(parts)}, {'bfloat16' if args.bf16 else 'float32'} ({reason})."
 
 
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
@@ -186,9 +175,7 @@ def build_trainer(args: argparse.Namespace, model, tokenizer, corpus: Corpus) ->
         anchors = anchor_rows(donor, tokenizer, texts, **sizes, device=training.device, progress=True)
         rows, collator = AnchoredDataset(rows, anchors, share), AnchoringCollator(collator)
         plan += f"\nAnchored: {len(anchors)} texts with the outputs of {donor}, {share:.0%} of the rows."
-    trainer = LossTrainer(
-        model=model, args=training, data_collator=collator, train_dataset=rows, eval_dataset=corpus.held_out
-    )
+    trainer = LossTrainer(model, training, collator, train_dataset=rows, eval_dataset=corpus.held_out)
     trainer.all_logits = not args.sparse_prediction
     with_bar(trainer)
     if not args.streaming:
@@ -228,26 +215,23 @@ def run(args: argparse.Namespace) -> int:
     transformers.set_seed(args.seed)
     model = load_model(args, args.model)
     tokenizer = load_tokenizer(args.model)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"{args.model}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
-        )
+    if len(tokenizer) > (size := model.config.vocab_size):
+        raise ValueError(f"{args.model}: the tokenizer has {len(tokenizer)} tokens, the model {size}")
     corpus = load_corpus(args, tokenizer)
     if args.prepare_only:
         print(f"{len(corpus.train)} rows are in the cache.")
         return 0
     before = {name: model.state_dict()[name].clone() for name in POOLER}
-    calibration = None
-    if args.calibrate:
-        calibration = CalibratePooler(args, pooler_texts(args, corpus.sample)[1], tokenizer)
+    texts = pooler_texts(args, corpus.sample)[1]
+    calibration = CalibratePooler(args, texts, tokenizer) if args.calibrate else None
     args.sparse_prediction |= model.config.sparse_prediction  # a saved setting stays as it is
     speed_line = speed(args)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer, plan = build_trainer(args, model, tokenizer, corpus)
-    if calibration and is_sharded(trainer):
-        raise ValueError("--calibrate needs a model that is not sharded; run convert.py --calibrate afterwards")
     if calibration:
+        if is_sharded(trainer):
+            raise ValueError("--calibrate needs a model that is not sharded; run convert.py --calibrate afterwards")
         trainer.add_callback(calibration)
     if trainer.is_fsdp_enabled:
         shard_tied_weights_together(trainer, model)
