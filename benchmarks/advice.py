@@ -12,6 +12,7 @@ import functools
 import os
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -22,10 +23,23 @@ from pydoc_data import topics
 import torch
 from measuring import in_fresh_process, in_turns, timed
 from model_cost import training_step
-from subjects import ROOT, BertPooledMLMModel, Work, new, sharing
+from subjects import ROOT, BertPooledMLMForMaskedLM, BertPooledMLMModel, Work, new, sharing
 from texts import minilm, paragraphs
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback
 
+sys.path.append(str(ROOT / "examples"))
+from common import like_length
+from continue_pretraining import multiplies_bfloat16
+
+TRAINED_ROWS, TRAINED_LENGTH, HELD_OUT = 8, 128, 4  # in training: texts in a batch, tokens in a text; batches
 ROWS = 16  # texts in a batch
 LONGEST = 256  # tokens; longer texts are truncated
 SLOW = 2  # times float32's time: the CPU then has no bfloat16 instructions
@@ -200,3 +214,48 @@ def onnx(work: Work, seconds: float, least: int) -> dict:
         distance = abs(calls["torch"]().numpy() - calls["onnx"]()).max().item()
         times = in_turns(calls, work.device, seconds, least)
     return {"export": round(export, 3), "times": times, "distance": distance}
+
+
+def trainer(device: torch.device, steps: int, rounds: int) -> dict:
+    """Trains MiniLM with settings of `Trainer` for one epoch on the same texts, from the same weights, in turns.
+
+    Stock `BertForMaskedLM` with Trainer's defaults (random batches, padded to the longest text, the MLM head on all
+    tokens, float32); then with the head on the labelled tokens only ("sparse"), with batches of similar length
+    ("grouped"), with both, and with both in bfloat16 if the device supports it.
+
+    Returns:
+        The seconds of each setting by round, its final held-out loss, and the number of steps.
+    """
+    tokenizer, encoded = tokenized((steps + HELD_OUT) * TRAINED_ROWS, TRAINED_LENGTH)
+    held_out, texts = encoded[: HELD_OUT * TRAINED_ROWS], encoded[HELD_OUT * TRAINED_ROWS :]
+    collator = DataCollatorForLanguageModeling(tokenizer)
+    settings = {"stock": {}, "sparse": {}, "grouped": like_length(), "both": like_length()}
+    if multiplies_bfloat16(cpu=device.type == "cpu")[0]:
+        settings["bfloat16"] = like_length() | {"bf16": True}
+    set_seed(0)
+    start = BertForMaskedLM.from_pretrained(minilm()).state_dict()  # with a new MLM head, since MiniLM has none
+    times, losses = {name: [] for name in settings}, {}
+    for number in range(rounds):
+        for name in sorted(settings, reverse=number % 2 == 1):
+            sparse = {} if name in ("stock", "grouped") else {"sparse_prediction": True}
+            model = (BertPooledMLMForMaskedLM if sparse else BertForMaskedLM).from_pretrained(minilm(), **sparse)
+            model.load_state_dict(start, strict=False)
+            with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+                arguments = TrainingArguments(
+                    folder, per_device_train_batch_size=TRAINED_ROWS, num_train_epochs=1, learning_rate=1e-4,
+                    use_cpu=device.type == "cpu", dataloader_pin_memory=device.type != "cpu", logging_strategy="no",
+                    save_strategy="no", report_to="none", disable_tqdm=True, **settings[name],
+                )  # fmt: skip
+                trained = Trainer(model=model, args=arguments, data_collator=collator, train_dataset=texts)
+                trained.remove_callback(PrinterCallback)
+                times[name].append(round(timed(trained.train, device), 3))
+            losses[name] = round(loss_of(model.eval(), held_out, collator, device), 3)
+    return {"steps": steps, "rows": TRAINED_ROWS, "longest": TRAINED_LENGTH, "times": times, "losses": losses}
+
+
+@torch.inference_mode()
+def loss_of(model: torch.nn.Module, texts: list[dict], collator, device: torch.device) -> float:
+    """The mean loss over batches of `texts`, with fixed masks."""
+    set_seed(0)
+    batches = [collator(texts[at : at + TRAINED_ROWS]).to(device) for at in range(0, len(texts), TRAINED_ROWS)]
+    return statistics.mean(model(**batch).loss.item() for batch in batches)

@@ -30,7 +30,6 @@ import model_cost
 import report
 import rows
 import torch
-import trainer_cost
 import transformers
 from subjects import BASE, Work
 
@@ -156,7 +155,7 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 12, least),
         "bfloat16": lambda: advice.bfloat16(work, preset.texts, pace * 10, least),
         "throughput": lambda: advice.throughput(work, preset.texts, pace * 10, least),
-        "trainer": lambda: trainer_cost.trainer(device, *preset.trainer),
+        "trainer": lambda: advice.trainer(device, *preset.trainer),
         "onnx": lambda: advice.onnx(work, pace * 3, least),
         "compile": lambda: advice.compiled(work, pace * 3, least, preset.backend),
     }

@@ -86,12 +86,10 @@ def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = 
     config = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, **shape}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = expected_shapes(config)
+    shapes, weight_map = expected_shapes(config), {}
     names = [key for key in shapes if key not in TIED and (pooler or key not in POOLER)]
-    weight_map = {}
     for number in range(shards):
-        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors" if shards > 1 else "model.safetensors"
-        held = names[number * len(names) // shards : (number + 1) * len(names) // shards]
+        file, held = f"model-{number + 1:05d}-of-{shards:05d}.safetensors", names[number::shards]
         dice = {key: np.random.default_rng(zlib.crc32(key.encode())) for key in held}
         tensors = {key: 0.02 * dice[key].standard_normal(shapes[key], dtype=np.float32) for key in held}
         save_file(tensors, folder / file, {"format": "pt"})
@@ -100,6 +98,8 @@ def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = 
     if shards > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        (folder / file).rename(folder / "model.safetensors")
     return total
 
 

@@ -109,9 +109,7 @@ def in_turns(
 def ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
     """Median, first and third quartile of `one` divided by `other`, round by round."""
     rounds = [a / b for a, b in zip(one, other, strict=True)]
-    if len(rounds) == 1:
-        return (rounds[0],) * 3
-    low, median, high = statistics.quantiles(rounds, n=4, method="inclusive")
+    low, median, high = statistics.quantiles(rounds if len(rounds) > 1 else 2 * rounds, n=4, method="inclusive")
     return median, low, high
 
 

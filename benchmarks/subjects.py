@@ -71,12 +71,8 @@ class TwoEncoderPasses(BertForMaskedLM):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         masked = super().forward(**inputs, labels=labels)
         states = self.bert(**inputs).last_hidden_state
-        return {
-            "loss": masked.loss,
-            "logits": masked.logits,
-            "last_hidden_state": states,
-            "pooler_output": self.pooler_activation(self.pooler(states[:, 0])),
-        }
+        pooled = self.pooler_activation(self.pooler(states[:, 0]))
+        return {"loss": masked.loss, "logits": masked.logits, "last_hidden_state": states, "pooler_output": pooled}
 
 
 def new(work: Work, dtype: torch.dtype | None = None, **fields) -> BertPooledMLMForMaskedLM:

@@ -26,9 +26,8 @@ import torch
 from bert_pooled_mlm.conversion import texts as reading
 from corpus import CLASSES
 from documents import markdown_table
-from heads import TASKS, FrozenHeads, pooled
+from heads import TASKS, FrozenHeads, by_fold, pooled, probe, right_by_fold
 from pretraining import Run, Work, prepare, quickly, train_runs
-from probes import by_fold, probe, right_by_fold
 
 RATES = (1e-4, 5e-5)
 RUNS = [Run(head="new", lr=lr, steps=(30, 100, 300, 1000), seed=10 + n) for n, lr in enumerate(RATES)]

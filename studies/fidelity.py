@@ -30,10 +30,9 @@ import records
 import torch
 from bert_pooled_mlm import BertPooledMLMForMaskedLM
 from documents import markdown_table
-from heads import TASKS, FrozenHeads, cls_state, token_mean
+from heads import TASKS, FrozenHeads, by_fold, cls_state, right_by_fold, token_mean
 from measuring import cpu_name, in_turns, ratio
 from pretraining import Run, Work, prepare, quickly, train_runs
-from probes import by_fold, right_by_fold
 from training import own_loss
 
 PLAIN, ANCHORED, SHORT = Run(), Run(texts=4), (100, 300)

@@ -49,10 +49,10 @@ def package_docstrings() -> dict[str, list[str]]:
     for name in PACKAGES:
         root = Path(importlib.util.find_spec(name).submodule_search_locations[0])
         found |= {f"{name}/{module}": texts for module, texts in docstrings(root).items()}
-    found, kept, count = paragraphs(found), {}, 0
+    found, kept = paragraphs(found), {}
     for name in random.Random(0).sample(sorted(found), len(found)):
-        if count < MOST:
-            kept[name], count = found[name], count + len(found[name])
+        if sum(map(len, kept.values())) < MOST:
+            kept[name] = found[name]
     return kept
 
 
