@@ -102,31 +102,18 @@ def speed(args: argparse.Namespace) -> str:
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
     every = max(1, min(args.save_steps, steps_in_all))
     return TrainingArguments(
-        output_dir=str(args.output_dir),
-        num_train_epochs=args.epochs,
-        max_steps=args.max_steps,
-        per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.accumulate,
-        learning_rate=args.lr,
-        weight_decay=args.weight_decay,
-        warmup_steps=steps_in_all // 20,
-        logging_steps=max(1, min(50, steps_in_all // 20)),
-        eval_strategy="steps",
-        eval_steps=every,
-        save_steps=every,
-        save_total_limit=2,
-        prediction_loss_only=True,
-        bf16=args.bf16,
+        output_dir=str(args.output_dir), seed=args.seed, num_train_epochs=args.epochs, max_steps=args.max_steps,
+        per_device_train_batch_size=args.batch_size, per_device_eval_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.accumulate, learning_rate=args.lr, weight_decay=args.weight_decay,
+        warmup_steps=steps_in_all // 20, logging_steps=max(1, min(50, steps_in_all // 20)),
+        eval_strategy="steps", eval_steps=every, save_steps=every, save_total_limit=2, prediction_loss_only=True,
+        report_to="none", disable_tqdm=False, bf16=args.bf16,
         use_cpu=args.cpu or not has_accelerator(),  # Trainer rejects bf16 on a CPU without it
         dataloader_pin_memory=torch.cuda.is_available() and not args.cpu,
         ddp_find_unused_parameters=False,  # the pooler is frozen: every other parameter has a gradient
         logging_nan_inf_filter=False,  # LossTrainer stops instead
         accelerator_config={"dispatch_batches": False},  # of a stream: batches may differ in length
-        report_to="none",
-        disable_tqdm=False,
-        seed=args.seed,
-    )
+    )  # fmt: skip
 
 
 def perplexity_of(trainer: Trainer, seed: int) -> float:
