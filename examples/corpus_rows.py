@@ -120,7 +120,12 @@ def arrow_rows(parts: tuple[list[str], ...]) -> list:
     """The rows of each list of texts, as an Arrow batch."""
     import pyarrow as pa
 
-    return [pa.record_batch([pa.array(_tokenize(texts), pa.list_(pa.int32()))], ["input_ids"]) for texts in parts]
+    made = []
+    for rows in map(_tokenize, parts):
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+        tokens = np.concatenate([*rows, np.zeros(0, np.int32)])
+        made.append(pa.record_batch([pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))], ["input_ids"]))
+    return made
 
 
 def in_order(tasks: Iterable[tuple[list[str], ...]], tokenize: Tokenize, processes: int) -> Iterator[list]:
