@@ -13,9 +13,12 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
+import unittest.mock
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +31,9 @@ from subjects import BASE, ROOT
 sys.path.insert(1, str(ROOT / "tests"))
 
 from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes
+from bert_pooled_mlm.conversion.sources import Folder
+from bert_pooled_mlm.conversion.staging import flushed
+from bert_pooled_mlm.conversion.weights import read_header, write_safetensors
 from hub_server import HubServer
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "bert-pooled-mlm-convert"
@@ -48,36 +54,6 @@ for checkpoint in checkpoints:
     model = BertForMaskedLM.from_pretrained(checkpoint)
     model.bert.pooler = pooler
     model.save_pretrained(Path(out, Path(checkpoint).name))
-"""
-# The converter's copy without Python's start, and the part of it that waits for the disk.
-COPY = """
-import json, os, sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from conversion.sources import Folder
-from conversion.staging import flushed
-from conversion.weights import read_header, write_safetensors
-fsync, waited = os.fsync, []
-def timed(descriptor):
-    began = time.perf_counter()
-    fsync(descriptor)
-    waited.append(time.perf_counter() - began)
-os.fsync = timed
-tensors, _ = read_header(Folder(Path(sys.argv[2])), "model.safetensors")
-began = time.perf_counter()
-with flushed(Path(sys.argv[3])) as file:
-    write_safetensors(file, tensors)
-seconds = time.perf_counter() - began
-print(json.dumps({"copy": seconds - sum(waited), "fsync": sum(waited)}))
-"""
-CP = """
-import json, os, subprocess, sys, time
-began = time.perf_counter()
-subprocess.run(["cp", *sys.argv[1:]], check=True)
-copied = time.perf_counter()
-with open(sys.argv[2], "rb") as file:
-    os.fsync(file.fileno())
-print(json.dumps({"copy": copied - began, "fsync": time.perf_counter() - copied}))
 """
 
 
@@ -117,6 +93,22 @@ def converted(checkpoints: list[Path], donor: Path | str, out: Path, *options: s
 
 def usual(checkpoints: list[Path], donor: Path, out: Path) -> dict:
     return in_fresh_process(sys.executable, "-c", USUAL, *checkpoints, donor, out)
+
+
+def copied(call: Callable) -> dict[str, float]:
+    """The seconds of a copy in this process, and the part of them that waits for the disk."""
+    fsync, waited = os.fsync, []
+
+    def timed(descriptor: int) -> None:
+        began = time.perf_counter()
+        fsync(descriptor)
+        waited.append(time.perf_counter() - began)
+
+    os.sync()
+    began = time.perf_counter()
+    with unittest.mock.patch("os.fsync", timed):
+        call()
+    return {"copy": time.perf_counter() - began - sum(waited), "fsync": sum(waited)}
 
 
 def in_rounds(
@@ -182,15 +174,21 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
         the converter's copy and of "cp", without waiting for the disk ("copy") and waiting ("fsync").
     """
 
-    def printed(*argv: object) -> dict:
-        return json.loads(in_fresh_process(sys.executable, "-c", *argv)["out"])
+    def ours() -> None:
+        with flushed(out) as file:
+            write_safetensors(file, read_header(Folder(lost), "model.safetensors")[0])
+
+    def theirs() -> None:
+        subprocess.run(["cp", lost / "model.safetensors", out], check=True)
+        with out.open("rb") as file:
+            os.fsync(file.fileno())
 
     with folders(shape, disk) as (lost, donor, out, size):
         ways = {
             "no_verify": lambda: converted([lost], donor, out, "--no-verify"),
             "usual": lambda: usual([lost], donor, out),
-            "copy": lambda: printed(COPY, ROOT, lost, out),
-            "cp": lambda: printed(CP, lost / "model.safetensors", out),
+            "copy": lambda: copied(ours),
+            "cp": lambda: copied(theirs),
         }
         # The short ones run more often because their times vary more.
         order = ["usual", "no_verify", *3 * ["copy", "cp"]]

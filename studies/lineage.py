@@ -237,7 +237,7 @@ def displacements(records, triples):
         ways = []
         for row in triples:
             child, apart, rival = row[name]["parent"], row[name]["rival"], 1 - moved[row["rival"]][name]
-            ways.append((child + rival - apart) / (2 * (child * rival) ** 0.5))
+            ways.append((child + rival - apart) / (2 * max(child * rival, 1e-30) ** 0.5))
         ties = [sum(row[name]["ratio"] <= factor for row in triples) / len(triples) for factor in FACTORS]
         same = [f"{statistics.median_high(ways):.2f}", f"{max(ways):.2f}"]
         rows.append([name, f"{1 - moved['bf16'][name]:.1e}", *same, *(f"{share:.0%}" for share in ties)])
