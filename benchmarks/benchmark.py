@@ -8,7 +8,7 @@
     python benchmarks/benchmark.py --only several,start --merge --update-docs    # measures these parts of it anew
 
 Needs `pip install -c constraints.txt -e ".[bench]"`. Models have bert-base's shape and random weights; nothing is
-downloaded. Writes <device>.json with all raw seconds, and two figures next to it.
+downloaded; conversions run on the disk of TMPDIR. Writes <device>.json with all raw seconds, and two figures.
 """
 
 import argparse
@@ -91,7 +91,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
     parser.add_argument("--merge", action="store_true", help="with --only: put these parts into the recorded run")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
-    parser.add_argument("--work-dir", type=Path, help="a folder on the disk to convert on; default: the temporary one")
     parser.add_argument("--show", action="store_true", help="print the tables of an earlier run")
     parser.add_argument("--update-docs", action="store_true", help="write the tables into docs/ (of a full CPU run)")
     parser.add_argument("--preset", choices=PRESETS, help=argparse.SUPPRESS)
@@ -135,9 +134,9 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
     def conversion() -> dict:
         return {
-            "compared": convert_cost.comparison(stored, preset.conversions, int(preset.large_files), args.work_dir),
-            "growth": [convert_cost.one_size(*size, args.work_dir) for size in sizes],
-            "hub": convert_cost.hub_donor(stored, args.work_dir),
+            "compared": convert_cost.comparison(stored, preset.conversions, int(preset.large_files)),
+            "growth": [convert_cost.one_size(*size) for size in sizes],
+            "hub": convert_cost.hub_donor(stored),
         }
 
     half, quarter = (dataclasses.replace(work, rows=max(1, work.rows // part)) for part in (2, 4))
@@ -150,8 +149,8 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         "length": lambda: model_cost.over_length(quarter, preset.lengths, pace * 6, least),
         "share": lambda: model_cost.over_share(half, preset.shares, pace * 15, least),
         "conversion": conversion,
-        "several": lambda: convert_cost.several(stored, dict(preset.several), args.work_dir),
-        "start": lambda: convert_cost.start(stored, preset.conversions, args.work_dir),
+        "several": lambda: convert_cost.several(stored, dict(preset.several)),
+        "start": lambda: convert_cost.start(stored, preset.conversions),
         "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 12, least),
         "bfloat16": lambda: advice.bfloat16(work, preset.texts, pace * 10, least),
         "throughput": lambda: advice.throughput(work, preset.texts, pace * 10, least),

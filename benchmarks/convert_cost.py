@@ -137,15 +137,15 @@ def in_rounds(
 
 
 @contextlib.contextmanager
-def folders(shape: dict, disk: Path | None, shards: int = 1) -> Iterator[tuple[Path, Path, Path, int]]:
+def folders(shape: dict, shards: int = 1) -> Iterator[tuple[Path, Path, Path, int]]:
     """A checkpoint without a pooler, its donor, a place for the output; and the checkpoint's size in bytes."""
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as place:
         lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
         write_checkpoint(donor, shape, pooler=True)
         yield lost, donor, out, write_checkpoint(lost, shape, shards)
 
 
-def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> dict:
+def several(shape: dict, rounds: dict[int, int]) -> dict:
     """Converts several checkpoints in one call, verified, and the usual way in one process, in turns.
 
     Args:
@@ -154,7 +154,7 @@ def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> di
     Returns:
         A checkpoint's size in bytes; by number and way: seconds, CPU seconds, peak bytes of the largest process.
     """
-    with folders(shape, disk) as (lost, donor, out, size):
+    with folders(shape) as (lost, donor, out, size):
         checkpoints = [lost, *(lost.with_name(f"lost-{number}") for number in range(1, max(rounds)))]
         for checkpoint in checkpoints[1:]:
             shutil.copytree(lost, checkpoint, copy_function=os.link)
@@ -166,7 +166,7 @@ def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> di
     return {"bytes": size, "runs": runs}
 
 
-def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None = None) -> dict:
+def comparison(shape: dict, rounds: int, warm_rounds: int = 1) -> dict:
     """Measures all ways, interleaved, `rounds` times after `warm_rounds` that are discarded.
 
     Returns:
@@ -183,7 +183,7 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
         with out.open("rb") as file:
             os.fsync(file.fileno())
 
-    with folders(shape, disk) as (lost, donor, out, size):
+    with folders(shape) as (lost, donor, out, size):
         ways = {
             "no_verify": lambda: converted([lost], donor, out, "--no-verify"),
             "usual": lambda: usual([lost], donor, out),
@@ -195,9 +195,9 @@ def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None
         return {"bytes": size, "runs": in_rounds(ways, [lost, donor], out, rounds, warm_rounds, order)}
 
 
-def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
+def one_size(shape: dict, shards: int) -> dict:
     """Converts one checkpoint: bytes, number of files, seconds, and bytes of peak memory."""
-    with folders(shape, disk, shards) as (lost, donor, out, size):
+    with folders(shape, shards) as (lost, donor, out, size):
         found = converted([lost], donor, out, "--no-verify")
         written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     if written <= size:
@@ -205,21 +205,21 @@ def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
     return {"bytes": size, "files": shards, "seconds": round(found["seconds"], 3), "peak": found["peak"]}
 
 
-def hub_donor(shape: dict, disk: Path | None = None) -> dict:
+def hub_donor(shape: dict) -> dict:
     """Converts with a donor on a Hub: the bytes that the Hub sent, and the size of the donor's weights."""
-    with folders(shape, disk) as (lost, donor, out, _), HubServer() as hub:
+    with folders(shape) as (lost, donor, out, _), HubServer() as hub:
         hub.add_repo("user/donor", donor)
         converted([lost], "user/donor", out, "--no-verify", **hub.environment(lost.parent))
         return {"bytes": (donor / "model.safetensors").stat().st_size, "sent": hub.bytes_sent()}
 
 
-def start(shape: dict, rounds: int, disk: Path | None = None) -> dict:
+def start(shape: dict, rounds: int) -> dict:
     """What the installed package costs before any work: its command and its import, each in a fresh process, in turns.
 
     The installed command is compared with `python convert.py` of the checkout, `import bert_pooled_mlm` with
     `import transformers`.
     """
-    with folders(shape, disk) as (lost, donor, out, size):
+    with folders(shape) as (lost, donor, out, size):
         work = (lost, "--pooler-from", donor, "-o", out, "-q", "--no-verify")
         checkout = (sys.executable, ROOT / "convert.py")
         ways = {

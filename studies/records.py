@@ -48,7 +48,7 @@ def run(program: str, description: str, stages: dict[str, Callable], tables: Cal
     A stage that returns a record publishes it: record, figure and, in studies/results, the tables of docs/fidelity.md.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=(*stages, "all", "show"), help="show: the tables of the record")
+    parser.add_argument("stage", nargs="?", default="all", choices=(*stages, "all", "show"), help="default: all")
     parser.add_argument("--work-dir", type=Path, default=Path(f"{program}-run"), help="default: %(default)s")
     parser.add_argument("-o", "--output-dir", type=Path, help="default: studies/results; of --quick: the work folder")
     parser.add_argument("--quick", action="store_true", help="a few steps for every run, as a smoke test")
