@@ -64,10 +64,10 @@ def draw_growth(path: Path, result: dict) -> None:
             lengths = [length for length, _ in curve["lines"]["ours"]]
             axes.set_xticks(lengths, map(str, lengths))
             axes.minorticks_off()
-        else:
-            axes.set_ylim(0, None)
         if key == "share":
             axes.axhline(1, color=RED, linestyle="--", label="stock BertForMaskedLM")
+        if key != "length":
+            axes.set_ylim(0, None)
         if key == "conversion":
             memory = axes.twinx()
             axes.plot([], [], "s--", color=GREEN, label="peak memory")  # for the legend
