@@ -22,9 +22,8 @@ def pooled(model: torch.nn.Module) -> torch.Tensor:
 
 def trained(rows: list[dict], **resumed) -> torch.nn.Module:
     """Two steps of Trainer, or the second one of a run that is resumed after the first."""
-    arguments = TrainingArguments(
-        "run", max_steps=2, learning_rate=0.01, weight_decay=0.1, save_steps=1, report_to=[], use_cpu=True
-    )
+    settings = {"learning_rate": 0.01, "weight_decay": 0.1, "report_to": [], "use_cpu": True}
+    arguments = TrainingArguments("run", max_steps=2, save_steps=1, **settings)
     model = AutoModelForMaskedLM.from_pretrained("lost-pooled", trust_remote_code=True)
     loss = Trainer(model, arguments, train_dataset=rows).train(**resumed).training_loss
     assert loss == loss, "the loss is NaN"

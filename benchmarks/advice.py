@@ -12,6 +12,7 @@ import functools
 import os
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -20,12 +21,25 @@ from pathlib import Path
 from pydoc_data import topics
 
 import torch
-from measuring import in_fresh_process, in_turns, stopwatch
+from measuring import in_fresh_process, in_turns, timed
 from model_cost import training_step
-from subjects import ROOT, BertPooledMLMModel, Work, new, sharing
+from subjects import ROOT, BertPooledMLMForMaskedLM, BertPooledMLMModel, Work, new, sharing
 from texts import minilm, paragraphs
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback
 
+sys.path.append(str(ROOT / "examples"))
+from common import like_length
+from continue_pretraining import multiplies_bfloat16
+
+TRAINED_ROWS, TRAINED_LENGTH, HELD_OUT = 8, 128, 4  # in training: texts in a batch, tokens in a text; batches
 ROWS = 16  # texts in a batch
 LONGEST = 256  # tokens; longer texts are truncated
 SLOW = 2  # times float32's time: the CPU then has no bfloat16 instructions
@@ -59,11 +73,10 @@ def tokenized(number: int, longest: int = LONGEST) -> tuple[object, list[dict]]:
     return tokenizer, [tokenizer(text, truncation=True, max_length=longest) for text in chosen]
 
 
-def batches(tokenizer, encoded: list[dict], device: torch.device, multiple: int | None = None, pad_to=0) -> list:
-    """Batches of `ROWS` texts in order, padded to the longest text, to a multiple of `multiple`, or to `pad_to`."""
-    how = {"padding": "max_length", "max_length": pad_to} if pad_to else {"padding": True}
+def batches(tokenizer, encoded: list[dict], device: torch.device, multiple: int | None = None) -> list:
+    """Batches of `ROWS` texts in order, padded to the longest text, or to a multiple of `multiple` tokens."""
     parts = [encoded[start : start + ROWS] for start in range(0, len(encoded), ROWS)]
-    return [tokenizer.pad(part, return_tensors="pt", pad_to_multiple_of=multiple, **how).to(device) for part in parts]
+    return [tokenizer.pad(part, return_tensors="pt", pad_to_multiple_of=multiple).to(device) for part in parts]
 
 
 def vectors_model(work: Work) -> BertPooledMLMModel:
@@ -86,12 +99,11 @@ def mixed_lengths(device: torch.device, number: int, seconds: float, least: int)
     model = BertPooledMLMModel.from_pretrained(minilm()).to(device).eval()
     by_length = sorted(encoded, key=lambda text: len(text["input_ids"]))
     prepared = {
-        "fixed": batches(tokenizer, encoded, device, pad_to=LONGEST),
+        "fixed": batches(tokenizer, encoded, device, LONGEST),
         "as_they_come": batches(tokenizer, encoded, device),
-        "sorted": batches(tokenizer, by_length, device),
-        "sorted_8": batches(tokenizer, by_length, device, multiple=8),
-        "sorted_64": batches(tokenizer, by_length, device, multiple=64),
     }
+    prepared |= {"sorted": batches(tokenizer, by_length, device)}
+    prepared |= {f"sorted_{multiple}": batches(tokenizer, by_length, device, multiple) for multiple in (8, 64)}
     calls = {name: functools.partial(run_batches, model, ready) for name, ready in prepared.items()}
     tokens = {name: sum(batch["input_ids"].numel() for batch in ready) for name, ready in prepared.items()}
     real = sum(len(text["input_ids"]) for text in encoded)
@@ -104,19 +116,18 @@ def mixed_lengths(device: torch.device, number: int, seconds: float, least: int)
 def throughput(work: Work, number: int, seconds: float, least: int) -> dict:
     """Texts sorted by length and tokenized in advance: MiniLM on all, a model of `work.shape` on half of them."""
     tokenizer, encoded = tokenized(number)
-    base = vectors_model(work)
     small = BertPooledMLMModel.from_pretrained(minilm()).to(work.device, work.dtype).eval()
-    ready = {}
-    for name, chosen in (("minilm", encoded), ("base", encoded[: max(1, number // 2)])):
+    texts, ready = {"minilm": encoded, "base": encoded[: max(1, number // 2)]}, {}
+    for name, chosen in texts.items():
         ready[name] = batches(tokenizer, sorted(chosen, key=lambda text: len(text["input_ids"])), work.device)
     for batch in ready["base"]:  # the smaller presets have a smaller vocabulary
         batch["input_ids"] %= work.config().vocab_size
-    calls = {"minilm": functools.partial(run_batches, small, ready["minilm"])}
-    calls["base"] = functools.partial(run_batches, base, ready["base"])
-    counts = {name: sum(len(batch["input_ids"]) for batch in parts) for name, parts in ready.items()}
-    tokens = {name: sum(int(batch["attention_mask"].sum()) for batch in parts) for name, parts in ready.items()}
-    run_batches(small, ready["minilm"][:1])
-    run_batches(base, ready["base"][:1])
+    models = {"minilm": small, "base": vectors_model(work)}
+    calls = {name: functools.partial(run_batches, model, ready[name]) for name, model in models.items()}
+    counts = {name: len(chosen) for name, chosen in texts.items()}
+    tokens = {name: sum(len(text["input_ids"]) for text in chosen) for name, chosen in texts.items()}
+    for name, model in models.items():
+        run_batches(model, ready[name][:1])
     times = in_turns(calls, work.device, seconds, least, warm=0)
     return {"texts": counts, "tokens": tokens, "threads": torch.get_num_threads(), "times": times}
 
@@ -130,7 +141,6 @@ def bfloat16(work: Work, number: int, seconds: float, least: int) -> dict:
         Seconds; `rows` and `length` of the batch; the smallest cosine with float32's `pooler_output` of MiniLM over
         `number` texts.
     """
-    measure = stopwatch(work.device)
     with torch.inference_mode():
         tokenizer, encoded = tokenized(number)
         text = batches(tokenizer, encoded[:ROWS], work.device)[0]
@@ -138,7 +148,7 @@ def bfloat16(work: Work, number: int, seconds: float, least: int) -> dict:
         pooled = {name: call().pooler_output.double() for name, call in calls.items()}
         nearness = functools.partial(torch.nn.functional.cosine_similarity, pooled.pop("float32"))
         cosines = {name: nearness(vectors).min().item() for name, vectors in pooled.items()}
-        slow = measure(calls["autocast"]) > SLOW * measure(calls["float32"])
+        slow = timed(calls["autocast"], work.device) > SLOW * timed(calls["float32"], work.device)
     work = dataclasses.replace(work, rows=1 if slow else work.rows)
     inputs, labelled = work.batch(), work.batch(labels=True)
     with torch.inference_mode():
@@ -146,11 +156,8 @@ def bfloat16(work: Work, number: int, seconds: float, least: int) -> dict:
         times = in_turns(half_precision(model, inputs), work.device, seconds / 2, least)
     if not slow:
         trained = new(work, sparse_prediction=True).train()
-        half = dataclasses.replace(work, dtype=torch.bfloat16)
-        steps = {
-            "train_float32": training_step(trained, labelled, work),
-            "train_autocast": training_step(trained, labelled, half),
-        }
+        steps = {"train_float32": training_step(trained, labelled, work)}
+        steps["train_autocast"] = training_step(trained, labelled, dataclasses.replace(work, dtype=torch.bfloat16))
         times |= in_turns(steps, work.device, seconds / 2, least)
     return {"rows": work.rows, "length": work.length, "cosines": cosines, "times": times}
 
@@ -168,25 +175,21 @@ def half_precision(model: torch.nn.Module, inputs: dict) -> dict[str, Callable]:
 
 def compiled(work: Work, seconds: float, least: int, backend: str) -> dict:
     """Vectors with torch.compile, one batch size: seconds of the first call, then of both, interleaved."""
-    if backend == "inductor" and work.device.type == "cpu" and not compiler():
+    compilers = map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    if backend == "inductor" and work.device.type == "cpu" and not any(compilers):
         return {"skipped": "torch.compile needs a C++ compiler, and found none"}
     model = vectors_model(work)
     inputs = work.batch()
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # an empty cache: earlier results would hide the compilation
         fast = torch.compile(model, backend=backend, dynamic=False)
-        first = stopwatch(work.device)(lambda: fast(**inputs))
+        first = timed(lambda: fast(**inputs), work.device)
         calls = {"eager": lambda: model(**inputs), "compiled": lambda: fast(**inputs)}
         distance = (calls["eager"]().pooler_output - calls["compiled"]().pooler_output).abs().max().item()
         times = in_turns(calls, work.device, seconds, least)
         del os.environ["TORCHINDUCTOR_CACHE_DIR"]
     torch.compiler.reset()
     return {"first_call": round(first, 3), "times": times, "distance": distance}
-
-
-def compiler() -> str | None:
-    """The C++ compiler that torch.compile would use."""
-    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
 
 
 def onnx(work: Work, seconds: float, least: int) -> dict:
@@ -211,3 +214,48 @@ def onnx(work: Work, seconds: float, least: int) -> dict:
         distance = abs(calls["torch"]().numpy() - calls["onnx"]()).max().item()
         times = in_turns(calls, work.device, seconds, least)
     return {"export": round(export, 3), "times": times, "distance": distance}
+
+
+def trainer(device: torch.device, steps: int, rounds: int) -> dict:
+    """Trains MiniLM with settings of `Trainer` for one epoch on the same texts, from the same weights, in turns.
+
+    Stock `BertForMaskedLM` with Trainer's defaults (random batches, padded to the longest text, the MLM head on all
+    tokens, float32); then with the head on the labelled tokens only ("sparse"), with batches of similar length
+    ("grouped"), with both, and with both in bfloat16 if the device supports it.
+
+    Returns:
+        The seconds of each setting by round, its final held-out loss, and the number of steps.
+    """
+    tokenizer, encoded = tokenized((steps + HELD_OUT) * TRAINED_ROWS, TRAINED_LENGTH)
+    held_out, texts = encoded[: HELD_OUT * TRAINED_ROWS], encoded[HELD_OUT * TRAINED_ROWS :]
+    collator = DataCollatorForLanguageModeling(tokenizer)
+    settings = {"stock": {}, "sparse": {}, "grouped": like_length(), "both": like_length()}
+    if multiplies_bfloat16(cpu=device.type == "cpu")[0]:
+        settings["bfloat16"] = like_length() | {"bf16": True}
+    set_seed(0)
+    start = BertForMaskedLM.from_pretrained(minilm()).state_dict()  # with a new MLM head, since MiniLM has none
+    times, losses = {name: [] for name in settings}, {}
+    for number in range(rounds):
+        for name in sorted(settings, reverse=number % 2 == 1):
+            sparse = {} if name in ("stock", "grouped") else {"sparse_prediction": True}
+            model = (BertPooledMLMForMaskedLM if sparse else BertForMaskedLM).from_pretrained(minilm(), **sparse)
+            model.load_state_dict(start, strict=False)
+            with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+                arguments = TrainingArguments(
+                    folder, per_device_train_batch_size=TRAINED_ROWS, num_train_epochs=1, learning_rate=1e-4,
+                    use_cpu=device.type == "cpu", dataloader_pin_memory=device.type != "cpu", logging_strategy="no",
+                    save_strategy="no", report_to="none", disable_tqdm=True, **settings[name],
+                )  # fmt: skip
+                trained = Trainer(model=model, args=arguments, data_collator=collator, train_dataset=texts)
+                trained.remove_callback(PrinterCallback)
+                times[name].append(round(timed(trained.train, device), 3))
+            losses[name] = round(loss_of(model.eval(), held_out, collator, device), 3)
+    return {"steps": steps, "rows": TRAINED_ROWS, "longest": TRAINED_LENGTH, "times": times, "losses": losses}
+
+
+@torch.inference_mode()
+def loss_of(model: torch.nn.Module, texts: list[dict], collator, device: torch.device) -> float:
+    """The mean loss over batches of `texts`, with fixed masks."""
+    set_seed(0)
+    batches = [collator(texts[at : at + TRAINED_ROWS]).to(device) for at in range(0, len(texts), TRAINED_ROWS)]
+    return statistics.mean(model(**batch).loss.item() for batch in batches)

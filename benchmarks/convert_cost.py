@@ -1,21 +1,26 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of a conversion compared with the usual way and with a plain copy; a part of benchmark.py.
+"""The cost of a conversion compared with the usual way and with a plain copy, and of the start of the package.
 
 `convert.py` with its verification (of one checkpoint and of several) and with `--no-verify` is compared with (a) the
 usual way, which loads the checkpoint and the donor with transformers, moves the pooler and calls `save_pretrained`,
 and (b) `cp` of the weights. Each runs in a fresh process, interleaved, with warm files, after `sync`.
 """
 
+import contextlib
 import functools
 import json
 import math
 import os
 import shutil
+import subprocess
 import sys
+import sysconfig
 import tempfile
+import time
+import unittest.mock
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +31,19 @@ from subjects import BASE, ROOT
 sys.path.insert(1, str(ROOT / "tests"))
 
 from bert_pooled_mlm.conversion.bert import POOLER, TIED, expected_shapes
+from bert_pooled_mlm.conversion.sources import Folder
+from bert_pooled_mlm.conversion.staging import flushed
+from bert_pooled_mlm.conversion.weights import read_header, write_safetensors
 from hub_server import HubServer
 
+COMMAND = Path(sysconfig.get_path("scripts")) / "bert-pooled-mlm-convert"
+IMPORTED = "import pathlib, bert_pooled_mlm; print(pathlib.Path(bert_pooled_mlm.__file__).parent)"
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-# Shapes and numbers of files for the growth of cost with size: 0.2, 0.4, 1.3 and 2.6 GB.
 SIZES = [(BASE | {"num_hidden_layers": 4}, 1), (BASE, 1), (LARGE, 1), (LARGE | {"num_hidden_layers": 48}, 4)]
 SMALL_SIZES = [(SMALL, 1), (SMALL | {"num_hidden_layers": 24}, 1), (SMALL | {"num_hidden_layers": 48}, 4)]
+# A checkpoint's shape; shapes and numbers of files for the growth of cost with size: large (0.2 to 5 GB), and small.
+FILES = {True: (BASE, SIZES), False: (SMALL, SMALL_SIZES)}
 USUAL = """
 import sys
 from pathlib import Path
@@ -44,36 +55,6 @@ for checkpoint in checkpoints:
     model.bert.pooler = pooler
     model.save_pretrained(Path(out, Path(checkpoint).name))
 """
-# The converter's copy without Python's start, and the part of it that waits for the disk.
-COPY = """
-import json, os, sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from conversion.sources import Folder
-from conversion.staging import flushed
-from conversion.weights import read_header, write_safetensors
-fsync, waited = os.fsync, []
-def timed(descriptor):
-    began = time.perf_counter()
-    fsync(descriptor)
-    waited.append(time.perf_counter() - began)
-os.fsync = timed
-tensors, _ = read_header(Folder(Path(sys.argv[2])), "model.safetensors")
-began = time.perf_counter()
-with flushed(Path(sys.argv[3])) as file:
-    write_safetensors(file, tensors)
-seconds = time.perf_counter() - began
-print(json.dumps({"copy": seconds - sum(waited), "fsync": sum(waited)}))
-"""
-CP = """
-import json, os, subprocess, sys, time
-began = time.perf_counter()
-subprocess.run(["cp", *sys.argv[1:]], check=True)
-copied = time.perf_counter()
-with open(sys.argv[2], "rb") as file:
-    os.fsync(file.fileno())
-print(json.dumps({"copy": copied - began, "fsync": time.perf_counter() - copied}))
-"""
 
 
 def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = False) -> int:
@@ -81,12 +62,10 @@ def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = 
     config = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, **shape}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = expected_shapes(config)
+    shapes, weight_map = expected_shapes(config), {}
     names = [key for key in shapes if key not in TIED and (pooler or key not in POOLER)]
-    weight_map = {}
     for number in range(shards):
-        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors" if shards > 1 else "model.safetensors"
-        held = names[number * len(names) // shards : (number + 1) * len(names) // shards]
+        file, held = f"model-{number + 1:05d}-of-{shards:05d}.safetensors", names[number::shards]
         dice = {key: np.random.default_rng(zlib.crc32(key.encode())) for key in held}
         tensors = {key: 0.02 * dice[key].standard_normal(shapes[key], dtype=np.float32) for key in held}
         save_file(tensors, folder / file, {"format": "pt"})
@@ -95,6 +74,8 @@ def write_checkpoint(folder: Path, shape: dict, shards: int = 1, pooler: bool = 
     if shards > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        (folder / file).rename(folder / "model.safetensors")
     return total
 
 
@@ -112,6 +93,22 @@ def converted(checkpoints: list[Path], donor: Path | str, out: Path, *options: s
 
 def usual(checkpoints: list[Path], donor: Path, out: Path) -> dict:
     return in_fresh_process(sys.executable, "-c", USUAL, *checkpoints, donor, out)
+
+
+def copied(call: Callable) -> dict[str, float]:
+    """The seconds of a copy in this process, and the part of them that waits for the disk."""
+    fsync, waited = os.fsync, []
+
+    def timed(descriptor: int) -> None:
+        began = time.perf_counter()
+        fsync(descriptor)
+        waited.append(time.perf_counter() - began)
+
+    os.sync()
+    began = time.perf_counter()
+    with unittest.mock.patch("os.fsync", timed):
+        call()
+    return {"copy": time.perf_counter() - began - sum(waited), "fsync": sum(waited)}
 
 
 def in_rounds(
@@ -139,7 +136,16 @@ def in_rounds(
     return runs
 
 
-def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> dict:
+@contextlib.contextmanager
+def folders(shape: dict, shards: int = 1) -> Iterator[tuple[Path, Path, Path, int]]:
+    """A checkpoint without a pooler, its donor, a place for the output; and the checkpoint's size in bytes."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as place:
+        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
+        write_checkpoint(donor, shape, pooler=True)
+        yield lost, donor, out, write_checkpoint(lost, shape, shards)
+
+
+def several(shape: dict, rounds: dict[int, int]) -> dict:
     """Converts several checkpoints in one call, verified, and the usual way in one process, in turns.
 
     Args:
@@ -148,60 +154,50 @@ def several(shape: dict, rounds: dict[int, int], disk: Path | None = None) -> di
     Returns:
         A checkpoint's size in bytes; by number and way: seconds, CPU seconds, peak bytes of the largest process.
     """
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
-        donor, out = Path(place, "donor"), Path(place, "out")
-        checkpoints = [Path(place, f"checkpoint-{500 * (number + 1)}") for number in range(max(rounds))]
-        size = write_checkpoint(checkpoints[0], shape)
-        write_checkpoint(donor, shape, pooler=True)
+    with folders(shape) as (lost, donor, out, size):
+        checkpoints = [lost, *(lost.with_name(f"lost-{number}") for number in range(1, max(rounds)))]
         for checkpoint in checkpoints[1:]:
-            shutil.copytree(checkpoints[0], checkpoint, copy_function=os.link)
+            shutil.copytree(lost, checkpoint, copy_function=os.link)
         runs = {}
         for count, times in rounds.items():
             work = checkpoints[:count], donor, out
             ways = {"convert": functools.partial(converted, *work), "usual": functools.partial(usual, *work)}
-            runs[str(count)] = in_rounds(ways, [checkpoints[0], donor], out, times)
+            runs[str(count)] = in_rounds(ways, [lost, donor], out, times)
     return {"bytes": size, "runs": runs}
 
 
-def comparison(shape: dict, rounds: int, warm_rounds: int = 1, disk: Path | None = None) -> dict:
+def comparison(shape: dict, rounds: int, warm_rounds: int = 1) -> dict:
     """Measures all ways, interleaved, `rounds` times after `warm_rounds` that are discarded.
-
-    Args:
-        disk: A folder on the disk to measure; default: the temporary one.
 
     Returns:
         The checkpoint's size in bytes; seconds, CPU seconds and peak bytes of "no_verify" and "usual"; the seconds of
         the converter's copy and of "cp", without waiting for the disk ("copy") and waiting ("fsync").
     """
 
-    def printed(*argv: object) -> dict:
-        return json.loads(in_fresh_process(sys.executable, "-c", *argv)["out"])
+    def ours() -> None:
+        with flushed(out) as file:
+            write_safetensors(file, read_header(Folder(lost), "model.safetensors")[0])
 
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
-        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
-        size = write_checkpoint(lost, shape)
-        write_checkpoint(donor, shape, pooler=True)
+    def theirs() -> None:
+        subprocess.run(["cp", lost / "model.safetensors", out], check=True)
+        with out.open("rb") as file:
+            os.fsync(file.fileno())
+
+    with folders(shape) as (lost, donor, out, size):
         ways = {
             "no_verify": lambda: converted([lost], donor, out, "--no-verify"),
             "usual": lambda: usual([lost], donor, out),
-            "copy": lambda: printed(COPY, ROOT, lost, out),
-            "cp": lambda: printed(CP, lost / "model.safetensors", out),
+            "copy": lambda: copied(ours),
+            "cp": lambda: copied(theirs),
         }
         # The short ones run more often because their times vary more.
         order = ["usual", "no_verify", *3 * ["copy", "cp"]]
         return {"bytes": size, "runs": in_rounds(ways, [lost, donor], out, rounds, warm_rounds, order)}
 
 
-def growth(sizes: list[tuple[dict, int]], disk: Path | None = None) -> list[dict]:
-    """Converts one checkpoint of each size: bytes, number of files, seconds, and bytes of peak memory."""
-    return [one_size(shape, shards, disk) for shape, shards in sizes]
-
-
-def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as place:
-        lost, donor, out = (Path(place, name) for name in ("lost", "donor", "out"))
-        size = write_checkpoint(lost, shape, shards)
-        write_checkpoint(donor, shape, pooler=True)
+def one_size(shape: dict, shards: int) -> dict:
+    """Converts one checkpoint: bytes, number of files, seconds, and bytes of peak memory."""
+    with folders(shape, shards) as (lost, donor, out, size):
         found = converted([lost], donor, out, "--no-verify")
         written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     if written <= size:
@@ -209,12 +205,33 @@ def one_size(shape: dict, shards: int, disk: Path | None) -> dict:
     return {"bytes": size, "files": shards, "seconds": round(found["seconds"], 3), "peak": found["peak"]}
 
 
-def hub_donor(shape: dict, disk: Path | None = None) -> dict:
+def hub_donor(shape: dict) -> dict:
     """Converts with a donor on a Hub: the bytes that the Hub sent, and the size of the donor's weights."""
-    with tempfile.TemporaryDirectory(dir=disk, prefix="benchmark-") as name, HubServer() as hub:
-        place = Path(name)
-        write_checkpoint(place / "lost", shape)
-        size = write_checkpoint(place / "donor", shape, pooler=True)
-        hub.add_repo("user/donor", place / "donor")
-        converted([place / "lost"], "user/donor", place / "out", "--no-verify", **hub.environment(place))
-        return {"bytes": size, "sent": hub.bytes_sent()}
+    with folders(shape) as (lost, donor, out, _), HubServer() as hub:
+        hub.add_repo("user/donor", donor)
+        converted([lost], "user/donor", out, "--no-verify", **hub.environment(lost.parent))
+        return {"bytes": (donor / "model.safetensors").stat().st_size, "sent": hub.bytes_sent()}
+
+
+def start(shape: dict, rounds: int) -> dict:
+    """What the installed package costs before any work: its command and its import, each in a fresh process, in turns.
+
+    The installed command is compared with `python convert.py` of the checkout, `import bert_pooled_mlm` with
+    `import transformers`.
+    """
+    with folders(shape) as (lost, donor, out, size):
+        work = (lost, "--pooler-from", donor, "-o", out, "-q", "--no-verify")
+        checkout = (sys.executable, ROOT / "convert.py")
+        ways = {
+            "installed": (COMMAND, *work),
+            "checkout": (*checkout, *work),
+            "installed_help": (COMMAND, "--help"),
+            "checkout_help": (*checkout, "--help"),
+            "import": (sys.executable, "-c", IMPORTED),
+            "import_transformers": (sys.executable, "-c", "import transformers"),
+        }
+        found = Path(in_fresh_process(*ways["import"])["out"].strip())
+        if found.resolve() != ROOT:
+            raise RuntimeError(f"installed is {found}, not this checkout: run `pip install -e .`")
+        calls = {name: functools.partial(in_fresh_process, *argv) for name, argv in ways.items()}
+        return {"bytes": size, "runs": in_rounds(calls, [lost, donor], out, rounds, warm_rounds=1)}

@@ -10,8 +10,10 @@ tokens would dominate its memory. Each ratio compares two measurements of the sa
 """
 
 import argparse
+import contextlib
 import json
 import os
+import string
 import subprocess
 import sys
 import tempfile
@@ -39,23 +41,18 @@ LENGTH, ROWS = 128, 16
 LIMITS = {"memory": 1.2, "memory_streaming": 1.2, "preparation": 1.6, "second_start_seconds": 15, "step": 1.03}
 
 
-def write_text(path: Path, megabytes: int, seed: int = 0) -> None:
+def write_text(path: Path, megabytes: int) -> None:
     """Paragraphs of words with the frequencies of natural text (Zipf); one word in twenty has several tokens."""
-    draw = np.random.default_rng(seed)
+    draw, size = np.random.default_rng(0), 0
     vocabulary = AutoTokenizer.from_pretrained(minilm()).get_vocab()
-    words = sorted(word for word in vocabulary if word.isalpha() and len(word) > 1)
-    draw.shuffle(words)
-    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    rare = ["".join(row) for row in draw.choice(letters, (len(words) // 4, 9))]
-    words = np.array(words + rare, dtype=object)
-    weights = np.concatenate([1 / np.arange(10, len(words) - len(rare) + 10), np.zeros(len(rare))])
-    weights[-len(rare) :] = weights.sum() / 19 / len(rare)
-    chances, size = weights / weights.sum(), 0
+    common = draw.permutation(sorted(word for word in vocabulary if word.isalpha() and len(word) > 1))
+    rare = ["".join(row) for row in draw.choice(list(string.ascii_lowercase), (len(common) // 4, 9))]
+    words, weights = np.array([*common, *rare], dtype=object), 1 / np.arange(10, len(common) + 10)
+    chances = np.concatenate([0.95 * weights / weights.sum(), np.full(len(rare), 0.05 / len(rare))])
     with path.open("w", encoding="utf-8") as file:
         while size < megabytes * 1e6:
-            chosen = words[draw.choice(len(words), 90 * 1000, p=chances)]
-            text = "".join(" ".join(chosen[at : at + 90]) + "\n\n" for at in range(0, len(chosen), 90))
-            size += file.write(text)
+            chosen = words[draw.choice(len(words), (1000, 90), p=chances)]
+            size += file.write("".join(" ".join(paragraph) + "\n\n" for paragraph in chosen))
 
 
 def save_model(folder: Path) -> None:
@@ -79,49 +76,48 @@ def run_example(folder: Path, *options: object) -> dict:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     began, private, resident, first_step = time.perf_counter(), 0, 0, {}
     with open(folder / "err.txt", "wb") as errors:
-        process = subprocess.Popen(
+        root = psutil.Popen(
             [*map(str, command)], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors
         )
-        root = psutil.Process(process.pid)
-        while process.poll() is None:
+        while root.poll() is None:
             used = []
             for one in [root, *root.children(recursive=True)]:
-                try:
+                with contextlib.suppress(psutil.Error):  # it has just ended
                     used.append(one.memory_info())
-                except psutil.Error:
-                    continue  # it has just ended
             if not first_step and b" 1/3 " in (folder / "err.txt").read_bytes():  # the progress bar
-                times = root.cpu_times()
-                first_step = {"first_step": time.perf_counter() - began, "first_step_cpu": times.user + times.system}
+                cpu = sum(root.cpu_times()[:2])
+                first_step = {"first_step": round(time.perf_counter() - began, 1), "first_step_cpu": round(cpu, 1)}
             private = max(private, sum(info.rss - info.shared for info in used))
             resident = max([resident, *(info.rss for info in used)])
             time.sleep(0.1)
-    if process.returncode:
+    if root.returncode:
         raise RuntimeError((folder / "err.txt").read_text()[-2000:])
-    first_step = {name: round(value, 1) for name, value in first_step.items()}
     return {"seconds": round(time.perf_counter() - began, 1), "resident": resident, "private": private, **first_step}
+
+
+def prepared_rows(folder: Path, tokenizer, length: int) -> corpora.Corpus:
+    """The corpus of prepared.txt, from the cache or made by two processes."""
+    args = SimpleNamespace(length=length, line_by_line=False, eval_share=0.05, num_proc=2, text_column="text")
+    args.cache_dir = folder / "speed"
+    return corpora.prepare(read_files([str(folder / "prepared.txt")], args), None, tokenizer, args)
 
 
 def preparation(folder: Path, rounds: int) -> dict:
     """Tokens a second of the preparation by two processes, and of the tokenizer's batches on one core, in turns."""
     tokenizer = AutoTokenizer.from_pretrained(minilm())
-    args = SimpleNamespace(length=LENGTH, line_by_line=False, eval_share=0.05, num_proc=2, text_column="text")
-    args.cache_dir = folder / "speed"
     texts = (folder / "prepared.txt").read_text("utf-8").split("\n\n")
     speeds: dict[str, list[float]] = {"prepared": [], "tokenizer": []}
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for number in range(rounds):
-        args.length = LENGTH - number  # other settings: nothing is in the cache
         began = time.perf_counter()
-        corpus = corpora.prepare(read_files([str(folder / "prepared.txt")], args), None, tokenizer, args)
+        corpus = prepared_rows(folder, tokenizer, LENGTH - number)  # another length: nothing is in the cache
         seconds = time.perf_counter() - began
         tokens = sum(len(rows.data.column(0).combine_chunks().values) for rows in (corpus.train, corpus.held_out))
         speeds["prepared"].append(tokens / seconds)
         began, tokens = time.perf_counter(), 0
         for at in range(0, len(texts), 1000):
-            tokens += sum(
-                map(len, tokenizer(texts[at : at + 1000], add_special_tokens=False, verbose=False)["input_ids"])
-            )
+            encoded = tokenizer(texts[at : at + 1000], add_special_tokens=False, verbose=False)
+            tokens += sum(map(len, encoded["input_ids"]))
         speeds["tokenizer"].append(tokens / (time.perf_counter() - began))
     return {name: [round(value) for value in values] for name, values in speeds.items()}
 
@@ -129,30 +125,29 @@ def preparation(folder: Path, rounds: int) -> dict:
 def steps(folder: Path, seconds: float) -> dict[str, list[float]]:
     """Seconds of a training step of MiniLM whose rows come from the cache, and from lists, in turns."""
     tokenizer = AutoTokenizer.from_pretrained(minilm())
-    args = SimpleNamespace(length=LENGTH, line_by_line=False, eval_share=0.05, num_proc=2, text_column="text")
-    args.cache_dir = folder / "speed"
-    prepared = corpora.prepare(read_files([str(folder / "prepared.txt")], args), None, tokenizer, args).train
+    prepared = prepared_rows(folder, tokenizer, LENGTH).train
     lists = [{"input_ids": row["input_ids"]} for row in prepared.select(range(2000))]
     collator = DataCollatorForLanguageModeling(tokenizer)
     model = BertPooledMLMForMaskedLM.from_pretrained(minilm(), sparse_prediction=True)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     order = np.random.default_rng(0)
 
-    def step(rows, count):
-        loader = torch.utils.data.DataLoader(rows, ROWS, sampler=order.integers(count, size=ROWS), collate_fn=collator)
+    def step(rows):
+        sampler = order.integers(len(rows), size=ROWS)
+        loader = torch.utils.data.DataLoader(rows, ROWS, sampler=sampler, collate_fn=collator)
         model(**next(iter(loader))).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    subjects = {"prepared": lambda: step(prepared, len(prepared)), "lists": lambda: step(lists, len(lists))}
+    subjects = {"prepared": lambda: step(prepared), "lists": lambda: step(lists)}
     return measuring.in_turns(subjects, torch.device("cpu"), seconds, least=10)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", type=int, default=1000, help="MB of text; default: %(default)s")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "corpus.json")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     record: dict = {"small_mb": SMALL, "large_mb": args.large, "runs": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -176,14 +171,12 @@ def main(argv: list[str] | None = None) -> int:
     record["preparation"] = measuring.ratio(speed["prepared"], speed["tokenizer"])
     record["second_start_seconds"] = runs["large, second start"]["first_step"]
     record["step"] = measuring.ratio(record["step_seconds"]["prepared"], record["step_seconds"]["lists"])
-    record["limits"] = LIMITS
+    record |= {"limits": LIMITS, "seconds": round(seconds)}
     record["machine"] = {"cpu": measuring.cpu_name(), "cores": measuring.cores(), "others": others}
     record["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
-    record["seconds"] = round(seconds)
     args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({name: value for name, value in record.items() if name not in ("step_seconds",)}, indent=1))
-    return 0
+    print(json.dumps({name: value for name, value in record.items() if name != "step_seconds"}, indent=1))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

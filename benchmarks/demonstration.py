@@ -21,7 +21,6 @@ import measuring
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = "examples/rescue_minilm.py"
 FIGURES = ROOT / "docs" / "figures"
-READMES = [ROOT / name for name in ("README.md", "README.zh-CN.md")]
 
 
 def blocks(record: dict) -> dict[str, str]:
@@ -37,26 +36,22 @@ def blocks(record: dict) -> dict[str, str]:
     }
 
 
-def main() -> int:
+def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, ROOT / PROGRAM]
         done, seconds, others = measuring.watched(
-            lambda: subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+            lambda: subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
         )
-        if done.returncode:
-            print(f"demonstration.py: {PROGRAM} ended with {done.returncode}", file=sys.stderr)
-            return 1
         made = Path(folder, "rescue-minilm")
         record = json.loads((made / "rescue.json").read_text(encoding="utf-8"))
         shutil.copy(made / "rescue.png", FIGURES)
     record["machine"] = {"cpu": measuring.cpu_name(), "cores": measuring.cores(), "others": others}
     record |= {"seconds": round(seconds), "story": done.stdout.replace(f"{ROOT}/", "")}
     (FIGURES / "rescue.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for readme in READMES:
-        documents.update(readme, "demonstration.py", blocks(record))
+    for name in ("README.md", "README.zh-CN.md"):
+        documents.update(ROOT / name, "demonstration.py", blocks(record))
     print(done.stdout + f"\n{seconds:.0f} s; other programs took {others:.0%} of the CPU.")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

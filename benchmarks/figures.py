@@ -7,7 +7,6 @@ from pathlib import Path
 
 import drawing
 from drawing import BLUE, GREEN, RED
-from matplotlib.ticker import LogLocator, NullLocator
 from report import curves
 
 
@@ -37,49 +36,44 @@ def draw_ratios(path: Path, result: dict) -> None:
     drawing.save(figure, path)
 
 
+OURS, STOCK = ("o-", BLUE), ("s--", RED)
+LABELS = {  # of the axes of each curve
+    "length": ("tokens in a text", "seconds of a forward pass"),
+    "share": ("tokens that have a label, %", "time of a training step, stock = 1"),
+    "conversion": ("checkpoint, GB", "seconds of a conversion"),
+    "several": ("checkpoints of a call", "seconds"),
+}
+LINES = {  # style, colour and label of each line
+    "length": {"stock": (*STOCK, "stock BertForMaskedLM"), "ours": (*OURS, "ours, with pooler_output")},
+    "share": {"ours": (*OURS, "ours, sparse_prediction")},
+    "conversion": {"seconds": (*OURS, "seconds")},
+    "several": {"usual": (*STOCK, "the usual way, in one process"), "convert": (*OURS, "convert.py, verified")},
+}
+
+
 def draw_growth(path: Path, result: dict) -> None:
     """Forward over length, training over the fraction of labels, conversion over size and number of checkpoints."""
     found = curves(result)
     figure, (panels,) = drawing.panels(1, max(1, len(found)), (5 * max(1, len(found)), 4))
     for axes, (key, curve) in zip(panels, found.items(), strict=False):
-        {"length": _length, "share": _share, "conversion": _conversion, "several": _several}[key](axes, curve)
+        for name, (style, colour, label) in LINES[key].items():
+            axes.plot(*zip(*curve["lines"][name], strict=True), style, color=colour, label=label)
+        axes.set(**dict(zip(("xlabel", "ylabel"), LABELS[key], strict=True)))
+        if key == "length":
+            axes.set(xscale="log", yscale="log")
+            lengths = [length for length, _ in curve["lines"]["ours"]]
+            axes.set_xticks(lengths, map(str, lengths))
+            axes.minorticks_off()
+        if key == "share":
+            axes.axhline(1, color=RED, linestyle="--", label="stock BertForMaskedLM")
+        if key != "length":
+            axes.set_ylim(0, None)
+        if key == "conversion":
+            memory = axes.twinx()
+            axes.plot([], [], "s--", color=GREEN, label="peak memory")  # for the legend
+            memory.plot(*zip(*curve["lines"]["memory"], strict=True), "s--", color=GREEN)
+            memory.set(ylabel="peak memory, MB", ylim=(0, None))
+            memory.spines["top"].set_visible(False)
+        axes.legend(frameon=False, loc="best" if key == "length" else "lower right")
         axes.set_title(textwrap.fill(curve["slope"], 62), fontsize=8, loc="left")
     drawing.save(figure, path)
-
-
-def _length(axes, curve: dict) -> None:
-    axes.loglog(*zip(*curve["lines"]["stock"], strict=True), "s--", color=RED, label="stock BertForMaskedLM")
-    axes.loglog(*zip(*curve["lines"]["ours"], strict=True), "o-", color=BLUE, label="ours, with pooler_output")
-    lengths = [x for x, _ in curve["lines"]["ours"]]
-    axes.set_xticks(lengths, [str(x) for x in lengths], minor=False)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="tokens in a text", ylabel=f"seconds, forward of {curve['rows']} texts")
-    axes.legend(frameon=False)
-
-
-def _share(axes, curve: dict) -> None:
-    axes.plot(*zip(*curve["lines"]["ours"], strict=True), "o-", color=BLUE, label="ours, sparse_prediction")
-    axes.axhline(1, color=RED, linestyle="--", label="stock BertForMaskedLM")
-    axes.set(xlabel="tokens that have a label, %", ylabel="time of a training step, stock = 1", ylim=(0, None))
-    axes.legend(frameon=False, loc="lower right")
-
-
-def _conversion(axes, curve: dict) -> None:
-    axes.plot(*zip(*curve["lines"]["seconds"], strict=True), "o-", color=BLUE, label="seconds")
-    axes.set(xlabel="checkpoint, GB", ylabel="seconds of a conversion", ylim=(0, None))
-    memory = axes.twinx()
-    memory.plot(*zip(*curve["lines"]["memory"], strict=True), "s--", color=GREEN, label="peak memory")
-    memory.set(ylabel="peak memory, MB", ylim=(0, None))
-    memory.spines["top"].set_visible(False)
-    lines = [*axes.lines, *memory.lines]
-    axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
-
-
-def _several(axes, curve: dict) -> None:
-    axes.plot(*zip(*curve["lines"]["usual"], strict=True), "s--", color=RED, label="the usual way, in one process")
-    axes.plot(*zip(*curve["lines"]["convert"], strict=True), "o-", color=BLUE, label="convert.py, verified")
-    axes.set(xlabel="checkpoints of a call", ylabel="seconds", ylim=(0, None))
-    axes.legend(frameon=False, loc="lower right")

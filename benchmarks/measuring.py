@@ -45,20 +45,16 @@ def cores() -> int:
 
 def cpu_name() -> str:
     """The processor, and the instruction set that torch uses."""
-    try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)$", file.read_text(), re.MULTILINE) if file.exists() else None
+    return f"{found[1] if found else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def used_by_others() -> float:
     """CPU seconds used since the machine's start by all other programs except ended children of this one."""
-    times = psutil.cpu_times()._asdict()
-    counted_in_user = ("guest", "guest_nice")
-    busy = sum(seconds for name, seconds in times.items() if name not in ("idle", "iowait", *counted_in_user))
-    own = os.times()
+    times, own = psutil.cpu_times()._asdict(), os.times()
+    left_out = ("idle", "iowait", "guest", "guest_nice")  # the last two are in "user" as well
+    busy = sum(seconds for name, seconds in times.items() if name not in left_out)
     return busy - (own.user + own.system + own.children_user + own.children_system)
 
 
@@ -71,24 +67,13 @@ def watched(call: Callable) -> tuple[object, float, float]:
     return result, seconds, round(max(0.0, others), 3)
 
 
-def stopwatch(device: torch.device) -> Callable[[Callable], float]:
-    """A function that runs a call and returns its seconds; on CUDA measured by events."""
-
-    def on_cpu(call: Callable) -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-
-    def on_cuda(call: Callable) -> float:
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+def timed(call: Callable, device: torch.device) -> float:
+    """The seconds of a call."""
+    began = time.perf_counter()
+    call()
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
-        began.record()
-        call()
-        ended.record()
-        torch.cuda.synchronize(device)
-        return began.elapsed_time(ended) / 1000
-
-    return on_cuda if device.type == "cuda" else on_cpu
+    return time.perf_counter() - began
 
 
 def in_turns(
@@ -103,7 +88,7 @@ def in_turns(
     Returns:
         The seconds of each subject, by round.
     """
-    measure, names, draw = stopwatch(device), list(subjects), random.Random(0)
+    names, draw = list(subjects), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(warm):
         for name in names:
@@ -115,7 +100,7 @@ def in_turns(
         while len(times[names[0]]) < least or time.perf_counter() - began < seconds:
             draw.shuffle(names)
             for name in names:
-                times[name].append(round(measure(subjects[name]), 6))
+                times[name].append(round(timed(subjects[name], device), 6))
     finally:
         gc.enable()
     return times
@@ -124,9 +109,7 @@ def in_turns(
 def ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
     """Median, first and third quartile of `one` divided by `other`, round by round."""
     rounds = [a / b for a, b in zip(one, other, strict=True)]
-    if len(rounds) == 1:
-        return (rounds[0],) * 3
-    low, median, high = statistics.quantiles(rounds, n=4, method="inclusive")
+    low, median, high = statistics.quantiles(rounds if len(rounds) > 1 else 2 * rounds, n=4, method="inclusive")
     return median, low, high
 
 
@@ -136,16 +119,10 @@ def in_fresh_process(*argv: object, **environment: str) -> dict:
     Returns:
         `seconds`, `cpu` (seconds of CPU time), `peak` (bytes of memory), and its output (`out`, `err`).
     """
-    if hasattr(os, "sync"):
-        os.sync()  # so that earlier writes are not written back during this run
+    os.sync()  # so that earlier writes are not written back during this run
     variables = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"} | environment
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, *map(str, argv)],
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-S", "-c", MEASURE, *map(str, argv)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     if found["code"]:
         raise RuntimeError(f"{argv[1]} ended with {found['code']}: {found['err'].strip().splitlines()[-1:]}")

@@ -9,6 +9,7 @@ Each function measures one part of benchmark.py and returns raw seconds and coun
 import dataclasses
 import functools
 import json
+import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,26 +18,17 @@ from pathlib import Path
 
 import psutil
 import torch
-from measuring import in_fresh_process, in_turns, stopwatch
-from subjects import (
-    BertPooledMLMForMaskedLM,
-    BertPooledMLMModel,
-    TwoEncoderPasses,
-    Work,
-    arithmetic,
-    new,
-    sharing,
-)
+from measuring import in_fresh_process, in_turns, timed
+from subjects import BertPooledMLMForMaskedLM, BertPooledMLMModel, TwoEncoderPasses, Work, arithmetic, new, sharing
 from transformers import BertForMaskedLM, BertModel
 
-MEMORY = Path(__file__).parent / "memory_cost.py"
 
-
-@torch.inference_mode()
 def compared(subjects: dict[str, Callable], work: Work, seconds: float, least: int) -> dict:
     """Counts the arithmetic of each subject, which also warms it up, then times all, interleaved."""
-    counted = {name: arithmetic(call) for name, call in subjects.items()}
-    return {"times": in_turns(subjects, work.device, seconds, least, warm=0), "arithmetic": counted}
+    with torch.no_grad():  # in inference mode FlopCounterMode would see composite operations
+        counted = {name: arithmetic(call) for name, call in subjects.items()}
+    with torch.inference_mode():
+        return {"times": in_turns(subjects, work.device, seconds, least, warm=0), "arithmetic": counted}
 
 
 def forward(work: Work, seconds: float, least: int) -> dict:
@@ -46,10 +38,8 @@ def forward(work: Work, seconds: float, least: int) -> dict:
     `again` is a second stock model: the difference between two equal models is the resolution of the measurement.
     """
     ours = new(work)
-    stock, again = (sharing(BertForMaskedLM(work.stock_config()), ours) for _ in range(2))
-    twice = sharing(TwoEncoderPasses(work.stock_config()), ours)
-    inputs = work.batch(labels=True)
-    models = {"stock": stock, "ours": ours, "again": again, "twice": twice}
+    classes, inputs = {"stock": BertForMaskedLM, "again": BertForMaskedLM, "twice": TwoEncoderPasses}, work.batch(True)
+    models = {"ours": ours} | {name: sharing(cls(work.stock_config()), ours) for name, cls in classes.items()}
     calls = {name: functools.partial(model, **inputs) for name, model in models.items()}
     calls["loss"] = functools.partial(ours, **inputs, return_logits=False)
     return compared(calls, work, seconds, least)
@@ -60,12 +50,9 @@ def vectors(work: Work, seconds: float, least: int) -> dict:
     ours = sharing(BertPooledMLMModel(work.config(return_logits=False)), new(work))
     stock, again = (sharing(BertModel(work.stock_config()), ours, "bert.") for _ in range(2))
     inputs = work.batch()
-    calls = {
-        "stock": functools.partial(stock, **inputs),
-        "ours": functools.partial(ours, **inputs),
-        "again": functools.partial(again, **inputs),
-        "with_logits": functools.partial(ours, **inputs, return_logits=True),
-    }
+    models = {"stock": stock, "ours": ours, "again": again}
+    calls = {name: functools.partial(model, **inputs) for name, model in models.items()}
+    calls["with_logits"] = functools.partial(ours, **inputs, return_logits=True)
     return compared(calls, work, seconds, least)
 
 
@@ -102,20 +89,16 @@ def training(work: Work, seconds: float, least: int) -> dict:
     stock = sharing(BertForMaskedLM(work.stock_config()), ours)
     encoder = sharing(BertModel(work.stock_config(), add_pooling_layer=False), ours, "bert.")
     inputs, labelled = work.batch(), work.batch(labels=True)
-    steps = {
-        "stock": training_step(stock, labelled, work),
-        "ours": training_step(ours, labelled, work),
-        "dense": training_step(dense, labelled, work),
-        "encoder": training_step(encoder, inputs, work),
-    }
+    steps = {"stock": stock, "ours": ours, "dense": dense}
+    steps = {name: training_step(model, labelled, work) for name, model in steps.items()}
+    steps["encoder"] = training_step(encoder, inputs, work)
     counted = {name: arithmetic(step) for name, step in steps.items()}
     times = in_turns(steps, work.device, seconds, least, warm=0)
     optimizer = torch.optim.AdamW([p for p in ours.parameters() if p.requires_grad], fused=True)
     for parameter in ours.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()  # allocates its state
-    measure = stopwatch(work.device)
-    steps = [round(measure(optimizer.step), 6) for _ in range(least)]
+    steps = [round(timed(optimizer.step, work.device), 6) for _ in range(least)]
     return {"times": times, "arithmetic": counted, "adamw": steps}
 
 
@@ -151,7 +134,7 @@ def memory(batches: dict[str, Work], needed: float) -> dict:
 
     def peak(way: str, subject: str) -> int | None:
         options = json.dumps(found[way] | more)
-        return json.loads(in_fresh_process(sys.executable, MEMORY, subject, options)["out"].splitlines()[-1])
+        return json.loads(in_fresh_process(sys.executable, __file__, subject, options)["out"].splitlines()[-1])
 
     with ThreadPoolExecutor(at_once) as pool:
         runs = {way: {name: pool.submit(peak, way, name) for name in PEAKS[way]} for way in batches}
@@ -159,15 +142,44 @@ def memory(batches: dict[str, Work], needed: float) -> dict:
     return {way: found[way] | {"peak": peaks[way]} for way in batches}
 
 
+def peak_memory(name: str, options: dict) -> int | None:
+    """Peak memory of one step in this process, which `memory` starts for each subject.
+
+    On the CPU the peak resident memory minus that before the model is built, on CUDA the peak of torch's allocations.
+    """
+    way, threads = options.pop("way"), options.pop("threads")
+    dtype, device = getattr(torch, options.pop("dtype").removeprefix("torch.")), torch.device(options.pop("device"))
+    if way == "checkpointing":  # long texts need fused attention, which has no dropout on the CPU
+        options["shape"] = options["shape"] | {"attention_probs_dropout_prob": 0.0}
+    work = Work(device=device, dtype=dtype, **options)
+    torch.set_num_threads(threads)
+    before = psutil.Process().memory_info().rss
+    if name in ("ours", "dense", "loss"):
+        model = new(work, torch.float32, sparse_prediction=name == "ours")
+    elif name == "stock":
+        model = BertForMaskedLM(work.stock_config()).to(device)
+    else:
+        model = BertModel(work.stock_config(), add_pooling_layer=False).to(device)
+    inputs = work.batch(labels=name != "encoder") | ({"return_logits": False} if name == "loss" else {})
+    step = evaluation(model, inputs, work) if way == "evaluation" else training_step(model.train(), inputs, work)
+    if way == "checkpointing":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        step()
+    except torch.cuda.OutOfMemoryError:
+        return None
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+
+
 def loading(work: Work, seconds: float, least: int) -> dict:
     """`from_pretrained` of the same folder, with its files in the page cache."""
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         new(work).save_pretrained(folder)
-        calls = {
-            "stock": lambda: BertForMaskedLM.from_pretrained(folder),
-            "ours": lambda: BertPooledMLMForMaskedLM.from_pretrained(folder),
-            "again": lambda: BertForMaskedLM.from_pretrained(folder),
-        }
+        classes = {"stock": BertForMaskedLM, "ours": BertPooledMLMForMaskedLM, "again": BertForMaskedLM}
+        calls = {name: functools.partial(cls.from_pretrained, folder) for name, cls in classes.items()}
         times = in_turns(calls, torch.device("cpu"), seconds, least)
         size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
     return {"times": times, "bytes": size}
@@ -195,3 +207,7 @@ def over_share(work: Work, shares: tuple[float, ...], seconds: float, least: int
         inputs = dataclasses.replace(work, share=share).batch(labels=True)
         steps[str(share)] = training_step(ours, inputs, work)
     return {"rows": work.rows, "times": in_turns(steps, work.device, seconds, least, warm=0)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(peak_memory(sys.argv[1], json.loads(sys.argv[2]))))

@@ -13,6 +13,8 @@ from documents import markdown_table
 from measuring import ratio
 from rows import fit, gigabytes, several_lines
 
+NAMED = {"length": "forward", "share": "training step, `sparse_prediction`"}
+NAMED |= {"conversion": "conversion", "several": "conversion, verified"}
 CONVERSION = ("convert", "several", "further", "no_verify", "copy", "flat", "hub", "installed", "help", "import")
 
 
@@ -83,47 +85,39 @@ def advice(result: dict) -> list[tuple[str, str, str]]:
         ("compile", "compiled", "eager", "torch.compile", "first_call"),
         ("onnx", "onnx", "torch", "ONNX Runtime, float32", "export"),
     ):
-        if part := parts.get(key):
-            if "skipped" in part:
-                table.append(("vectors, torch as it is", how, part["skipped"]))
-                continue
+        if "skipped" in (part := parts.get(key, {})):
+            table.append(("vectors, torch as it is", how, part["skipped"]))
+        elif part:
             more = f"; {once.replace('_', ' ')}: {part[once]:.0f} s"
             add("vectors, torch as it is", how, part["times"], one, other, more)
     if part := parts.get("throughput"):
         for name, what in (("minilm", "MiniLM (6 layers, 384 wide)"), ("base", f"{result['shape_name']} shape")):
-            seconds, number = statistics.median(part["times"][name]), part["texts"][name]
-            rate = number / seconds
+            number = part["texts"][name]
+            rate = number / statistics.median(part["times"][name])
             each = f" ({rate / part['threads']:.1f} for each core)" if result["device"]["type"] == "cpu" else ""
-            length = part["tokens"][name] / number
-            words = f"{rate:.1f} texts a second{each}, of {length:.0f} tokens on average"
+            words = f"{rate:.1f} texts a second{each}, of {part['tokens'][name] / number:.0f} tokens on average"
             table.append(("vectors, sorted by length", what, words))
     return table
 
 
-def number(value: float | None, unit: str, places: int = 2) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.{places}f}" if unit == "times" else f"{value:+d}" if unit == "products" else f"{value:.2f} {unit}"
-
-
 def cells(found: dict) -> list[str]:
     """The cells of a row: work, against, measured, spread, to reach, reached, note."""
-    places = 3 if found["target"] == 1.0 else 2
+    places, value, unit = 3 if found["target"] == 1.0 else 2, found["measured"], found["unit"]
     middle_half = "-" if found["low"] is None else f"{found['low']:.{places}f} to {found['high']:.{places}f}"
-    reached = {True: "yes", False: "**no**", None: "-" if found["measured"] is not None else "not measured"}
-    figures = [number(found["measured"], found["unit"], places), middle_half]
-    return [found["work"], found["against"], *figures, found["to_reach"], reached[found["reached"]], found["note"]]
+    reached = {True: "yes", False: "**no**", None: "-" if value is not None else "not measured"}[found["reached"]]
+    forms = {"times": f"{{:.{places}f}}", "products": "{:+d}"}
+    measured = "-" if value is None else forms.get(unit, f"{{:.2f}} {unit}").format(value)
+    return [found["work"], found["against"], measured, middle_half, found["to_reach"], reached, found["note"]]
 
 
 HEADS = ["work", "against", "measured", "spread", "to reach", "reached", "and"]
 
 
 def described(result: dict) -> str:
-    """Device and versions."""
     device, versions = result["device"], result["versions"]
-    return (
-        f"{device['name']}, {device['threads']} threads; PyTorch {versions['torch']}, transformers "
-        f"{versions['transformers']}, Python {versions['python']}"
+    names = {"torch": "PyTorch", "transformers": "transformers", "python": "Python"}
+    return f"{device['name']}, {device['threads']} threads; " + ", ".join(
+        f"{names[it]} {versions[it]}" for it in names
     )
 
 
@@ -132,27 +126,15 @@ def blocks(result: dict) -> dict[str, str]:
     minutes = sum(result["seconds"].values()) / 60
     setup = (
         f"{described(result)}; {result['shape_name']} shape, random weights; {minutes:.0f} minutes, of whose CPU time "
-        f"other programs took {100 * max(result['others'].values()):.0f} % at most (in one part)."
     )
+    setup += f"other programs took {100 * max(result['others'].values()):.0f} % at most (in one part)."
     for where in dict.fromkeys(result.get("later", {}).values()):
         names = [name for name, other in result["later"].items() if other == where]
         setup += f" Measured later, on {where}: {', '.join(names)}."
-    conversion, training = (
-        markdown_table(HEADS, [cells(found) for found in result["rows"] if found["key"].startswith(keys)])
-        for keys in (CONVERSION, "trainer_")
-    )
-    named = {
-        "length": "forward",
-        "share": "training step, `sparse_prediction`",
-        "conversion": "conversion",
-        "several": "conversion, verified",
-    }
     found = {
-        "setup": setup,
-        "rows": markdown_table(HEADS, [cells(found) for found in result["rows"]]),
-        "conversion": conversion,
-        "trainer": training,
-        "growth": "\n".join(f"- {named[key]}: {curve['slope']}." for key, curve in curves(result).items()),
-        "advice": markdown_table(["against", "with", "measured"], [list(line) for line in advice(result)]),
+        name: markdown_table(HEADS, [cells(found) for found in result["rows"] if found["key"].startswith(keys)])
+        for name, keys in (("rows", ""), ("conversion", CONVERSION), ("trainer", "trainer_"))
     }
-    return {name: text for name, text in found.items() if text}
+    growth = "\n".join(f"- {NAMED[key]}: {curve['slope']}." for key, curve in curves(result).items())
+    found |= {"advice": markdown_table(["against", "with", "measured"], map(list, advice(result)))}
+    return {"setup": setup} | found | ({"growth": growth} if growth else {})

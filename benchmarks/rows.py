@@ -7,12 +7,10 @@ import statistics
 from measuring import ratio
 
 USUAL = "load both models, copy the pooler, `save_pretrained`"
+WAYS = ("convert", "usual")
 STOCK = "stock `BertForMaskedLM`"
-FIELDS = {
-    "seconds": ("time", "s", 1),
-    "cpu": ("CPU time", "s", 1),
-    "peak": ("memory of its largest process", "MB", 1e6),
-}
+FIELDS = {"seconds": ("time", "s", 1), "cpu": ("CPU time", "s", 1)}
+FIELDS |= {"peak": ("memory of its largest process", "MB", 1e6)}
 NAMES = {"encoder": "the encoder alone", "dense": "ours as it comes", "loss": "ours without logits"}
 
 
@@ -71,9 +69,8 @@ def vectors_rows(setting: str, part: dict) -> list[dict]:
 def training_rows(setting: str, part: dict) -> list[dict]:
     times, adamw = part["times"], statistics.median(part["adamw"])
     whole = ratio(*([seconds + adamw for seconds in times[name]] for name in ("ours", "stock")))[0]
-    note, limit, dense = (
-        arithmetic(part, *names) for names in (("ours", "stock"), ("ours", "encoder"), ("dense", "stock"))
-    )
+    pairs = (("ours", "stock"), ("ours", "encoder"), ("dense", "stock"))
+    note, limit, dense = (arithmetic(part, *names) for names in pairs)
     note += f"; {whole:.2f} with AdamW's step"
     work, against = f"training step, `sparse_prediction` ({setting})", "the encoder alone, forward and backward"
     return [
@@ -182,18 +179,13 @@ def conversion_rows(part: dict) -> list[dict]:
 
 def start_rows(part: dict) -> list[dict]:
     """What the installed package costs, against the checkout and against transformers."""
-    checkout, runs, limits = "`python convert.py` of the checkout", part["runs"], dict.fromkeys(FIELDS, 1.2)
-    command, size = "installed command, ", f"{part['bytes'] / 1e6:.0f} MB"
-    return [
-        row
-        for key, work, against, one, other, targets in (
-            ("installed", f"{command}`--no-verify`, {size}", checkout, "installed", "checkout", limits),
-            ("help", f"{command}`--help`", checkout, "installed_help", "checkout_help", {"seconds": 1.2}),
-            ("import", "`import bert_pooled_mlm`", "`import transformers`", "import", "import_transformers",
-             {"seconds": 1.2}),
-        )
-        for row in compared(key, work, against, runs[one], runs[other], targets)
-    ]  # fmt: skip
+    checkout, runs, short = "`python convert.py` of the checkout", part["runs"], {"seconds": 1.2}
+    work, limits = f"installed command, `--no-verify`, {part['bytes'] / 1e6:.0f} MB", dict.fromkeys(FIELDS, 1.2)
+    table = compared("installed", work, checkout, runs["installed"], runs["checkout"], limits)
+    helped = runs["installed_help"], runs["checkout_help"]
+    table += compared("help", "installed command, `--help`", checkout, *helped, short)
+    works = "`import bert_pooled_mlm`", "`import transformers`"
+    return table + compared("import", *works, runs["import"], runs["import_transformers"], short)
 
 
 def rows(result: dict) -> list[dict]:
@@ -206,19 +198,14 @@ def rows(result: dict) -> list[dict]:
     if part := parts.get("loading"):
         work = f"load from disk, {part['bytes'] / 1e6:.0f} MB"
         table.append(equal("loading", work, "stock, the same file", part["times"]))
-    for name, of in (
-        ("trainer", trainer_rows), ("several", several_rows), ("conversion", conversion_rows), ("start", start_rows),
-    ):  # fmt: skip
-        table += of(parts[name]) if name in parts else []
-    return table
+    others = {"trainer": trainer_rows, "several": several_rows, "conversion": conversion_rows, "start": start_rows}
+    return table + [row for name, of in others.items() if name in parts for row in of(parts[name])]
 
 
 def several_lines(part: dict) -> dict[str, list[tuple[float, float]]]:
     """Seconds over the number of checkpoints."""
-    return {
-        way: [(int(count), statistics.median(runs[way]["seconds"])) for count, runs in part["runs"].items()]
-        for way in ("convert", "usual")
-    }
+    medians = {way: [statistics.median(runs[way]["seconds"]) for runs in part["runs"].values()] for way in WAYS}
+    return {way: list(zip(map(int, part["runs"]), seconds, strict=True)) for way, seconds in medians.items()}
 
 
 def gigabytes(size: int) -> str:
@@ -227,5 +214,4 @@ def gigabytes(size: int) -> str:
 
 def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
     """Slope and intercept of the line of least squares."""
-    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
-    return slope, intercept
+    return statistics.linear_regression(*zip(*points, strict=True))

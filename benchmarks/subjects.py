@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The subjects of the benchmark: models that share their weights, batches, and the arithmetic of a call."""
 
-import math
 import sys
+import unittest.mock
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop
 from transformers import BertConfig, BertForMaskedLM
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT))  # measure this checkout, not an installed version
 from configuration_bert_pooled_mlm import BertPooledMLMConfig  # noqa: E402
 from modeling_bert_pooled_mlm import BertPooledMLMForMaskedLM, BertPooledMLMModel  # noqa: E402, F401
 
+flop_registry[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = sdpa_flop  # torch has only those of GPUs
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
@@ -69,12 +71,8 @@ class TwoEncoderPasses(BertForMaskedLM):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         masked = super().forward(**inputs, labels=labels)
         states = self.bert(**inputs).last_hidden_state
-        return {
-            "loss": masked.loss,
-            "logits": masked.logits,
-            "last_hidden_state": states,
-            "pooler_output": self.pooler_activation(self.pooler(states[:, 0])),
-        }
+        pooled = self.pooler_activation(self.pooler(states[:, 0]))
+        return {"loss": masked.loss, "logits": masked.logits, "last_hidden_state": states, "pooler_output": pooled}
 
 
 def new(work: Work, dtype: torch.dtype | None = None, **fields) -> BertPooledMLMForMaskedLM:
@@ -98,49 +96,25 @@ def sharing(model: torch.nn.Module, source: torch.nn.Module, prefix: str = "") -
     return model.train(source.training)
 
 
-class Arithmetic(TorchDispatchMode):
-    """Counts matrix products (an attention is one) and floating-point operations, including the backward pass."""
+class Products(TorchDispatchMode):
+    """Counts matrix products; an attention is one."""
 
-    NAMES = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear"}
-
-    def __init__(self):
-        super().__init__()
-        self.products = 0
-        self.flops = 0
+    count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        name = function._schema.name
-        if name in self.NAMES:
-            tensors = [value for value in args if isinstance(value, torch.Tensor)]
-            out = result.numel()
-            # The sum is over the last dimension of the left factor; the first argument of addmm is the bias.
-            left = tensors[1] if name in ("aten::addmm", "aten::baddbmm") else tensors[0]
-            self._add(2 * out * left.shape[-1])
-        elif "scaled_dot_product" in name:
-            query, key = args[:2] if "backward" not in name else args[1:3]
-            passes = 5 if "backward" in name else 2  # products of one call: two forward, five backward
-            self._add(passes * 2 * math.prod(query.shape) * key.shape[-2])
-        return result
-
-    def _add(self, flops: int) -> None:
-        self.products += 1
-        self.flops += flops
+        self.count += function._overloadpacket in flop_registry
+        return function(*args, **(kwargs or {}))
 
 
 def arithmetic(call) -> dict[str, int]:
-    """The `products` and `flops` of one `call`."""
-    with Arithmetic() as counted:
+    """The matrix products of one `call` and their floating-point operations, including the backward pass."""
+    with FlopCounterMode(display=False) as operations, Products() as products:
         call()
-    return {"products": counted.products, "flops": counted.flops}
+    return {"products": products.count, "flops": operations.get_total_flops()}
 
 
 def encoder_passes(model: torch.nn.Module, call) -> int:
     """The number of times that `call` runs the encoder of `model`."""
-    passes = []
-    handle = model.bert.encoder.register_forward_hook(lambda *_: passes.append(1))
-    try:
+    with unittest.mock.patch.object(model.bert.encoder, "forward", wraps=model.bert.encoder.forward) as forward:
         call()
-    finally:
-        handle.remove()
-    return len(passes)
+    return forward.call_count

@@ -12,7 +12,7 @@ import demonstration
 import documents
 import pytest
 import transformers
-from bert_pooled_mlm.convert import parser
+from bert_pooled_mlm.conversion.command_line import parser
 from checkpoints import ROOT, clone, edit_json, save_lost
 from hub_server import HubServer
 from measuring import IDLE

@@ -8,7 +8,6 @@ A module imports only from those above it:
     terminal      signals, logging, strings that can be pasted
     formats       the three output formats, as data
     bert          what a BERT is: tensor names, shapes, the lineage tensor
-    fields        which fields of config.json are kept
     known_donors  published BERTs that have a pooler
     provenance    where a pooler came from: the config's `pooler_source`
     texts         unlabelled texts: read, sampled, hashed, tokenized for two models
@@ -19,6 +18,7 @@ A module imports only from those above it:
     pages         the address of a model's page on the Hub
     push          uploads an output as a commit or a pull request
     tensors       a tensor as a range of bytes: compared, hashed, cast
+    fields        which fields of config.json are kept
     pickles       tensors out of a PyTorch file
     weights       a checkpoint's weights: safetensors, pickles and shards are read, safetensors written
     tokenizer     which tokenizer a folder has, as its files tell

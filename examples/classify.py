@@ -14,20 +14,21 @@ instead.
 import argparse
 import csv
 import io
+import itertools
 import json
 import math
 import random
 import statistics
 import sys
-from collections import Counter, defaultdict
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import torch
 import transformers
-from common import Parser, at_least, between, first_line, need, need_length, read_text
+from common import Parser, at_least, between, first_line, need, need_length, read_text, with_bar
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 OWN, CLS, MEAN, RANDOM = "own pooler", "raw [CLS]", "mean of the tokens", "random pooler"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -36,9 +37,8 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="classify.py", description="Compare a checkpoint's pooler with [CLS], mean pooling and random poolers."
-    )
+    description = "Compare a checkpoint's pooler with [CLS], mean pooling and random poolers."
+    parser = Parser(prog="classify.py", description=description)
     add = parser.add_argument
     add("data", type=Path, help="UTF-8: .csv, .tsv (with a header line) or .jsonl")
     add("--model", required=True, help="a BERT with a pooler, stock or pooled: folder or Hub id")
@@ -70,11 +70,9 @@ def read_rows(file: Path) -> list[dict]:
         raise ValueError(f"{file}: expected .csv, .tsv or .jsonl, found {kind or 'no suffix'}")
     for number, line in enumerate(content.split("\n"), 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number}: no JSON") from error
-        if rows and not isinstance(rows[-1], dict):
-            raise ValueError(f"{file}, line {number}: expected an object, found {line.strip()[:40]}")
+            rows += [dict(json.loads(line))] if line.strip() else []
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}, line {number}: no JSON object") from error
     return rows
 
 
@@ -100,11 +98,9 @@ def read_examples(file: Path, args: argparse.Namespace) -> list[tuple[str, str]]
 
 def split(labels: list[int], share: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices to train and to test on, stratified by label; at least one of each label in both."""
-    by_label, rng = defaultdict(list), random.Random(seed)
-    for position, label in enumerate(labels):
-        by_label[label].append(position)
-    train, test = [], []
-    for positions in by_label.values():
+    rng, train, test = random.Random(seed), [], []
+    for label in dict.fromkeys(labels):
+        positions = [position for position, other in enumerate(labels) if other == label]
         rng.shuffle(positions)
         count = min(max(1, round(share * len(positions))), len(positions) - 1)
         test += positions[:count]
@@ -126,8 +122,8 @@ def scores(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple
 def fit(features: torch.Tensor, labels: torch.Tensor, classes: int, strength: float) -> torch.nn.Linear:
     """Logistic regression: cross-entropy plus `strength` times the squared weights, by L-BFGS."""
     head = torch.nn.Linear(features.size(1), classes)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=50, line_search_fn="strong_wolfe")
 
     def closure():
@@ -160,11 +156,10 @@ def probe(features: torch.Tensor, labels: torch.Tensor, train: list[int], test: 
 def encode(model, tokenizer, texts: list[str], args: argparse.Namespace) -> dict[str, torch.Tensor]:
     """Three vectors of each text, each `(texts, hidden_size)`, from one pass."""
     model.eval()
-    vectors = defaultdict(list)
+    vectors = {OWN: [], CLS: [], MEAN: []}
     for start in tqdm(range(0, len(texts), args.batch_size), desc="encoding", unit="batch"):
-        part = texts[start : start + args.batch_size]
-        batch = tokenizer(part, truncation=True, max_length=args.length, padding=True, return_tensors="pt")
-        batch = batch.to(model.device)
+        limits = {"truncation": True, "max_length": args.length, "padding": True, "return_tensors": "pt"}
+        batch = tokenizer(texts[start : start + args.batch_size], **limits).to(model.device)
         output = model(**batch)
         mask = batch["attention_mask"].unsqueeze(-1)
         vectors[OWN].append(output.pooler_output)
@@ -175,11 +170,8 @@ def encode(model, tokenizer, texts: list[str], args: argparse.Namespace) -> dict
 
 def randomize_pooler(pooler: torch.nn.Module, std: float, seed: int) -> None:
     """Initialises a pooler randomly, as transformers does where a checkpoint has none."""
-    generator = torch.Generator().manual_seed(1000 + seed)
-    weight = torch.randn(pooler.dense.weight.shape, generator=generator) * std
-    with torch.no_grad():
-        pooler.dense.weight.copy_(weight)
-        pooler.dense.bias.zero_()
+    weight = std * torch.randn(pooler.dense.weight.shape, generator=torch.Generator().manual_seed(1000 + seed))
+    pooler.dense.load_state_dict({"weight": weight, "bias": torch.zeros(len(weight))})
 
 
 class FirstToken(torch.nn.Module):
@@ -189,54 +181,36 @@ class FirstToken(torch.nn.Module):
         return states[:, 0]
 
 
-def finetune(kind: str, seed: int, texts, labels, train, test, tokenizer, classes, args, bar) -> tuple[float, float]:
-    """Scores on `test` of the whole model after training on `train`."""
+def finetune(kind: str, seed: int, train: list[dict], test: list[dict], tokenizer, classes, args) -> torch.Tensor:
+    """The labels that the whole model predicts for `test` after training on `train`."""
     transformers.set_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=classes).to(args.device)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=classes)
     if kind == RANDOM:
         randomize_pooler(model.bert.pooler, model.config.initializer_range, seed)
     elif kind == CLS:
         model.bert.pooler = FirstToken()
-
-    def batches(positions):
-        for start in range(0, len(positions), args.batch_size):
-            chosen = positions[start : start + args.batch_size]
-            encoded = tokenizer(
-                [texts[i] for i in chosen], truncation=True, max_length=args.length, padding=True, return_tensors="pt"
-            )
-            yield encoded.to(args.device), labels[chosen].to(args.device)
-
     steps = args.epochs * math.ceil(len(train) / args.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
-    warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-    )
-    model.train()
-    for epoch in range(args.epochs):
-        order = random.Random(seed * 1000 + epoch).sample(train, len(train))
-        for batch, target in batches(order):
-            cross_entropy(model(**batch).logits.float(), target).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            bar.update()
-    model.eval()
-    with torch.no_grad():
-        predicted = torch.cat([model(**batch).logits.argmax(-1).cpu() for batch, _ in batches(test)])
-    return scores(predicted, labels[test], classes)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = transformers.TrainingArguments(
+            folder, num_train_epochs=args.epochs, per_device_train_batch_size=args.batch_size, learning_rate=args.lr,
+            weight_decay=0.01, warmup_steps=max(1, steps // 10), seed=seed, save_strategy="no", logging_strategy="no",
+            report_to="none", disable_tqdm=False, use_cpu=args.device.type == "cpu", dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = transformers.Trainer(
+            model, settings, transformers.DataCollatorWithPadding(tokenizer), train_dataset=train
+        )
+        with_bar(trainer).train()
+        return torch.from_numpy(trainer.predict(test).predictions).argmax(-1)
 
 
 def show(results: dict[str, list[tuple[float, float]]]) -> None:
     print(f"{'':<22}{'accuracy':^24}{'macro-F1':^24}")
-    print(f"{'':<22}{'mean   std   min   max':^24}{'mean   std   min   max':^24}")
+    print(f"{'':<22}" + 2 * f"{'mean   std   min   max':^24}")
     for name, runs in results.items():
-        cells = []
-        for values in zip(*runs, strict=True):
-            summary = (statistics.mean(values), statistics.stdev(values), min(values), max(values))
-            cells.append(" ".join(f"{value:.3f}" for value in summary))
-        print(f"{name:<22}{cells[0]:^24}{cells[1]:^24}".rstrip())
+        columns = zip(*runs, strict=True)
+        columns = [[of(values) for of in (statistics.mean, statistics.stdev, min, max)] for values in columns]
+        cells = (" ".join(f"{value:.3f}" for value in column) for column in columns)
+        print((f"{name:<22}" + "".join(f"{cell:^24}" for cell in cells)).rstrip())
 
 
 def read_both(args: argparse.Namespace) -> tuple[list, list, list[str]]:
@@ -254,7 +228,7 @@ def read_both(args: argparse.Namespace) -> tuple[list, list, list[str]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    need(("bert_pooled_mlm",), ".")
+    need(("bert_pooled_mlm", *(["accelerate"] if args.finetune else [])), '".[train]"')
     from bert_pooled_mlm import BertPooledMLMModel
 
     examples, tested, names = read_both(args)
@@ -269,18 +243,18 @@ def run(args: argparse.Namespace) -> None:
 
     # Loaded with --finetune too: this class raises an error for a checkpoint without a pooler.
     model = BertPooledMLMModel.from_pretrained(args.model, return_logits=False).to(args.device)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     need_length(args.length, args.model, model.config.max_position_embeddings)
-    train, test = parts(0)
     results = {OWN: [], CLS: [], MEAN: [], RANDOM: []}
     if args.finetune:
         del model, results[MEAN]
-        steps = len(results) * args.seeds * args.epochs * math.ceil(len(train) / args.batch_size)
-        with tqdm(total=steps, desc="training", unit="step") as bar:
-            for seed, kind in ((seed, kind) for seed in range(args.seeds) for kind in results):
-                train, test = parts(seed)
-                found = finetune(kind, seed, texts, labels, train, test, tokenizer, len(names), args, bar)
-                results[kind].append(found)
+        encoded = (tokenizer(text, truncation=True, max_length=args.length) for text in texts)
+        rows = [{**row, "labels": label} for row, label in zip(encoded, labels.tolist(), strict=True)]
+        for seed, kind in itertools.product(range(args.seeds), results):
+            train, test = parts(seed)
+            both = ([rows[i] for i in part] for part in (train, test))
+            predicted = finetune(kind, seed, *both, tokenizer, len(names), args)
+            results[kind].append(scores(predicted, labels[test], len(names)))
     else:
         vectors, pooler = encode(model, tokenizer, texts, args), model.bert.pooler.cpu()
         for seed in tqdm(range(args.seeds), desc="classifying", unit="seed"):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 
@@ -101,3 +101,9 @@ class Bar(ProgressCallback):
         elif "eval_loss" in logs:
             perplexity = math.exp(min(logs["eval_loss"], 99))
             self.training_bar.write(f"step {state.global_step}: held-out perplexity {perplexity:.2f}")
+
+
+def with_bar(trainer: Trainer) -> Trainer:
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar)
+    return trainer

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from common import Bar, first_line, holds_files, need
+from common import first_line, holds_files, need, with_bar
 from corpora import Corpus, prepare, stream
 from corpus_texts import read_dataset, read_files
 from mlm_training import (
@@ -42,7 +42,6 @@ from safetensors import safe_open
 from tqdm import tqdm
 from training_options import parse
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 CPU_FLAGS = Path("/proc/cpuinfo")  # does not exist on Windows and macOS
@@ -56,23 +55,16 @@ def check(args: argparse.Namespace) -> str | None:
     """
     need(("accelerate", "bert_pooled_mlm", "datasets"), '".[train]"')
     exists = holds_files(args.output_dir)
-    if args.prepare_only:
-        return None
-    if args.resume:
-        last = get_last_checkpoint(args.output_dir) if exists else None
-        if last is None:
-            raise ValueError(f"{args.output_dir} has no checkpoint to --resume from")
-        return last
-    if exists and not args.overwrite:
+    last = get_last_checkpoint(args.output_dir) if exists and args.resume else None
+    if args.resume and last is None:
+        raise ValueError(f"{args.output_dir} has no checkpoint to --resume from")
+    if exists and not (args.resume or args.overwrite or args.prepare_only):
         raise ValueError(f"{args.output_dir} is not empty; choose another, or pass --resume or --overwrite")
-    return None
+    return last
 
 
 def load_corpus(args: argparse.Namespace, tokenizer) -> Corpus:
-    if args.dataset_name:
-        texts, held_out = read_dataset(args)
-    else:
-        texts, held_out = read_files(args.train, args), None
+    texts, held_out = read_dataset(args) if args.dataset_name else (read_files(args.train, args), None)
     if args.eval:
         held_out = read_files(args.eval, args)
     corpus = (stream if args.streaming else prepare)(texts, held_out, tokenizer, args)
@@ -98,47 +90,30 @@ def multiplies_bfloat16(cpu: bool) -> tuple[bool, str]:
 
 def speed(args: argparse.Namespace) -> str:
     """Decides `args.bf16`; describes the settings that make training fast, in a line."""
-    able, device = multiplies_bfloat16(args.cpu)
-    reason = (
-        "as requested" if args.bf16 is not None else f"{device} {'supports' if able else 'does not support'} bfloat16"
-    )
-    args.bf16 = able if args.bf16 is None else args.bf16
-    parts = (
-        "MLM head on the masked tokens" if args.sparse_prediction else "MLM head on all tokens",
-        *(["batches of similar length"] if args.line_by_line and not args.streaming else []),
-        f"{'bfloat16' if args.bf16 else 'float32'} ({reason})",
-    )
-    return f"Speed: {', '.join(parts)}."
+    reason = "as requested"
+    if args.bf16 is None:
+        args.bf16, device = multiplies_bfloat16(args.cpu)
+        reason = f"{device} {'supports' if args.bf16 else 'does not support'} bfloat16"
+    parts = [f"MLM head on {'the masked' if args.sparse_prediction else 'all'} tokens"]
+    parts += ["batches of similar length"] if args.line_by_line and not args.streaming else []
+    return f"Speed: {', '.join(parts)}, {'bfloat16' if args.bf16 else 'float32'} ({reason})."
 
 
 def settings(args: argparse.Namespace, steps_in_all: int) -> TrainingArguments:
     every = max(1, min(args.save_steps, steps_in_all))
     return TrainingArguments(
-        output_dir=str(args.output_dir),
-        num_train_epochs=args.epochs,
-        max_steps=args.max_steps,
-        per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.accumulate,
-        learning_rate=args.lr,
-        weight_decay=args.weight_decay,
-        warmup_steps=steps_in_all // 20,
-        logging_steps=max(1, min(50, steps_in_all // 20)),
-        eval_strategy="steps",
-        eval_steps=every,
-        save_steps=every,
-        save_total_limit=2,
-        prediction_loss_only=True,
-        bf16=args.bf16,
+        output_dir=str(args.output_dir), seed=args.seed, num_train_epochs=args.epochs, max_steps=args.max_steps,
+        per_device_train_batch_size=args.batch_size, per_device_eval_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.accumulate, learning_rate=args.lr, weight_decay=args.weight_decay,
+        warmup_steps=steps_in_all // 20, logging_steps=max(1, min(50, steps_in_all // 20)),
+        eval_strategy="steps", eval_steps=every, save_steps=every, save_total_limit=2, prediction_loss_only=True,
+        report_to="none", disable_tqdm=False, bf16=args.bf16,
         use_cpu=args.cpu or not has_accelerator(),  # Trainer rejects bf16 on a CPU without it
         dataloader_pin_memory=torch.cuda.is_available() and not args.cpu,
         ddp_find_unused_parameters=False,  # the pooler is frozen: every other parameter has a gradient
         logging_nan_inf_filter=False,  # LossTrainer stops instead
         accelerator_config={"dispatch_batches": False},  # of a stream: batches may differ in length
-        report_to="none",
-        disable_tqdm=False,
-        seed=args.seed,
-    )
+    )  # fmt: skip
 
 
 def perplexity_of(trainer: Trainer, seed: int) -> float:
@@ -187,12 +162,9 @@ def build_trainer(args: argparse.Namespace, model, tokenizer, corpus: Corpus) ->
         anchors = anchor_rows(donor, tokenizer, texts, **sizes, device=training.device, progress=True)
         rows, collator = AnchoredDataset(rows, anchors, share), AnchoringCollator(collator)
         plan += f"\nAnchored: {len(anchors)} texts with the outputs of {donor}, {share:.0%} of the rows."
-    trainer = LossTrainer(
-        model=model, args=training, data_collator=collator, train_dataset=rows, eval_dataset=corpus.held_out
-    )
+    trainer = LossTrainer(model, training, collator, train_dataset=rows, eval_dataset=corpus.held_out)
     trainer.all_logits = not args.sparse_prediction
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Bar)
+    with_bar(trainer)
     if not args.streaming:
         trainer.order = ShuffledRows(rows, args.seed, args.batch_size if args.line_by_line else 0)
         trainer.add_callback(SetEpoch(trainer.order))
@@ -230,26 +202,23 @@ def run(args: argparse.Namespace) -> int:
     transformers.set_seed(args.seed)
     model = load_model(args, args.model)
     tokenizer = load_tokenizer(args.model)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"{args.model}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
-        )
+    if len(tokenizer) > (size := model.config.vocab_size):
+        raise ValueError(f"{args.model}: the tokenizer has {len(tokenizer)} tokens, the model {size}")
     corpus = load_corpus(args, tokenizer)
     if args.prepare_only:
         print(f"{len(corpus.train)} rows are in the cache.")
         return 0
     before = {name: model.state_dict()[name].clone() for name in POOLER}
-    calibration = None
-    if args.calibrate:
-        calibration = CalibratePooler(args, pooler_texts(args, corpus.sample)[1], tokenizer)
+    texts = pooler_texts(args, corpus.sample)[1]
+    calibration = CalibratePooler(args, texts, tokenizer) if args.calibrate else None
     args.sparse_prediction |= model.config.sparse_prediction  # a saved setting stays as it is
     speed_line = speed(args)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer, plan = build_trainer(args, model, tokenizer, corpus)
-    if calibration and is_sharded(trainer):
-        raise ValueError("--calibrate needs a model that is not sharded; run convert.py --calibrate afterwards")
     if calibration:
+        if is_sharded(trainer):
+            raise ValueError("--calibrate needs a model that is not sharded; run convert.py --calibrate afterwards")
         trainer.add_callback(calibration)
     if trainer.is_fsdp_enabled:
         shard_tied_weights_together(trainer, model)

@@ -9,6 +9,7 @@ written: texts are tokenized while the model trains.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -18,13 +19,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpus_rows import RowFile, Sample, Splitter, Tokenize, batches, in_order
+from corpus_rows import Sample, Splitter, Tokenize, batches, in_order
 from corpus_texts import COMPRESSIONS, Texts, kind_of
 from tqdm import tqdm
 
 SAMPLE_BATCHES = 8  # of a stream, from which the sample is drawn
 SHUFFLE_BUFFER = 10_000  # rows of a stream
 FORMAT = 1  # of the cache
+NAMES = ("train", "held_out")  # of its files
 
 
 @dataclasses.dataclass
@@ -92,24 +94,27 @@ def prepare(texts: Texts, held_out: Texts | None, tokenizer, args: argparse.Name
             if not folder.exists():
                 write(folder, texts, held_out, tokenizer, args)
     sample = [tuple(entry) for entry in json.loads((folder / "sample.json").read_text("utf-8"))]
-    return Corpus(*(Dataset.from_file(str(folder / f"{name}.arrow")) for name in ("train", "held_out")), sample)
+    return Corpus(*(Dataset.from_file(str(folder / f"{name}.arrow")) for name in NAMES), sample)
 
 
 def write(folder: Path, texts: Texts, held_out: Texts | None, tokenizer, args: argparse.Namespace) -> None:
     """Writes the rows into a folder next to `folder`, which is renamed when it is complete."""
+    import pyarrow as pa
+
     incomplete = folder.with_suffix(".incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)  # of a process that was killed
     incomplete.mkdir()
     splitter = Splitter(0 if held_out else args.eval_share, args.length)
     tokenize = Tokenize(tokenizer, args.length, args.line_by_line)
+    schema, paths = pa.schema([("input_ids", pa.list_(pa.int32()))]), [incomplete / f"{name}.arrow" for name in NAMES]
     try:
-        files = [RowFile(incomplete / f"{name}.arrow") for name in ("train", "held_out")]
-        for rows in in_order(tasks(texts, held_out, splitter), tokenize, args.num_proc):
-            for file, (tokens, lengths) in zip(files, rows, strict=True):
-                file.add(tokens, lengths)
-        for file in files:
-            file.close()
-        if not all(file.rows for file in files):
+        with contextlib.ExitStack() as stack:
+            files, counts = [stack.enter_context(pa.ipc.new_stream(str(path), schema)) for path in paths], [0, 0]
+            for rows in in_order(tasks(texts, held_out, splitter), tokenize, args.num_proc):
+                for number, (file, batch) in enumerate(zip(files, rows, strict=True)):
+                    file.write_batch(batch)
+                    counts[number] += len(batch)
+        if not all(counts):
             raise ValueError(too_little(texts.name, splitter, args))
         (incomplete / "sample.json").write_text(json.dumps(splitter.sample()), "utf-8")
         incomplete.rename(folder)

@@ -1,9 +1,8 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of token ids from a stream of texts, by several processes, and the Arrow file in which they are kept."""
+"""Rows of token ids from a stream of texts, by several processes."""
 
 import dataclasses
-import heapq
 import itertools
 import multiprocessing
 import os
@@ -14,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 
@@ -58,7 +56,6 @@ class Splitter:
     def __init__(self, share: float, length: int):
         self.threshold = share * 2**32
         self.longest = 20 * length  # characters of a text in the sample
-        self.heap: list[int] = []
         self.kept: dict[int, tuple[str, str | None]] = {}
         self.texts = self.lines = self.bytes = 0
 
@@ -83,16 +80,13 @@ class Splitter:
     def keep(self, value: int, text: str) -> int:
         """Keeps the texts whose hashes, permuted, are the lowest: a uniform sample without duplicates."""
         rank = value * 2654435761 % 2**32
-        if rank not in self.kept and (len(self.heap) < SAMPLE or rank < -self.heap[0]):
-            self.kept[rank] = (text[: self.longest], None)
-            if len(self.heap) < SAMPLE:
-                heapq.heappush(self.heap, -rank)
-            else:
-                del self.kept[-heapq.heappushpop(self.heap, -rank)]
+        self.kept.setdefault(rank, (text[: self.longest], None))
+        if len(self.kept) == 2 * SAMPLE:
+            self.kept = dict(sorted(self.kept.items())[:SAMPLE])
         return rank
 
     def sample(self) -> Sample:
-        return [self.kept[rank] for rank in sorted(self.kept)]
+        return [entry for _, entry in sorted(self.kept.items())[:SAMPLE]]
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -122,23 +116,26 @@ def start_worker(tokenize: Tokenize) -> None:
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
-def flat_rows(parts: tuple[list[str], ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each list of texts: the tokens of all rows, and the length of each row."""
-    found = []
-    for texts in parts:
-        rows = _tokenize(texts)
-        found.append((np.concatenate([*rows, np.zeros(0, np.int32)]), np.array([len(row) for row in rows], np.int32)))
-    return found
+def arrow_rows(parts: tuple[list[str], ...]) -> list:
+    """The rows of each list of texts, as an Arrow batch."""
+    import pyarrow as pa
+
+    made = []
+    for rows in map(_tokenize, parts):
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+        tokens = np.concatenate([*rows, np.zeros(0, np.int32)])
+        made.append(pa.record_batch([pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))], ["input_ids"]))
+    return made
 
 
-def in_order(tasks: Iterable[tuple[list[str], ...]], tokenize: Tokenize, processes: int) -> Iterator[list[tuple]]:
-    """`flat_rows` of each task, in order, by several processes; only a few tasks are in memory at a time."""
+def in_order(tasks: Iterable[tuple[list[str], ...]], tokenize: Tokenize, processes: int) -> Iterator[list]:
+    """`arrow_rows` of each task, in order, by several processes; only a few tasks are in memory at a time."""
     waiting: deque = deque()
     with ProcessPoolExecutor(processes, initializer=start_worker, initargs=(tokenize,)) as pool:
         try:
             pool.submit(int).result()  # forks the processes before reading starts threads
             for task in tasks:
-                waiting.append(pool.submit(flat_rows, task))
+                waiting.append(pool.submit(arrow_rows, task))
                 if len(waiting) > 2 * processes:
                     yield waiting.popleft().result()
             while waiting:
@@ -147,29 +144,3 @@ def in_order(tasks: Iterable[tuple[list[str], ...]], tokenize: Tokenize, process
             raise OSError("a process that tokenizes was killed, perhaps for lack of memory") from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-class RowFile:
-    """An Arrow file of rows, as `datasets.Dataset.from_file` maps it into memory."""
-
-    def __init__(self, path: Path):
-        import pyarrow as pa
-
-        self.path, self.rows = path, 0
-        self.file = pa.OSFile(str(path), "wb")
-        self.writer = pa.ipc.new_stream(self.file, pa.schema([("input_ids", pa.list_(pa.int32()))]))
-
-    def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        import pyarrow as pa
-
-        if len(lengths):
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-            rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
-            self.writer.write_batch(pa.record_batch([rows], names=["input_ids"]))
-            self.rows += len(lengths)
-
-    def close(self) -> None:
-        self.writer.close()
-        self.file.close()
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())

@@ -26,15 +26,15 @@ def expand(names: Iterable[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = [file for file in sorted(path.rglob("*")) if file.is_file() and kind_of(file)]
-        elif path.is_file():
-            found = [path]
+            found, problem = (
+                filter(kind_of, path.rglob("*")),
+                f": no files with one of the suffixes {', '.join(KINDS)}",
+            )
         else:
-            found = [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).is_file()]
-        if not found and path.is_dir():
-            raise ValueError(f"{name}: no files with one of the suffixes {', '.join(KINDS)}")
+            found, problem = [path] if path.is_file() else map(Path, glob.glob(name, recursive=True)), " is not a file"
+        found = sorted(file for file in found if file.is_file())
         if not found:
-            raise ValueError(f"{name} is not a file")
+            raise ValueError(name + problem)
         files += found
     return files
 
@@ -54,9 +54,7 @@ class Texts:
 
     def shards(self) -> list["Texts"]:
         """The parts that can be read independently, such as files."""
-        parts = [
-            (table.shard(table.n_shards, n), files) for table, files in self.tables for n in range(table.n_shards)
-        ]
+        parts = [(it.shard(it.n_shards, n), files) for it, files in self.tables for n in range(it.n_shards)]
         return [Texts(self.name, self.column, [part], self.line_by_line) for part in parts]
 
     def __iter__(self) -> Iterator[str]:
@@ -87,9 +85,8 @@ class Texts:
                 paragraph.append(line)
                 size += len(line)
                 if size > PARAGRAPH:
-                    raise ValueError(
-                        f"{self.name}: a paragraph of {len(paragraph)} lines; is each line a text? --line-by-line"
-                    )
+                    lines = f"a paragraph of {len(paragraph)} lines"
+                    raise ValueError(f"{self.name}: {lines}; is each line a text? --line-by-line")
             elif paragraph:
                 yield "\n".join(paragraph)
                 paragraph, size = [], 0

@@ -20,16 +20,14 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-import documents
 import drawing
 import records
 import torch
 from bert_pooled_mlm.conversion import texts as reading
 from corpus import CLASSES
-from heads import TASKS, FrozenHeads, pooled
+from documents import markdown_table
+from heads import TASKS, FrozenHeads, by_fold, pooled, probe, right_by_fold
 from pretraining import Run, Work, prepare, quickly, train_runs
-from probes import by_fold, probe, right_by_fold
-from training import quiet
 
 RATES = (1e-4, 5e-5)
 RUNS = [Run(head="new", lr=lr, steps=(30, 100, 300, 1000), seed=10 + n) for n, lr in enumerate(RATES)]
@@ -66,27 +64,25 @@ def fresh(heads, checkpoint, poolers):
         states = heads.states.get(checkpoint, name)[: SIZES[-1]]
         return states if poolers[task] is None else pooled(states, poolers[task])
 
-    labels = heads.labels
-    classify, topic = probe(features("pairs", "nsp"), labels["pairs"][: SIZES[-1]]), features("topic", "topic")
+    labels, topic = heads.labels, features("topic", "topic")
     right = {"topic": right_by_fold(by_fold(topic, labels["topic"]), topic, labels["topic"])}
-    right["nsp"] = (classify(features("nsp", "nsp")) == labels["nsp"]).float()
-    return heads.score(right)
+    classify = probe(features("pairs", "nsp"), labels["pairs"][: SIZES[-1]])
+    return heads.score(right | {"nsp": (classify(features("nsp", "nsp")) == labels["nsp"]).float()})
 
 
 def measure_point(heads, checkpoint):
     """All measurements at one step of one run."""
-    poolers, fits = {}, {}
-    several = [heads.score(heads.frozen(checkpoint, it)) for it in random_poolers(heads.pooler[0].shape)]
-    frozen = {"grafted": heads.score(heads.frozen(checkpoint, heads.pooler))}
+    randoms = [*random_poolers(heads.pooler[0].shape)]
+    frozen, fits = {"grafted": heads.score(heads.frozen(checkpoint, heads.pooler))}, {}
     for size in SIZES:
-        right, fits[size] = {}, {}
-        for task, kind in KIND.items():
-            poolers[task], fits[size][task] = heads.states.calibrated(checkpoint, heads.states.sets[kind][:size])
-            right[task] = heads.frozen(checkpoint, poolers[task])[task]
+        found = {task: heads.states.calibrated(checkpoint, heads.states.sets[KIND[task]][:size]) for task in TASKS}
+        poolers, fits[size] = ({task: it[part] for task, it in found.items()} for part in (0, 1))
+        right = {task: heads.frozen(checkpoint, pooler)[task] for task, pooler in poolers.items()}
         frozen[f"calibrated_{size}"] = heads.score(right)
-    kinds = {"cls": None, "random": next(random_poolers(heads.pooler[0].shape)), "grafted": heads.pooler}
+    kinds = {"cls": None, "random": randoms[0], "grafted": heads.pooler}
     new = {kind: fresh(heads, checkpoint, dict.fromkeys(TASKS, it)) for kind, it in kinds.items()}
     new["calibrated"] = fresh(heads, checkpoint, poolers)
+    several = [heads.score(heads.frozen(checkpoint, it)) for it in randoms]
     return {"random": several, "frozen": frozen, "fresh": new, "fits": fits}
 
 
@@ -109,7 +105,6 @@ def measure_more(heads, checkpoint):
 
 def stage_measure(args):
     reading.FEWEST_TEXTS = MORE_SIZES[0]  # shows why fewer than 100 are rejected
-    quiet(threads=1 if args.quick else 2)
     work, points, more = Work(args.work_dir), {}, {}
     heads, start = FrozenHeads(work.states), records.read_json(args.work_dir / "start.json")
     for run, losses in work.results(RUNS).items():
@@ -152,7 +147,7 @@ def accuracy_table(result, task):
             cells += [recovered(row[sizes[-1]]), f"{row['cls']['accuracy']:.3f}"]
             rows.append([f"{lr:.0e}", f"{step:,}", span, *cells])
     heads = ["rate", "MLM steps", "random, five", "grafted", *(f"calibrated, {size:,} texts" for size in SIZES)]
-    return documents.markdown_table([*heads, "recovered", "new probe on [CLS]"], rows)
+    return markdown_table([*heads, "recovered", "new probe on [CLS]"], rows)
 
 
 def texts_table(result):
@@ -167,7 +162,7 @@ def texts_table(result):
         kind = f"{MORE_SIZES[-1]:,} pairs *with labels*, new probe on [CLS]"
         rows.append([f"{int(name[-5:]):,}", kind, "", "", f"{best['accuracy']:.3f}", recovered(best), ""])
     heads = ["MLM steps at 1e-04", "texts", "penalty", "cosine", "next-sentence head", "recovered", "classifier"]
-    return documents.markdown_table(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def tables(result):
@@ -178,7 +173,7 @@ def tables(result):
         rows.append([f"{float(name[2:7]):.0e}", f"{int(name[-5:]):,}", *cells])
     heads = ["rate", "MLM steps", "new probe for next sentences", "new probe for topics"]
     made = {task: accuracy_table(result, task) for task in TASKS}
-    return made | {"probes": documents.markdown_table(heads, rows), "texts": texts_table(result)}
+    return made | {"probes": markdown_table(heads, rows), "texts": texts_table(result)}
 
 
 def draw(result, path):
@@ -187,23 +182,23 @@ def draw(result, path):
         f"calibrated_{SIZES[-1]}": (f"calibrated, {SIZES[-1]:,} unlabelled texts", drawing.BLUE, "o"),
         "grafted": ("grafted", drawing.RED, "s"),
         "cls": ("new probe on raw [CLS], with labels", drawing.GREEN, "^"),
+        "random": ("random, five: mean and span", drawing.ORANGE, "x"),
     }
     figure, panels = drawing.panels(2, len(RATES), (10.5, 7.6), sharex=True, sharey="row")
     for row, task in zip(panels, TASKS, strict=True):
-        own = result["donor"]["frozen"][task]["accuracy"]
+        own, chance = result["donor"]["frozen"][task]["accuracy"], 0.5 if task == "nsp" else 1 / CLASSES
         for axes, (lr, points) in zip(row, of_task(result, task), strict=True):
             places = [max(step, 10) for step in points]
             axes.axhline(own, color="black", linestyle="--", linewidth=1.2, label="donor itself")
             for name, (label, colour, marker) in lines.items():
-                values, errors = (
-                    torch.tensor([point[name][it] for point in points.values()]) for it in ("accuracy", "se")
-                )
-                axes.plot(places, values, color=colour, marker=marker, label=label)
-                axes.fill_between(places, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0)
-            many = torch.tensor([point["random"] for point in points.values()])
-            axes.plot(places, many.mean(1), color=drawing.ORANGE, marker="x", label="random, five: mean and span")
-            axes.fill_between(places, many.amin(1), many.amax(1), color=drawing.ORANGE, alpha=0.2, linewidth=0)
-            chance = 0.5 if task == "nsp" else 1 / CLASSES
+                values = [point[name] for point in points.values()]
+                if name == "random":
+                    middle, low, high = zip(*((sum(it) / RANDOM, min(it), max(it)) for it in values), strict=True)
+                else:
+                    ends = ((it["accuracy"], it["accuracy"] - it["se"], it["accuracy"] + it["se"]) for it in values)
+                    middle, low, high = zip(*ends, strict=True)
+                axes.plot(places, middle, color=colour, marker=marker, label=label)
+                axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.axhline(chance, color="grey", linestyle=":", linewidth=1.2, label="chance")
             axes.set_title(f"{TITLES[task]}, MLM at {lr:.0e}")
             drawing.over_steps(axes, list(points))

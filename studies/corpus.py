@@ -18,6 +18,8 @@ from pydoc_data import topics
 
 import torch
 from texts import paragraphs
+from training import batches
+from transformers import DataCollatorWithPadding
 
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 HELD_OUT = 0.3  # of the documents
@@ -31,10 +33,7 @@ def read_documents():
 
 
 def docstrings(root):
-    """The docstrings of a package, by module.
-
-    Modules are parsed, not imported, because an import can have side effects.
-    """
+    """The docstrings of a package, by module; parsed, not imported, because an import can have side effects."""
     texts = {}
     for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).as_posix()):
         name = file.relative_to(root)
@@ -94,22 +93,11 @@ def digest(value):
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()
 
 
-def tokenized(texts, tokenizer, length):
-    """Encodes `texts`: paragraphs, or tuples that begin with a pair of paragraphs."""
-    columns = [list(texts)] if isinstance(texts[0], str) else [[t[0] for t in texts], [t[1] for t in texts]]
-    return tokenizer(*columns, truncation=True, max_length=length)
-
-
-def padded(encoded, rows, tokenizer):
-    return tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt")
-
-
-def labelled_pairs(pairs, tokenizer, options, generator):
+def labelled_pairs(pairs, tokenizer, options, seed):
     """Endless batches for next-sentence prediction."""
-    encoded, labels = tokenized(pairs, tokenizer, options["length"]), torch.tensor([pair[2] for pair in pairs])
-    while True:
-        for rows in torch.randperm(len(labels), generator=generator).split(options["batch_size"]):
-            yield padded(encoded, rows.tolist(), tokenizer), labels[rows]
+    limits = {"truncation": True, "max_length": options["length"]}
+    rows = [{**tokenizer(first, second, **limits), "labels": label} for first, second, label in pairs]
+    return batches(rows, DataCollatorWithPadding(tokenizer), options["batch_size"], seed)
 
 
 def blocks_of(texts, tokenizer, length):
@@ -128,8 +116,7 @@ def topic_task(held_out):
         groups[name if name.startswith("topic/") else name.split("/")[0]] += document
     names = sorted(groups, key=lambda name: (-len(groups[name]), name))[:CLASSES]
     rng = random.Random(0)
-    rows = [
-        (p, n) for n, name in enumerate(names) for p in rng.sample(groups[name], min(PER_CLASS, len(groups[name])))
-    ]
+    kept = [rng.sample(groups[name], min(PER_CLASS, len(groups[name]))) for name in names]
+    rows = [(paragraph, label) for label, those in enumerate(kept) for paragraph in those]
     rng.shuffle(rows)
     return names, rows

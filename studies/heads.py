@@ -1,15 +1,10 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""Heads trained on a donor's pooled output, and their evaluation on encoders that were trained further.
-
-The donor's next-sentence head, if it was trained, and a topic classifier on its `pooler_output` are frozen and
-evaluated on other encoders with other poolers.
-"""
+"""Heads trained on a donor's pooled output, frozen, and evaluated on encoders that were trained further."""
 
 import torch
 from bert_pooled_mlm import calibrate_pooler
-from corpus import CLASSES, digest, padded, tokenized
-from probes import by_fold, right_by_fold
+from corpus import CLASSES, digest
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoTokenizer, BertForNextSentencePrediction, BertModel
@@ -27,18 +22,15 @@ def save(model, tokenizer, folder):
 
 @torch.no_grad()
 def encode(model, texts, tokenizer, length, of_batch):
-    """`of_batch(model, batch)` for all texts, in their order; texts of similar length are in one batch."""
-    encoded, found = tokenized(texts, tokenizer, length), {}
-    order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
+    """`of_batch(model, batch)` for all texts, or tuples that begin with a pair of texts, in their order."""
+    columns = [list(texts)] if isinstance(texts[0], str) else [[text[side] for text in texts] for side in (0, 1)]
+    encoded, found = tokenizer(*columns, truncation=True, max_length=length), {}
+    order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))  # to save padding
     for start in tqdm(range(0, len(order), 32), mininterval=10):
         rows = order[start : start + 32]
-        found |= zip(rows, of_batch(model.eval(), padded(encoded, rows, tokenizer)), strict=True)
+        batch = tokenizer.pad({name: [of[row] for row in rows] for name, of in encoded.items()}, return_tensors="pt")
+        found |= zip(rows, of_batch(model.eval(), batch), strict=True)
     return torch.stack([found[row] for row in range(len(texts))])
-
-
-def nsp_accuracy(model, pairs, tokenizer, length):
-    scores = encode(model, pairs, tokenizer, length, lambda model, batch: model(**batch).logits)
-    return (scores.argmax(-1) == torch.tensor([pair[2] for pair in pairs])).double().mean().item()
 
 
 def cls_state(model, batch):
@@ -67,16 +59,14 @@ class States:
         """Float32, `(texts, hidden_size)`; `checkpoint` is a folder in the work folder."""
         kind = "" if of_batch is cls_state else f"_{of_batch.__name__}"
         file = self.work_dir / "cache" / f"{checkpoint.replace('/', '_')}_{name}{kind}.pt"
-        sha256 = self.record[name]["sha256"]
-        if file.exists() and (kept := torch.load(file))["sha256"] == sha256:
-            return kept["states"]
-        model = BertModel.from_pretrained(self.work_dir / checkpoint, add_pooling_layer=False)
-        tokenizer = AutoTokenizer.from_pretrained(self.work_dir / "donor")
-        states = encode(model, self.sets[name], tokenizer, self.length, of_batch)
-        file.parent.mkdir(exist_ok=True)
-        torch.save({"sha256": sha256, "states": states}, file.with_suffix(".part"))
-        file.with_suffix(".part").rename(file)
-        return states
+        if not file.exists():
+            model = BertModel.from_pretrained(self.work_dir / checkpoint, add_pooling_layer=False)
+            tokenizer = AutoTokenizer.from_pretrained(self.work_dir / "donor")
+            file.parent.mkdir(exist_ok=True)
+            states = encode(model, self.sets[name], tokenizer, self.length, of_batch)
+            torch.save(states, file.with_suffix(".part"))
+            file.with_suffix(".part").rename(file)
+        return torch.load(file)
 
     def both_kinds(self):
         """Pairs and single texts, which alternate, so that every fold of a calibration has both."""
@@ -94,6 +84,40 @@ class States:
 
 def pooled(states, pooler):
     return torch.tanh(functional.linear(states, *pooler))
+
+
+def probe(features, labels):
+    """Logistic regression on standardised features with a ridge; returns the function from features to classes."""
+    features = features.double()
+    middle, spread = features.mean(0), features.std(0) + 1e-6
+    inputs, classes = (features - middle) / spread, int(labels.max()) + 1
+    weight = torch.zeros(classes, inputs.shape[1] + 1, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = functional.cross_entropy(inputs @ weight[:, :-1].T + weight[:, -1], labels)
+        value = value + 0.01 * weight[:, :-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    fitted = weight.detach()
+    return lambda new: (((new.double() - middle) / spread) @ fitted[:, :-1].T + fitted[:, -1]).argmax(-1)
+
+
+def by_fold(features, labels, folds=5):
+    """For each fifth of the texts, which they are, and a probe that was trained on the others."""
+    parts = [torch.arange(len(labels)) % folds == fold for fold in range(folds)]
+    return [(test, probe(features[~test], labels[~test])) for test in parts]
+
+
+def right_by_fold(probes, features, labels):
+    """1 or 0 for each text: whether the probe whose training excluded it is right."""
+    right = torch.zeros(len(labels))
+    for test, classify in probes:
+        right[test] = (classify(features[test]) == labels[test]).float()
+    return right
 
 
 class FrozenHeads:

@@ -32,7 +32,6 @@ from indexes import compared
 from pretraining import Run, Work, next_sentence_donor, prepare, quickly, train_runs
 from texts import paragraphs
 from torch.nn import functional
-from training import quiet
 from transformers import AutoTokenizer, BertForNextSentencePrediction
 
 OPTIONS = {"pairs": 5000, "singles": 10000, "passages": 1500}
@@ -50,10 +49,10 @@ def package_docstrings() -> dict[str, list[str]]:
     for name in PACKAGES:
         root = Path(importlib.util.find_spec(name).submodule_search_locations[0])
         found |= {f"{name}/{module}": texts for module, texts in docstrings(root).items()}
-    found, kept, count = paragraphs(found), {}, 0
+    found, kept = paragraphs(found), {}
     for name in random.Random(0).sample(sorted(found), len(found)):
-        if count < MOST:
-            kept[name], count = found[name], count + len(found[name])
+        if sum(map(len, kept.values())) < MOST:
+            kept[name] = found[name]
     return kept
 
 
@@ -74,20 +73,17 @@ def halves(paragraph: str) -> tuple[str, str]:
 
 
 def read_texts(corpus: str, options: dict) -> dict:
-    (train, held_out), draw = parts_of(corpus), random.Random(2)
-    training, passages = (
-        [it for document in part.values() for it in document if len(it.split()) >= SHORTEST]
-        for part in (train, held_out)
-    )
+    parts, draw = parts_of(corpus), random.Random(2)
+    training, passages = ([it for document in part.values() for it in document] for part in parts)
+    passages = [it for it in passages if len(it.split()) >= SHORTEST]
     draw.shuffle(passages)
     first, second = zip(*map(halves, passages[: options["passages"]]), strict=True)
     return {
-        "train": train,
-        "held_out": held_out,
-        "train_pairs": pairs_of(train, draw),
-        "held_out_pairs": pairs_of(held_out, draw)[: options["held_out_pairs"]],
+        **dict(zip(("train", "held_out"), parts, strict=True)),
+        "train_pairs": pairs_of(parts[0], draw),
+        "held_out_pairs": pairs_of(parts[1], draw)[: options["held_out_pairs"]],
         # An index holds halves of paragraphs, and halves are its queries.
-        "singles": [it for document in train.values() for it in document] + [it for p in training for it in halves(p)],
+        "singles": training + [it for p in training if len(p.split()) >= SHORTEST for it in halves(p)],
         "passages": first,
         "queries": second,
     }
@@ -140,10 +136,11 @@ def stage_train(args) -> None:
 
 
 def score(heads: FrozenHeads, checkpoint: str, pooler) -> dict:
-    def vectors(checkpoint, pooler):
-        return {name: pooled(heads.states.get(checkpoint, name), pooler).double() for name in ("queries", "passages")}
-
-    found = compared(**vectors(checkpoint, pooler), before=vectors("donor", heads.pooler))
+    ours, donors = (
+        {name: pooled(heads.states.get(it, name), by).double() for name in ("queries", "passages")}
+        for it, by in ((checkpoint, pooler), ("donor", heads.pooler))
+    )
+    found = compared(**ours, before=donors)
     donor = heads.score(heads.donor)
     for task, row in heads.score(heads.frozen(checkpoint, pooler)).items():
         found[task] = {"accuracy": row["accuracy"], "donor": donor[task]["accuracy"], "kept": row["recovery"]}
@@ -161,7 +158,6 @@ def evaluated(heads: FrozenHeads, checkpoint: str, last: bool) -> dict:
 
 
 def stage_measure(args) -> dict:
-    quiet(threads=1 if args.quick else 2)
     record = {"options": OPTIONS | {"calibration": CALIBRATION}, "starts": {}, "runs": {}}
     record["variants"] = [{"title": title, "run": run, "timed": ""} for title, run in list(METHODS.items())[:3]]
     for folder in sorted(args.work_dir.glob("*-*/")):

