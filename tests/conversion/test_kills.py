@@ -128,7 +128,7 @@ def test_what_a_kill_put_aside_is_restored_by_a_run_without_overwrite(originals,
     assert scene.state() == "old"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("scene", "number"), [(False, signal.SIGINT), (True, signal.SIGTERM)], indirect=["scene"])
 def test_a_signal_at_any_step_leaves_nothing_behind(number, scene):
     states = set()
     for at in scene.chosen():

@@ -42,7 +42,7 @@ def test_a_pipe_that_is_closed_early_is_silent(place):
     assert (done.stdout, done.stderr) == (b"statu", b"")
 
 
-@pytest.mark.parametrize("options", [(), ("-q",), ("--json",)], ids=str)
+@pytest.mark.parametrize("options", [(), ("-q", "--no-verify"), ("--json", "--no-verify")], ids=str)
 def test_what_takes_its_time_is_told_on_a_terminal(options, place):
     """Silence looks like a program that hangs; in a log (the test above) those lines would tell nothing."""
     master, slave = os.openpty()
