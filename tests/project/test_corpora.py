@@ -138,7 +138,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_leaves_nothing(donor, tmp_path)
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
     code = limited + SLOW_TOKENIZER.format(examples=str(ROOT / "examples"), seconds=0)
     options = ("--model", donor, "--train", "text.txt", "-o", "out", "--cache-dir", "cache", "--length", 16)
-    done = run_python(code, tmp_path, *options, fresh=True)
+    done = run_python(code, tmp_path, *options)
     assert done.returncode == 1
     error = "continue_pretraining.py: error: cache: File too large; the incomplete"
     assert done.stderr.splitlines()[-1].startswith(error)
