@@ -199,7 +199,8 @@ def test_a_decoder_that_transformers_did_not_tie_is_tied(first, monkeypatch):
     monkeypatch.setattr(PreTrainedModel, "tie_weights", lambda self, *args, **kwargs: None)
     for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel):
         model = cls.from_pretrained(first / "BertPooledMLMForMaskedLM").eval()
-        assert torch.equal(model(**batch()).logits, expected)
+        # On 4.x the decoder is a copy, perhaps at another alignment, for which products round differently.
+        torch.testing.assert_close(model(**batch()).logits, expected, atol=1e-6, rtol=0)
         if not transformers.__version__.startswith("4."):
             assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
 
