@@ -193,16 +193,15 @@ def test_stock_bert_model_gives_the_same_pooler_output_from_a_pooled_folder(pool
     assert torch.equal(ours.pooler_output, stock.pooler_output)
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 ties in another way")
 def test_a_decoder_that_transformers_did_not_tie_is_tied(first, monkeypatch):
     """Of loads in two threads at a time, the later one leaves tying off for the rest of the process."""
     expected = BertPooledMLMForMaskedLM.from_pretrained(first / "BertPooledMLMForMaskedLM").eval()(**batch()).logits
     monkeypatch.setattr(PreTrainedModel, "tie_weights", lambda self, *args, **kwargs: None)
     for cls in (BertPooledMLMForMaskedLM, BertPooledMLMModel):
         model = cls.from_pretrained(first / "BertPooledMLMForMaskedLM").eval()
-        # On 4.x the decoder is a copy, perhaps at another alignment, for which products round differently.
-        torch.testing.assert_close(model(**batch()).logits, expected, atol=1e-6, rtol=0)
-        if not transformers.__version__.startswith("4."):
-            assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+        assert torch.equal(model(**batch()).logits, expected)
+        assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
 
 
 def test_a_stock_head_saved_from_a_pooled_folder_opens_by_its_auto_class(pooled, tmp_path):
