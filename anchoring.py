@@ -81,7 +81,7 @@ def anchor_rows(
         make distances look small by it. It is at least a hundredth of the mean squared length.
 
     Raises:
-        ValueError: There is no text, or the donor has no pooler, or no tokenizer that fits it is known.
+        ValueError: No text, the donor has no pooler or is split by ZeRO-3, or no tokenizer that fits it is known.
     """
     if not len(texts):
         raise ValueError("anchor_rows() got no texts: the donor's pooled vectors of them are what training keeps")
@@ -126,6 +126,8 @@ def _encoder_of(donor: str | os.PathLike | torch.nn.Module, device: str | torch.
     encoder = getattr(model, "bert", model)
     if getattr(encoder, "pooler", None) is None:
         raise ValueError(f"the donor, a {type(model).__name__}, has no pooler; load it with AutoModel")
+    if hasattr(encoder.pooler.dense.weight, "ds_id"):  # and the processes' collectives would not match in training
+        raise ValueError("anchored training does not run under DeepSpeed ZeRO-3, which splits the pooler")
     if encoder.dtype in (torch.float16, torch.bfloat16):
         encoder = copy.deepcopy(encoder).float()  # the given model stays as it is
     return encoder
@@ -141,10 +143,8 @@ def _tokenizer_of(donor: str | os.PathLike | torch.nn.Module, tokenizer, known: 
             continue
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if len(tokenizer) != known:
-        raise ValueError(
-            f"the donor has {known} tokens, the tokenizer {len(tokenizer)}, and no tokenizer was found for the donor: "
-            "pass its own as donor_tokenizer"
-        )
+        found = f"the donor has {known} tokens, the tokenizer {len(tokenizer)}, and none was found beside the donor"
+        raise ValueError(f"{found}: pass its own as donor_tokenizer")
     return tokenizer
 
 

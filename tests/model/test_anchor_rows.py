@@ -83,6 +83,10 @@ def test_what_can_not_anchor_is_an_error(donor, lost, tokenizer):
         anchor_rows(BertForMaskedLM.from_pretrained(donor), tokenizer, TEXTS)
     with pytest.raises(ValueError, match="has no usable pooler"):
         anchor_rows(lost, tokenizer, TEXTS)
+    split = BertModel.from_pretrained(donor)
+    split.pooler.dense.weight.ds_id = 0  # DeepSpeed's mark
+    with pytest.raises(ValueError, match="does not run under DeepSpeed ZeRO-3"):
+        anchor_rows(split, tokenizer, TEXTS)
     grown = AutoTokenizer.from_pretrained(donor)
     grown.add_tokens(["newword"])
     with pytest.raises(ValueError, match=r"the donor has 128 tokens, its tokenizer more: .*donor_tokenizer"):
