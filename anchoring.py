@@ -127,7 +127,7 @@ def _encoder_of(donor: str | os.PathLike | torch.nn.Module, device: str | torch.
     if getattr(encoder, "pooler", None) is None:
         raise ValueError(f"the donor, a {type(model).__name__}, has no pooler; load it with AutoModel")
     if hasattr(encoder.pooler.dense.weight, "ds_id"):  # and the processes' collectives would not match in training
-        raise ValueError("anchored training does not run under DeepSpeed ZeRO-3, which splits the pooler")
+        raise ValueError("anchored training does not run under DeepSpeed ZeRO-3; use stage 2 or FSDP2")
     if encoder.dtype in (torch.float16, torch.bfloat16):
         encoder = copy.deepcopy(encoder).float()  # the given model stays as it is
     return encoder
@@ -273,7 +273,7 @@ class AnchoringCollator:
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
         anchors = [row for row in rows if TARGETS in row]
         others = [row for row in rows if TARGETS not in row]
-        self.unanchored += -math.inf if anchors else 1
+        self.unanchored = -math.inf if anchors else self.unanchored + 1  # once there was one, it stays negative
         if self.unanchored == 100 and not get_worker_info():  # those of an evaluation begin anew
             logger.warning(
                 "AnchoringCollator: no anchor in 100 batches. If this is training, the targets have been lost: "
